@@ -1,0 +1,355 @@
+"""Video diffusion transformer over space-time patches (Peebles & Xie 2023, with time).
+
+Blocks are adaLN-zero; attention is joint over all tokens, or alternating (even blocks within a
+frame, odd blocks along time, as Latte). Positions are 3-D RoPE, or DiT's fixed sines.
+
+Shapes: B batch, T frames, H W height width, C channels, t h w the token grid, N = h*w tokens per
+frame, S = t*N tokens, D width, K heads, E head dim, F mlp width, L text tokens, P numbers per patch.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from videojax.models import layers
+from videojax.models.attention import Kernel, attention
+from videojax.models.cond import Cond, check_cond
+from videojax.models.layers import Linear, Product
+from videojax.models.text import ByteEncoder
+from videojax.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Sizes have no default; see SIZES.
+
+  Attributes:
+    width, depth, num_heads: D, number of blocks, K.
+    patch: (frames, height, width) of a patch.
+    channels: C of the clip.
+    head_dim: E; D / K when not given.
+    attention: 'joint' or 'alternating' (depth must be even).
+    position: 'rope' or 'sincos' (with one sine table per axis kind, as DiT and Latte).
+    text: 'bytes' trains a ByteEncoder, a number takes embeddings of that width, None: no text.
+    classes: number of labels, without the null label.
+    scalars: names of scalar conditions.
+    known: None, or how the channels of known frames are filled.
+    out_channels: channels of the head per input channel; 2 for DiT's learned variance (dropped).
+    dtype: of matmuls; parameters stay fp32.
+    scan: blocks as one compiled loop.
+  """
+
+  width: int
+  depth: int
+  num_heads: int
+  patch: tuple[int, int, int]
+  channels: int
+  head_dim: int | None = None
+  mlp_ratio: float = 4.0
+  attention: Literal["joint", "alternating"] = "joint"
+  position: Literal["rope", "sincos"] = "rope"
+  rope_theta: float = 1e4
+  qk_norm: bool = True
+  qkv_bias: bool = False
+  text: Literal["bytes"] | int | None = None
+  classes: int | None = None
+  scalars: tuple[str, ...] = ()
+  known: layers.KnownFill | None = None
+  out_channels: int = 1
+  dtype: Literal["float32", "bfloat16"] = "bfloat16"
+  remat: layers.Remat = "none"
+  scan: bool = True
+  kernel: Kernel = "auto"
+
+  def __post_init__(self):
+    object.__setattr__(self, "patch", tuple(self.patch))
+    object.__setattr__(self, "scalars", tuple(self.scalars))
+    if self.head_dim is None:
+      if self.width % self.num_heads:
+        raise ValueError(f"width={self.width} is not divisible by num_heads={self.num_heads}")
+      object.__setattr__(self, "head_dim", self.width // self.num_heads)
+    if self.position == "rope" and self.head_dim % 2:
+      raise ValueError(f"head_dim={self.head_dim} must be even for position='rope'")
+    if self.position == "sincos" and self.width % 4:
+      raise ValueError(f"width={self.width} must be divisible by 4 for position='sincos'")
+    if self.attention == "alternating" and self.depth % 2:
+      raise ValueError(f"depth={self.depth} must be even for attention='alternating'")
+    if self.remat not in ("none", "dots", "full"):
+      raise ValueError(f"remat={self.remat!r} is none of 'none', 'dots', 'full'")
+    for name in ("width", "depth", "num_heads", "channels"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
+
+  @property
+  def mlp(self) -> int:
+    return int(self.width * self.mlp_ratio)
+
+  @property
+  def uses(self) -> tuple[str, ...]:
+    """The fields of Cond that this model takes."""
+    given = dict(text=self.text, label=self.classes, scalars=self.scalars, known=self.known)
+    return tuple(name for name, value in given.items() if value)
+
+
+SIZES = {
+  # Peebles & Xie 2023, Table 1.
+  "S": dict(width=384, depth=12, num_heads=6),
+  "B": dict(width=768, depth=12, num_heads=12),
+  "L": dict(width=1024, depth=24, num_heads=16),
+  "XL": dict(width=1152, depth=28, num_heads=16),
+  # For a CPU; ours.
+  "nano": dict(width=64, depth=2, num_heads=2),
+  "micro": dict(width=128, depth=4, num_heads=2),
+}
+
+# Exactly what the DiT paper has, on latents of 4 channels: for comparison with it.
+DIT_IMAGE = dict(
+  channels=4, position="sincos", qk_norm=False, qkv_bias=True, classes=1000, out_channels=2
+)
+
+
+class SelfAttention(nnx.Module):
+  """Heads over the tokens of a clip ('joint'), of a frame ('space'), or of a place ('time')."""
+
+  def __init__(self, cfg: Config, over: Literal["joint", "space", "time"], *, rngs: nnx.Rngs):
+    d, k, e = cfg.width, cfg.num_heads, cfg.head_dim
+    kw = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    axes = ("embed", None, "heads", "head_dim")
+    init = layers.xavier(d, 3 * k * e)
+    self.qkv = Linear((d,), (3, k, e), axes, init=init, bias=cfg.qkv_bias, **kw)
+    self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), **kw)
+    self.q_norm = layers.RMSNorm(e, rngs=rngs) if cfg.qk_norm else None
+    self.k_norm = layers.RMSNorm(e, rngs=rngs) if cfg.qk_norm else None
+    self.over, self.kernel = over, cfg.kernel
+
+  def __call__(
+    self, x: Float[Array, "B t N D"], angles: Float[np.ndarray, "t N half"] | None
+  ) -> Float[Array, "B t N D"]:
+    b, t, n, _ = x.shape
+    q, k, v = jnp.moveaxis(self.qkv(x), 3, 0)  # three [B,t,N,K,E]
+    if self.q_norm is not None:
+      q, k = self.q_norm(q), self.k_norm(k)
+    if angles is not None:
+      q, k = layers.rotate(q, angles), layers.rotate(k, angles)
+    if self.over == "joint":
+      q, k, v = (y.reshape(b, t * n, *y.shape[3:]) for y in (q, k, v))  # [B,S,K,E]
+    elif self.over == "time":
+      q, k, v = (jnp.swapaxes(y, 1, 2) for y in (q, k, v))  # [B,N,t,K,E]
+    y = attention(q, k, v, kernel=self.kernel)
+    if self.over == "time":
+      y = jnp.swapaxes(y, 1, 2)
+    return self.out(y.reshape(b, t, n, *y.shape[-2:]))
+
+
+class CrossAttention(nnx.Module):
+  """Heads from all tokens to the text, with one learned null token that is always there."""
+
+  def __init__(self, cfg: Config, text_width: int, *, rngs: nnx.Rngs):
+    d, k, e = cfg.width, cfg.num_heads, cfg.head_dim
+    kw = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    self.q = Linear((d,), (k, e), ("embed", "heads", "head_dim"), bias=cfg.qkv_bias, **kw)
+    axes = ("embed", None, "heads", "head_dim")
+    init = layers.xavier(text_width, 2 * k * e)
+    self.kv = Linear((text_width,), (2, k, e), axes, init=init, bias=cfg.qkv_bias, **kw)
+    # Zero: the block is the identity at initialisation, with text as without.
+    self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), init=layers.zeros, **kw)
+    self.kernel = cfg.kernel
+
+  def __call__(self, x: Float[Array, "B t N D"], text: Array, mask: Array) -> Array:
+    b, t, n, _ = x.shape
+    q = self.q(layers.layer_norm(x)).reshape(b, t * n, *self.q.kernel.shape[1:])  # [B,S,K,E]
+    k, v = jnp.moveaxis(self.kv(text), 2, 0)  # two [B,L,K,E]
+    y = self.out(attention(q, k, v, mask, kernel="xla"))  # cuDNN's kernel takes no masks here
+    return x + y.reshape(x.shape)
+
+
+class Block(nnx.Module):
+  """adaLN-zero: (shift, scale, gate) for attention and for the mlp from the condition."""
+
+  def __init__(
+    self, cfg: Config, over: Literal["joint", "space", "time"], text: int, *, rngs: nnx.Rngs
+  ):
+    d, f = cfg.width, cfg.mlp
+    kw = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    # Zero gates: every block is the identity at initialisation.
+    self.ada = Linear((d,), (6, d), ("embed", None, None), init=layers.zeros, **kw)
+    self.attention = SelfAttention(cfg, over, rngs=rngs)
+    # Text enters along the blocks that see a whole frame; a temporal block has no place for it.
+    self.cross = CrossAttention(cfg, text, rngs=rngs) if text and over != "time" else None
+    self.up = Linear((d,), (f,), ("embed", "mlp"), **kw)
+    self.down = Linear((f,), (d,), ("mlp", "embed"), **kw)
+
+  def __call__(self, x, c, angles, text, mask):
+    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.moveaxis(self.ada(c), 2, 0)  # [B,1|t,D]
+    y = layers.modulate(layers.layer_norm(x), shift1, scale1)
+    x = x + gate1[:, :, None] * self.attention(y, angles)
+    if self.cross is not None:
+      x = self.cross(x, text, mask)
+    y = layers.modulate(layers.layer_norm(x), shift2, scale2)
+    y = jax.nn.gelu(constrain(self.up(y), "batch", "frames", None, "act_mlp"), approximate=True)
+    x = x + gate2[:, :, None] * self.down(y)
+    return constrain(x, "batch", "frames", None, None)  # [B,t,N,D]
+
+
+class Pair(nnx.Module):
+  """A block within the frames, then a block along time."""
+
+  def __init__(self, cfg: Config, text: int, *, rngs: nnx.Rngs):
+    self.space = Block(cfg, "space", text, rngs=rngs)
+    self.time = Block(cfg, "time", text, rngs=rngs)
+
+  def __call__(self, x, c, angles, text, mask):
+    return self.time(self.space(x, c, angles, text, mask), c, angles, text, mask)
+
+
+class Model(nnx.Module):
+  """x [B,T,H,W,C] at noise level t -> like x. A network and nothing else."""
+
+  def __init__(self, cfg: Config, *, rngs: nnx.Rngs):
+    self.cfg = cfg
+    d, dtype = cfg.width, jnp.dtype(cfg.dtype)
+    kw = dict(rngs=rngs, dtype=dtype)
+    patch_numbers = math.prod(cfg.patch)
+    p_in = patch_numbers * (cfg.channels + layers.known_channel_count(cfg.channels, cfg.known))
+    self.patch = Linear((p_in,), (d,), ("patch", "embed"), **kw)
+    self.time = layers.ScalarEmbed(d, null=False, **kw)
+    self.scalars = nnx.Dict({name: layers.ScalarEmbed(d, null=True, **kw) for name in cfg.scalars})
+    self.label = (
+      layers.param(rngs, nnx.initializers.normal(0.02), (cfg.classes + 1, d), ("vocab", "embed"))
+      if cfg.classes
+      else None
+    )
+    text = d if cfg.text == "bytes" else cfg.text or 0
+    self.text = ByteEncoder(d, cfg.num_heads, **kw) if cfg.text == "bytes" else None
+    normal = nnx.initializers.normal(0.02)
+    self.null_text = layers.param(rngs, normal, (text,), (None,)) if text else None
+    if cfg.attention == "joint":
+      self.blocks = layers.stack(lambda r: Block(cfg, "joint", text, rngs=r), cfg.depth, rngs)
+    else:
+      self.blocks = layers.stack(lambda r: Pair(cfg, text, rngs=r), cfg.depth // 2, rngs)
+    self.head_ada = Linear((d,), (2, d), ("embed", None, None), init=layers.zeros, **kw)
+    # Zero: the model's output is zero at initialisation.
+    p_out = patch_numbers * cfg.channels * cfg.out_channels
+    self.head = Linear((d,), (p_out,), ("embed", "patch"), init=layers.zeros, **kw)
+
+  def __call__(
+    self,
+    x: Float[Array, "B T H W C"],
+    t: Float[Array, "B #T"],
+    cond: Cond,
+    *,
+    key: PRNGKeyArray | None = None,
+  ) -> Float[Array, "B T H W C"]:
+    """The network's output for a noisy clip.
+
+    Args:
+      x: noisy clip, about unit variance.
+      t: noise level in the unit of DiT's sinusoid (0 to 1000), one per clip or per frame; equal
+        within a temporal patch.
+      cond: exactly the conditions that Config declares.
+      key: unused, the model is deterministic.
+    """
+    cfg = self.cfg
+    check_cond(cond, cfg.uses, cfg.scalars)
+    shape = x.shape
+    if cfg.known:
+      x = jnp.concatenate([x, layers.known_channels(x, cond, cfg.known)], -1)
+    if shape[1] == 1 and cfg.patch[0] > 1:  # an image is a clip of one frame, held for a patch
+      x = jnp.repeat(x, cfg.patch[0], axis=1)
+    grid = tuple(n // p for n, p in zip(x.shape[1:4], cfg.patch))  # (t, h, w)
+    x = self.patch(layers.patchify(x, cfg.patch))  # [B,t,N,D]
+    angles = None
+    if cfg.position == "rope":
+      angles = layers.rope_angles(grid, cfg.head_dim, cfg.rope_theta)  # [t,N,E/2]
+    else:
+      x = x + layers.sincos_2d(grid[1], grid[2], cfg.width)[None, None].astype(x.dtype)
+      if grid[0] > 1:
+        frames = layers.sincos_1d(np.arange(grid[0]), cfg.width)  # [t,D]
+        x = x + frames[None, :, None].astype(x.dtype)
+    x = constrain(x, "batch", "frames", None, None)
+
+    if t.shape[1] > 1:  # one level per temporal patch
+      t = t[:, :: cfg.patch[0]]
+    c = self.time(t)  # [B,1|t,D]
+    if self.label is not None:
+      row = jnp.where(cond.label < 0, cfg.classes, cond.label)
+      c = c + self.label[...].astype(c.dtype)[row][:, None]
+    for name, embed in self.scalars.items():
+      c = c + embed(cond.scalars[name])[:, None]
+    c = jax.nn.silu(c)
+    text, mask = self.encode_text(cond)
+
+    kw = dict(remat=cfg.remat, scan=cfg.scan)
+    depth = cfg.depth if cfg.attention == "joint" else cfg.depth // 2
+    x = layers.run_stack(self.blocks, x, c, angles, text, mask, depth=depth, **kw)
+
+    shift, scale = jnp.moveaxis(self.head_ada(c), 2, 0)  # [B,1|t,D]
+    x = self.head(layers.modulate(layers.layer_norm(x), shift, scale))  # [B,t,N,P]
+    x = layers.unpatchify(x.astype(jnp.float32), cfg.patch, grid)
+    return x[:, : shape[1], ..., : cfg.channels]  # [B,T,H,W,C]
+
+  def encode_text(self, cond: Cond) -> tuple[Array | None, Array | None]:
+    """Text tokens with the null token in front, [B,1+L,D], and their mask."""
+    if self.null_text is None:
+      return None, None
+    b = cond.text.shape[0]
+    text = self.text(cond.text, cond.text_mask) if self.text is not None else cond.text
+    null = jnp.broadcast_to(self.null_text[...].astype(text.dtype), (b, 1, text.shape[-1]))
+    mask = jnp.concatenate([jnp.ones((b, 1), bool), cond.text_mask], 1)
+    return jnp.concatenate([null, text], 1), mask
+
+
+def products(
+  cfg: Config, shape: tuple[int, int, int, int], *, levels: int = 1, text_length: int = 0
+) -> list[Product]:
+  """Every matrix product of one forward pass of one clip.
+
+  Args:
+    cfg: sizes.
+    shape: (T, H, W, C) of the clip.
+    levels: noise levels per clip: 1, or the number of frames.
+    text_length: L, without the null token.
+  """
+  frames = max(shape[0], cfg.patch[0])
+  t, h, w = frames // cfg.patch[0], shape[1] // cfg.patch[1], shape[2] // cfg.patch[2]
+  n, d, heads_width = h * w, cfg.width, cfg.num_heads * cfg.head_dim
+  s = t * n
+  rows = 1 if levels == 1 else t
+  p_in = math.prod(cfg.patch) * (cfg.channels + layers.known_channel_count(cfg.channels, cfg.known))
+  out = [Product("patchify", s * p_in * d, input_grad=False)]
+  out += layers.ScalarEmbed.products(d, rows, "time")
+  for _ in cfg.scalars:
+    out += layers.ScalarEmbed.products(d, 1, "scalars")
+  text_width = d if cfg.text == "bytes" else cfg.text or 0
+  if cfg.text == "bytes":
+    out += ByteEncoder.products(d, text_length)
+  overs = ("joint",) if cfg.attention == "joint" else ("space", "time")
+  for layer in range(cfg.depth):
+    over = overs[layer % len(overs)]
+    seen = {"joint": s, "space": n, "time": t}[over]  # keys per query
+    out.append(Product("adaLN", rows * d * 6 * d))
+    out.append(Product("attention projections", s * d * 4 * heads_width))
+    out.append(Product("attention scores", 2 * s * seen * heads_width))
+    if text_width and over != "time":
+      # The null token and a trained encoder need gradients, so the text input does.
+      out.append(Product("text", (1 + text_length) * text_width * 2 * heads_width))
+      out.append(Product("text", s * d * 2 * heads_width))
+      out.append(Product("text", 2 * s * (1 + text_length) * heads_width))
+    out.append(Product("mlp", 2 * s * d * cfg.mlp))
+  out.append(Product("adaLN", rows * d * 2 * d))
+  out.append(Product("head", s * d * math.prod(cfg.patch) * cfg.channels * cfg.out_channels))
+  return out
+
+
+# The parameters' first path element -> the part that they are listed under.
+PARTS = {
+  "patch": "patchify", "time": "time", "scalars": "scalars", "label": "label", "text": "text",
+  "null_text": "text", "head_ada": "adaLN", "head": "head",
+  "ada": "adaLN", "attention": "attention projections", "cross": "text", "up": "mlp", "down": "mlp",
+}  # fmt: skip

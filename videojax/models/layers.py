@@ -1,0 +1,322 @@
+"""What several architectures share: parameters with logical axes, norms, embeddings, patches, stacks.
+
+Shapes: B batch, T frames, H W height width, C channels, t h w the token grid, N = h*w tokens per
+frame, D width, K heads, E head dim, P numbers per patch.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from videojax.models.cond import Cond
+
+Axes = tuple[str | None, ...]
+Remat = Literal["none", "dots", "full"]
+KnownFill = Literal["zeros", "last"]
+
+
+class Product(NamedTuple):
+  """One matrix product of a forward pass, for the FLOP accounting of scaling/flops.py.
+
+  Attributes:
+    part: what it is counted under ('attention scores', 'mlp', ...).
+    macs: multiply-accumulates per clip.
+    input_grad: False where no gradient flows to its input, so that the backward pass is one
+      product instead of two.
+  """
+
+  part: str
+  macs: int
+  input_grad: bool = True
+
+
+# --- parameters -------------------------------------------------------------------------------
+
+
+def param(
+  rngs: nnx.Rngs, init: Callable[..., Array], shape: tuple[int, ...], axes: Axes, inputs: int = 0
+) -> nnx.Param:
+  """An fp32 master parameter that knows its logical axes and how many of them are inputs.
+
+  Args:
+    rngs: for the initial value.
+    init: (key, shape, dtype) -> array.
+    shape: without the axes of a stack.
+    axes: logical names (sharding.RULES), one per axis of `shape`.
+    inputs: leading axes that a matrix product contracts; 0: not a matrix.
+  """
+  return nnx.Param(init(rngs.params(), shape, jnp.float32), axes=axes, inputs=inputs)
+
+
+class ParamInfo(NamedTuple):
+  """What a parameter says of itself: logical axes, those of its stack included, and inputs."""
+
+  axes: Axes
+  inputs: int
+
+
+def param_info(model: nnx.Module) -> dict[str, ParamInfo]:
+  """ParamInfo of every parameter by path ('blocks/attention/qkv/kernel')."""
+
+  def info(variable: Any) -> ParamInfo:
+    stacked = len(variable.shape) - len(variable.axes)
+    return ParamInfo(("layers",) * stacked + tuple(variable.axes), variable.inputs)
+
+  flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+  return {"/".join(map(str, path)): info(variable) for path, variable in flat}
+
+
+def xavier(fan_in: int, fan_out: int) -> Callable[..., Array]:
+  """Glorot & Bengio 2010, uniform, with the fans given (kernels here may have 3 or 4 axes)."""
+  limit = math.sqrt(6 / (fan_in + fan_out))
+  return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+zeros = nnx.initializers.zeros
+
+
+class Linear(nnx.Module):
+  """x [..., *d_in] -> [..., *d_out]; d_in and d_out may be several axes (heads, head dim).
+
+  Initialised as DiT does: Xavier uniform on the two-dimensional matrix, zero bias.
+  """
+
+  def __init__(
+    self,
+    d_in: tuple[int, ...],
+    d_out: tuple[int, ...],
+    axes: Axes,
+    *,
+    rngs: nnx.Rngs,
+    dtype: Any,
+    init: Callable[..., Array] | None = None,
+    bias: bool = True,
+  ):
+    init = xavier(math.prod(d_in), math.prod(d_out)) if init is None else init
+    self.kernel = param(rngs, init, d_in + d_out, axes, inputs=len(d_in))
+    self.bias = param(rngs, zeros, d_out, axes[len(d_in) :]) if bias else None
+    self.contract, self.dtype = len(d_in), dtype
+
+  def __call__(self, x: Array) -> Array:
+    y = jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.contract)
+    return y if self.bias is None else y + _lead(self.bias[...].astype(self.dtype), y)
+
+
+def _lead(p: Array, like: Array) -> Array:
+  return p.reshape((1,) * (like.ndim - p.ndim) + p.shape)
+
+
+def layer_norm(x: Float[Array, "... D"], eps: float = 1e-6) -> Float[Array, "... D"]:
+  """Layer norm without affine parameters; statistics in fp32."""
+  y = x.astype(jnp.float32)
+  mean = y.mean(-1, keepdims=True)
+  var = jnp.square(y - mean).mean(-1, keepdims=True)
+  return ((y - mean) * jax.lax.rsqrt(var + eps)).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+  """x / rms(x) * scale over the last axis; statistics in fp32 (Zhang & Sennrich 2019)."""
+
+  def __init__(self, dim: int, *, rngs: nnx.Rngs):
+    self.scale = param(rngs, nnx.initializers.ones, (dim,), ("head_dim",))
+
+  def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)
+    return (y * _lead(self.scale[...], y)).astype(x.dtype)
+
+
+def modulate(
+  x: Float[Array, "B t N D"], shift: Float[Array, "B #t D"], scale: Float[Array, "B #t D"]
+) -> Float[Array, "B t N D"]:
+  """x (1 + scale) + shift, one shift and scale per clip or per frame (Peebles & Xie 2023)."""
+  return x * (1 + scale[:, :, None].astype(x.dtype)) + shift[:, :, None].astype(x.dtype)
+
+
+# --- conditions -------------------------------------------------------------------------------
+
+
+def sinusoid(t: Float[Array, "*B"], dim: int, max_period: float = 1e4) -> Float[Array, "*B dim"]:
+  """cos and sin features of a scalar (Vaswani et al. 2017, DiT's order: cosines first)."""
+  half = dim // 2
+  freqs = np.exp(-math.log(max_period) * np.arange(half) / half).astype(np.float32)
+  angles = t.astype(jnp.float32)[..., None] * freqs.reshape((1,) * t.ndim + (half,))
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
+
+
+class ScalarEmbed(nnx.Module):
+  """A scalar -> sinusoid (256) -> Linear, SiLU, Linear -> [*B, D]; NaN is the learned null."""
+
+  FEATURES = 256
+
+  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: Any, null: bool):
+    init = nnx.initializers.normal(0.02)  # DiT initialises its timestep MLP so
+    self.hidden = Linear(
+      (self.FEATURES,), (width,), (None, "embed"), rngs=rngs, dtype=dtype, init=init
+    )
+    self.out = Linear((width,), (width,), ("embed", None), rngs=rngs, dtype=dtype, init=init)
+    self.null = param(rngs, zeros, (width,), (None,)) if null else None
+
+  def __call__(self, value: Float[Array, "*B"]) -> Float[Array, "*B D"]:
+    missing = jnp.isnan(value)
+    y = self.out(jax.nn.silu(self.hidden(sinusoid(jnp.where(missing, 0.0, value), self.FEATURES))))
+    if self.null is None:
+      return y
+    return jnp.where(missing[..., None], _lead(self.null[...].astype(y.dtype), y), y)
+
+  @classmethod
+  def products(cls, width: int, rows: int, part: str) -> list[Product]:
+    return [
+      Product(part, rows * cls.FEATURES * width, input_grad=False),
+      Product(part, rows * width * width),
+    ]
+
+
+def known_channels(
+  x: Float[Array, "B T H W C"], cond: Cond, fill: KnownFill
+) -> Float[Array, "B T H W F"]:
+  """Mask and clean values as extra channels: image-to-video, extension, in-betweening, repaint.
+
+  Args:
+    x: noisy clip, for the shape.
+    cond: with `known_mask` and `known`.
+    fill: what stands at unknown positions: 'zeros' (F = 1 + C), or 'last', the last known value
+      in time and its change since the known value before it (F = 1 + 2C).
+  """
+  mask = jnp.broadcast_to(cond.known_mask, (*x.shape[:-1], 1)).astype(x.dtype)  # [B,T,H,W,1]
+  values = jnp.where(mask > 0, cond.known.astype(x.dtype), 0)
+  if fill == "zeros":
+    return jnp.concatenate([mask, values], -1)
+  frame = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1, 1)
+  last = jax.lax.cummax(jnp.where(mask > 0, frame, -1), axis=1)  # [B,T,H,W,1] index or -1
+  before = jnp.concatenate([jnp.full_like(last[:, :1], -1), last[:, :-1]], 1)
+
+  def take(source: Array, index: Array) -> Array:
+    index_c = jnp.broadcast_to(index, source.shape)
+    return jnp.where(index_c < 0, 0, jnp.take_along_axis(source, jnp.maximum(index_c, 0), 1))
+
+  change = jnp.where((mask > 0) & (before >= 0), values - take(values, before), 0)
+  return jnp.concatenate([mask, take(values, last), take(change, last)], -1)
+
+
+def known_channel_count(channels: int, fill: KnownFill | None) -> int:
+  return 0 if fill is None else 1 + channels * (1 if fill == "zeros" else 2)
+
+
+# --- patches and positions --------------------------------------------------------------------
+
+
+def patchify(x: Float[Array, "B T H W C"], patch: tuple[int, int, int]) -> Float[Array, "B t N P"]:
+  """Cuts a clip into space-time patches, one token each.
+
+  Raises:
+    ValueError: where the patch does not divide the clip.
+  """
+  b, frames, height, width, c = x.shape
+  pt, ph, pw = patch
+  if frames % pt or height % ph or width % pw:
+    raise ValueError(
+      f"patch {patch} (frames, height, width) does not divide a clip of {frames} frames of "
+      f"{height}x{width}: change the model's patch or the data's frames and size"
+    )
+  t, h, w = frames // pt, height // ph, width // pw
+  x = x.reshape(b, t, pt, h, ph, w, pw, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+  return x.reshape(b, t, h * w, pt * ph * pw * c)  # [B,t,N,P]
+
+
+def unpatchify(
+  x: Float[Array, "B t N P"], patch: tuple[int, int, int], grid: tuple[int, int, int]
+) -> Float[Array, "B T H W C"]:
+  """The inverse of `patchify`."""
+  (pt, ph, pw), (t, h, w) = patch, grid
+  c = x.shape[-1] // (pt * ph * pw)
+  x = x.reshape(x.shape[0], t, h, w, pt, ph, pw, c).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+  return x.reshape(x.shape[0], t * pt, h * ph, w * pw, c)
+
+
+@functools.lru_cache
+def rope_angles(
+  grid: tuple[int, int, int], head_dim: int, theta: float
+) -> Float[np.ndarray, "t N half"]:
+  """Angles of 3-D rotary embeddings: the head's pairs are shared among t, h and w.
+
+  Source: Su et al. 2021 per axis; a third of the pairs each for h and w, the rest for t.
+  """
+  pairs = head_dim // 2
+  per_axis = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
+  axes = np.meshgrid(*(np.arange(n) for n in grid), indexing="ij")  # three [t,h,w]
+  angles = [
+    axis[..., None] * theta ** (-np.arange(n) / max(n, 1)) for axis, n in zip(axes, per_axis)
+  ]
+  flat = np.concatenate(angles, -1)
+  return flat.reshape(grid[0], -1, pairs).astype(np.float32)  # [t,N,E/2]
+
+
+def rotate(x: Float[Array, "B t N K E"], angles: Float[np.ndarray, "t N half"]) -> Array:
+  """Rotates the pairs (x_i, x_{i+E/2}) of each head by the token's angles; in fp32."""
+  cos, sin = (jnp.asarray(f(angles))[None, :, :, None] for f in (np.cos, np.sin))  # [1,t,N,1,E/2]
+  a, b = jnp.split(x.astype(jnp.float32), 2, -1)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+
+
+@functools.lru_cache
+def sincos_2d(h: int, w: int, dim: int) -> Float[np.ndarray, "N dim"]:
+  """DiT's fixed positions: half the features for the column, half for the row, sines first."""
+  rows, columns = np.meshgrid(np.arange(h), np.arange(w), indexing="ij")
+  halves = [sincos_1d(axis.reshape(-1), dim // 2) for axis in (columns, rows)]
+  return np.concatenate(halves, -1).astype(np.float32)
+
+
+def sincos_1d(position: np.ndarray, dim: int) -> np.ndarray:
+  """[n] -> [n,dim]: sines, then cosines, of position * 10000^(-i/(dim/2))."""
+  angles = position[:, None] * 1e4 ** (-np.arange(dim // 2) / (dim / 2))
+  return np.concatenate([np.sin(angles), np.cos(angles)], -1).astype(np.float32)
+
+
+# --- stacks of blocks -------------------------------------------------------------------------
+
+
+def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
+  """`depth` blocks as one module whose parameters have a leading axis ('layers' to sharding)."""
+
+  @nnx.split_rngs(splits=depth)
+  @nnx.vmap(in_axes=(0,), out_axes=0)
+  def make(r: nnx.Rngs) -> nnx.Module:
+    return make_block(r)
+
+  return make(rngs)
+
+
+def run_stack(
+  blocks: nnx.Module, x: Array, *args: Any, remat: Remat, scan: bool, depth: int
+) -> Array:
+  """x through all blocks in order: `x = block(x, *args)`.
+
+  Args:
+    blocks: from `stack`.
+    remat: 'none' keeps every activation for the backward pass, 'dots' keeps matmul outputs,
+      'full' keeps only each block's input.
+    scan: one compiled body for all layers (compile time does not grow with depth), or unrolled.
+  """
+  graphdef, params = nnx.split(blocks)
+
+  def body(x: Array, layer: Any) -> tuple[Array, None]:
+    return nnx.merge(graphdef, layer)(x, *args), None
+
+  if remat == "full":
+    body = jax.checkpoint(body, prevent_cse=not scan)
+  elif remat == "dots":
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    body = jax.checkpoint(body, policy=policy, prevent_cse=not scan)
+  if scan:
+    return jax.lax.scan(body, x, params)[0]
+  for i in range(depth):
+    x, _ = body(x, jax.tree.map(lambda p: p[i], params))
+  return x

@@ -1,0 +1,53 @@
+"""A small text encoder that is trained with the model: bytes -> one transformer block -> tokens.
+
+Enough for the captions of simulated worlds; large runs give precomputed embeddings instead.
+Shapes: B batch, L text tokens (bytes), D width, K heads, E head dim.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, UInt8
+
+from videojax.models.attention import attention
+from videojax.models.layers import Linear, Product, layer_norm, param, sincos_1d
+
+
+class ByteEncoder(nnx.Module):
+  """UTF-8 bytes [B,L] -> contextual embeddings [B,L,D]."""
+
+  MLP_RATIO = 4
+
+  def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs, dtype: Any):
+    d, k, e = width, num_heads, width // num_heads
+    self.table = param(rngs, nnx.initializers.normal(0.02), (256, d), ("vocab", "embed"))
+    self.qkv = Linear(
+      (d,), (3, k, e), ("embed", None, "heads", "head_dim"), rngs=rngs, dtype=dtype, bias=False
+    )
+    self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), rngs=rngs, dtype=dtype)
+    hidden = self.MLP_RATIO * d
+    self.up = Linear((d,), (hidden,), ("embed", "mlp"), rngs=rngs, dtype=dtype)
+    self.down = Linear((hidden,), (d,), ("mlp", "embed"), rngs=rngs, dtype=dtype)
+    self.dtype = dtype
+
+  def __call__(self, text: UInt8[Array, "B L"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
+    length, width = text.shape[1], self.table.shape[1]
+    x = self.table[...].astype(self.dtype)[text]  # [B,L,D]
+    x = x + 0.02 * sincos_1d(np.arange(length), width).astype(self.dtype)[None]
+    q, k, v = jnp.moveaxis(self.qkv(layer_norm(x)), 2, 0)  # three [B,L,K,E]
+    x = x + self.out(attention(q, k, v, mask, kernel="xla"))
+    x = x + self.down(jax.nn.gelu(self.up(layer_norm(x)), approximate=True))
+    return layer_norm(x)
+
+  @classmethod
+  def products(cls, width: int, length: int) -> list[Product]:
+    return [
+      # The table lookup is no product, and its rows do need a gradient.
+      Product("text", length * width * 3 * width),
+      Product("text", 2 * length * length * width),
+      Product("text", length * width * width),
+      Product("text", 2 * length * width * cls.MLP_RATIO * width),
+    ]

@@ -1,0 +1,165 @@
+"""The one table that maps logical axis names to mesh axes.
+
+A parameter is declared with logical names (`axes=('embed', 'mlp')`), an activation is constrained by
+logical names (`constrain(x, 'batch', 'frames', None, None)`). Only this file knows the mesh axes:
+
+  data    whole replicas of the state, the batch split
+  fsdp    the batch split too, and every parameter stored in pieces
+  seq     frames or tokens split (context parallelism)
+  tensor  heads and mlp columns split
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "seq", "tensor")
+
+# logical name -> mesh axes, or None for never sharded.
+RULES: dict[str, tuple[str, ...] | None] = {
+  # activations
+  "batch": ("data", "fsdp"),
+  "frames": ("seq",),
+  "act_heads": ("tensor",),
+  "act_mlp": ("tensor",),
+  # parameters
+  "layers": None,
+  "embed": ("fsdp",),
+  "mlp": ("tensor",),
+  "heads": ("tensor",),
+  "head_dim": None,
+  "vocab": None,
+  "patch": None,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Mesh sizes; one of them may be -1: what is left of the devices."""
+
+  data: int = -1
+  fsdp: int = 1
+  seq: int = 1
+  tensor: int = 1
+
+  def __post_init__(self):
+    sizes = dataclasses.astuple(self)
+    if sum(size == -1 for size in sizes) > 1 or any(size < 1 and size != -1 for size in sizes):
+      raise ValueError(f"mesh={dataclasses.asdict(self)}: sizes are >= 1, at most one may be -1")
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+  """A mesh with the axes (data, fsdp, seq, tensor) over all devices.
+
+  Raises:
+    ValueError: if the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = list(dataclasses.astuple(config))
+  if -1 in sizes:
+    rest = math.prod(size for size in sizes if size != -1)
+    sizes[sizes.index(-1)] = max(len(devices) // rest, 1)
+  if math.prod(sizes) != len(devices):
+    raise ValueError(
+      f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are "
+      f"{len(devices)}: change the config's `mesh`"
+    )
+  # Explicit axis types: make_mesh's default has changed between releases.
+  return jax.make_mesh(
+    tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices
+  )
+
+
+def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+  """The PartitionSpec of an array with logical names `axes`.
+
+  A dimension that its mesh axes do not divide stays whole (listed by `fallbacks`).
+
+  Raises:
+    ValueError: on a logical name that the table does not know.
+  """
+  if len(axes) != len(shape):
+    raise ValueError(f"axes {axes} name {len(axes)} dimensions, the shape {shape} has {len(shape)}")
+  entries: list[Any] = []
+  for name, size in zip(axes, shape):
+    if name is not None and name not in RULES:
+      raise ValueError(f"unknown logical axis {name!r}: sharding.RULES has {sorted(RULES)}")
+    mesh_axes = RULES[name] if name is not None else None
+    mesh_axes = tuple(a for a in mesh_axes or () if mesh.shape[a] > 1)
+    divides = mesh_axes and size % math.prod(mesh.shape[a] for a in mesh_axes) == 0
+    entries.append((mesh_axes if len(mesh_axes) > 1 else mesh_axes[0]) if divides else None)
+  return PartitionSpec(*entries)
+
+
+def fallbacks(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> list[str]:
+  """Dimensions that stay whole because the mesh does not divide them, in words."""
+  found = []
+  for name, size, entry in zip(axes, shape, spec(axes, shape, mesh)):
+    rule = RULES[name] if name is not None else None
+    ways = math.prod(mesh.shape[a] for a in rule or ())
+    if ways > 1 and entry is None:
+      found.append(f"{name}={size} is not divisible by {'x'.join(rule or ())}={ways}")
+  return found
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+  """Pins an activation's sharding by logical names; a no-op outside `jax.set_mesh`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
+
+
+def param_shardings(params: Any, axes: dict[str, tuple[str | None, ...]], mesh: Mesh) -> Any:
+  """Shardings of a nested dict of (abstract) parameters from their logical axes by path."""
+
+  def one(path, leaf):
+    return NamedSharding(mesh, spec(axes[path_name(path)], leaf.shape, mesh))
+
+  return jax.tree_util.tree_map_with_path(one, params)
+
+
+def like_params(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
+  """Shardings for a tree that holds copies of parameters somewhere (moments, EMA).
+
+  A leaf whose path ends in a parameter's path, and which has its shape, is sharded as that
+  parameter; everything else (counters) is replicated.
+  """
+  by_path = {
+    path_name(path): (leaf.shape, sharding)
+    for (path, leaf), sharding in zip(
+      jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings)
+    )
+  }
+  replicated = NamedSharding(mesh, PartitionSpec())
+
+  def one(path, leaf):
+    parts = path_name(path).split("/")
+    for start in range(len(parts)):
+      shape, sharding = by_path.get("/".join(parts[start:]), (None, None))
+      if shape == leaf.shape:
+        return sharding
+    return replicated
+
+  return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def path_name(path: tuple) -> str:
+  """'blocks/attention/qkv/kernel' for a key path of jax.tree_util."""
+  return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def put_batch(batch: Any, mesh: Mesh, global_rows: int) -> Any:
+  """Local rows of a batch -> global arrays, split along (data, fsdp)."""
+
+  def one(x):
+    x = np.asarray(x)
+    shape = (global_rows, *x.shape[1:])
+    sharding = NamedSharding(mesh, spec(("batch",) + (None,) * (x.ndim - 1), shape, mesh))
+    return jax.make_array_from_process_local_data(sharding, x, shape)
+
+  return jax.tree.map(one, batch)
