@@ -1,0 +1,235 @@
+"""From a ConfigDict to frozen dataclasses: unknown keys fail here, with the nearest right name.
+
+The defaults of every setting stand once, in the dataclass that uses it; an experiment file
+(experiments/*.py) names only what it decides. `Experiment` is the whole of a run.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from videojax.checkpoint import CheckpointConfig
+from videojax.codecs import identity
+from videojax.data import LoaderConfig, SourceConfig, pipeline
+from videojax.diffusion.denoiser import Denoiser
+from videojax.diffusion.objective import Objective
+from videojax.diffusion.process import make_process
+from videojax.diffusion.samplers import Sampler
+from videojax.evaluate import EvaluateConfig
+from videojax.optim import OptimConfig
+from videojax.sample import GuidanceConfig
+from videojax.sharding import MeshConfig
+from videojax.task import ConditionConfig, ModelSpec, Task
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+  """A setting that cannot be used; the message says which, where and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserConfig:
+  """The noise process by name with its settings, and the Denoiser's own fields."""
+
+  prediction: str
+  process: str = "rectified_flow"
+  process_settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  sigma_data: float = 1.0
+  time_unit: str = "t"
+
+  def make(self) -> Denoiser:
+    process = make_process(self.process, **self.process_settings)
+    return Denoiser(process, self.prediction, self.sigma_data, self.time_unit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Everything that a run is.
+
+  Attributes:
+    total_steps: updates.
+    batch_size: clips per update, over all devices.
+    model: architecture and sizes.
+    data: training sources by name; the first is the one that is evaluated.
+    denoiser, objective, condition, optim: what is learned and how.
+    seed: of parameters, order of the data, noise.
+    accumulate: microbatches per update.
+    ema: widths (sigma_rel) of the averages that are kept; the first is the one that is evaluated.
+    init_from: run directory whose EMA weights are taken, and nothing else.
+    branch_from: 'RUN@STEP', whose whole state is carried on.
+    log_every_steps: steps between lines of metrics.jsonl.
+    tensorboard: also write TensorBoard events (extra `tensorboard`).
+  """
+
+  total_steps: int
+  batch_size: int
+  model: ModelSpec
+  data: Mapping[str, SourceConfig]
+  denoiser: DenoiserConfig
+  objective: Objective
+  condition: ConditionConfig
+  optim: OptimConfig
+  evaluate: EvaluateConfig
+  checkpoint: CheckpointConfig
+  seed: int = 0
+  accumulate: int = 1
+  ema: tuple[float, ...] = (0.1,)
+  loader: LoaderConfig = LoaderConfig()
+  mesh: MeshConfig = MeshConfig()
+  sampler: Sampler = Sampler()
+  guidance: GuidanceConfig = GuidanceConfig()
+  init_from: str | None = None
+  branch_from: str | None = None
+  log_every_steps: int = 10
+  tensorboard: bool = False
+
+  def __post_init__(self):
+    for name in ("total_steps", "batch_size", "accumulate", "log_every_steps"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
+    if self.batch_size % self.accumulate:
+      raise ValueError(
+        f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
+      )
+    if not self.ema:
+      raise ValueError("ema is empty: give at least one width, e.g. (0.1,)")
+    if self.init_from and self.branch_from:
+      raise ValueError("init_from and branch_from exclude each other: weights, or the whole state")
+
+  def task(self, name: str, settings: Mapping[str, Any] | None = None) -> Task:
+    """The task on the training source `name`, with some of the source's settings replaced."""
+    source = self.data[name]
+    module = pipeline(source.name)
+    where = f"data.{name}"
+    config = build(module.Config, {**source.settings, **(settings or {})}, where)
+    return Task(
+      source=module.Source(config), codec=identity.Codec(), model=self.model,
+      denoiser=self.denoiser.make(), objective=self.objective, condition=self.condition,
+    )  # fmt: skip
+
+
+# What makes two runs the same experiment (DESIGN section 3); the rest may change on resume.
+IDENTITY = (
+  "model", "data", "denoiser", "objective", "condition", "optim", "batch_size", "seed", "ema",
+  "init_from", "branch_from",
+)  # fmt: skip
+# Fields of the model that change how it is computed, not what.
+EXECUTION = ("remat", "scan", "kernel")
+
+
+def resolve(config: Mapping[str, Any]) -> Experiment:
+  """An experiment from the nested dict of an experiment file (ConfigDict.to_dict()).
+
+  Raises:
+    ConfigError: see `build`.
+  """
+  values = dict(config)
+  for key in ("model", "data"):
+    if key not in values:
+      raise ConfigError(f"the config lacks {key!r}")
+  values["model"] = _model(dict(values["model"]))
+  values["data"] = {name: _source(name, dict(s)) for name, s in values["data"].items()}
+  hints = typing.get_type_hints(Experiment)
+  for key, value in values.items():
+    if isinstance(value, Mapping) and key != "data" and key in hints:
+      values[key] = build(hints[key], value, key)
+  return build(Experiment, values, "the config")
+
+
+def _model(values: dict[str, Any]) -> ModelSpec:
+  name = values.pop("name", None)
+  try:
+    module = importlib.import_module(f"videojax.models.{name}")
+    module.Config, module.Model  # noqa: B018 (a helper file is no architecture)
+  except (ModuleNotFoundError, AttributeError):
+    raise ConfigError(
+      f"model.name={name!r}: there is no architecture videojax/models/{name}.py"
+    ) from None
+  return ModelSpec(name, build(module.Config, values, "model"))
+
+
+def _source(name: str, values: dict[str, Any]) -> SourceConfig:
+  if "name" not in values:
+    raise ConfigError(f"data.{name} lacks 'name', the module of data_pipelines/ that it comes from")
+  module, weight = values.pop("name"), values.pop("weight", 1)
+  try:
+    return SourceConfig(module, weight, values)
+  except ValueError as error:
+    raise ConfigError(f"data.{name}: {error}") from error
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+  """`cls(**values)`, with errors for people.
+
+  Raises:
+    ConfigError: on an unknown key (the nearest right one is named), a missing one, or a value
+      that the dataclass refuses.
+  """
+  fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+  for key in values:
+    if key not in fields:
+      raise ConfigError(unknown(key, list(fields), where))
+  missing = [
+    name
+    for name, f in fields.items()
+    if f.default is dataclasses.MISSING
+    and f.default_factory is dataclasses.MISSING
+    and name not in values
+  ]
+  if missing:
+    raise ConfigError(f"{where} lacks {', '.join(missing)}, which has no default")
+  try:
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+  except (ValueError, TypeError) as error:
+    if isinstance(error, ConfigError):
+      raise
+    raise ConfigError(f"{where}: {error}") from error
+
+
+def unknown(key: str, known: list[str], where: str) -> str:
+  close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+  hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
+  return f"{where} has no key {key!r}: {hint}"
+
+
+def to_json(value: Any) -> Any:
+  """Dataclasses, tuples and mappings -> what JSON holds, defaults included."""
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+  if isinstance(value, Mapping):
+    return {str(k): to_json(v) for k, v in value.items()}
+  if isinstance(value, tuple | list):
+    return [to_json(v) for v in value]
+  return value
+
+
+def from_json(written: Mapping[str, Any]) -> Experiment:
+  """The experiment of a config.json (the inverse of `to_json`)."""
+  values = {key: value for key, value in written.items() if key != "changes"}
+  model = values["model"]
+  values["model"] = {"name": model["name"], **model["config"]}
+  values["data"] = {
+    name: {"name": s["name"], "weight": s["weight"], **s["settings"]}
+    for name, s in values["data"].items()
+  }
+  return resolve(values)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+  """{'model.config.width': 128, ...} from nested JSON."""
+  if not isinstance(value, dict):
+    return {prefix: value}
+  out: dict[str, Any] = {}
+  for name, below in value.items():
+    out |= flatten(below, f"{prefix}.{name}" if prefix else name)
+  return out
+
+
+def identity_of(resolved: dict[str, Any]) -> dict[str, Any]:
+  """The part of a resolved config that must not change in a run, by dotted path."""
+  kept = flatten({key: resolved[key] for key in IDENTITY})
+  return {k: v for k, v in kept.items() if k.split(".")[-1] not in EXECUTION}

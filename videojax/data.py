@@ -1,0 +1,176 @@
+"""From data sources to batches: which example stands in which row of which step, and the loader.
+
+A source is a module `data_pipelines.<name>` with `Config` and `Source` (see docs/architecture.md).
+Row r of step s is example perm(s B + r): a function of seed and position alone, so the number of
+hosts, threads and devices does not show, and a run resumes at any step in O(1). In a mixture every
+batch is of one kind, and kind k's examples are counted by its own earlier steps n_k(s).
+"""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+Carried = dict[str, Any]
+ENDLESS = 2**31 - 1  # rows that a loader can count; training stops long before
+
+
+class Source(Protocol):
+  """What a data source gives: cheap things to carry, and how they become clips on the device."""
+
+  shape: tuple[int, int, int, int]  # (T, H, W, C)
+  finite: bool
+
+  def __len__(self) -> int: ...
+  def __getitem__(self, index: int) -> Carried: ...
+  def decode(self, carried: Carried) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+  """A source of a mixture: module name, weight, and the settings of the module's Config."""
+
+  name: str
+  weight: int
+  settings: Mapping[str, Any]
+
+  def __post_init__(self):
+    if self.weight < 1:
+      raise ValueError(f"weight={self.weight} of source {self.name!r} must be a whole number >= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderConfig:
+  """How batches are read; changes nothing in what they hold.
+
+  Attributes:
+    threads: that read rows; 0 reads in the training thread.
+    prefetch: rows read ahead.
+  """
+
+  threads: int = 2
+  prefetch: int = 64
+
+
+def pipeline(name: str) -> Any:
+  """The module data_pipelines.<name>.
+
+  Raises:
+    ValueError: if there is no such data source.
+  """
+  try:
+    return importlib.import_module(f"data_pipelines.{name}")
+  except ModuleNotFoundError as error:
+    if error.name != f"data_pipelines.{name}":
+      raise
+    raise ValueError(
+      f"there is no data source {name!r}: no file data_pipelines/{name}.py"
+    ) from None
+
+
+class Mixture:
+  """The order of kinds: source k has weight_k steps in every cycle of sum(weights) steps.
+
+  The steps of a cycle are spread evenly (largest remainder first), so that image and video steps
+  alternate as well as the weights allow.
+  """
+
+  def __init__(self, weights: Sequence[int]):
+    self.weights = np.asarray(weights)
+    cycle = int(self.weights.sum())
+    owed = np.zeros(len(weights))
+    order = []
+    for _ in range(cycle):
+      owed += self.weights / cycle
+      order.append(int(np.argmax(owed)))
+      owed[order[-1]] -= 1
+    self.order = np.asarray(order)
+    # earlier[i, k]: steps of kind k among the first i of a cycle
+    self.earlier = np.cumsum(np.eye(len(weights), dtype=int)[self.order], 0)
+    self.earlier = np.concatenate([np.zeros((1, len(weights)), int), self.earlier])
+
+  def at(self, step: int) -> tuple[int, int]:
+    """(kind of this step, number of earlier steps of that kind), in closed form."""
+    cycles, offset = divmod(step, len(self.order))
+    kind = int(self.order[offset])
+    return kind, int(cycles * self.weights[kind] + self.earlier[offset, kind])
+
+
+class Rows:
+  """Random access to rows: position -> example, for the rows that one process loads."""
+
+  def __init__(
+    self, orders: Sequence[Any], mixture: Mixture, batch_size: int, rows: np.ndarray, start: int
+  ):
+    self.orders, self.mixture, self.batch_size = orders, mixture, batch_size
+    self.rows, self.start = rows, start
+
+  def __len__(self) -> int:
+    return ENDLESS
+
+  def __getitem__(self, position: int) -> Carried:
+    step, i = divmod(position, len(self.rows))
+    kind, earlier = self.mixture.at(self.start + step)
+    return self.orders[kind][earlier * self.batch_size + int(self.rows[i])]
+
+
+class Loader:
+  """Batches of a mixture from any step on.
+
+  Args:
+    sources: by name, in the order of `weights`.
+    weights: steps per cycle.
+    batch_size: B, over all processes.
+    seed: of the shuffles.
+    rows: rows of the global batch that this process loads; None: all.
+    config: threads and prefetch.
+  """
+
+  def __init__(
+    self,
+    sources: Mapping[str, Source],
+    weights: Sequence[int],
+    *,
+    batch_size: int,
+    seed: int,
+    rows: np.ndarray | None = None,
+    config: LoaderConfig = LoaderConfig(),
+  ):
+    self.names, self.mixture, self.batch_size = list(sources), Mixture(weights), batch_size
+    self.orders = [order(source, seed + k) for k, source in enumerate(sources.values())]
+    self.rows = np.arange(batch_size) if rows is None else rows
+    self.config = config
+
+  def batches(self, start: int = 0) -> Iterator[tuple[str, Carried]]:
+    """(name of the source, carried rows) of step `start`, start + 1, ..."""
+    rows = Rows(self.orders, self.mixture, self.batch_size, self.rows, start)
+    read = grain.ReadOptions(
+      num_threads=self.config.threads, prefetch_buffer_size=self.config.prefetch
+    )
+    dataset = grain.MapDataset.source(rows).to_iter_dataset(read).batch(len(self.rows))
+    for step, carried in enumerate(dataset, start):
+      yield self.names[self.mixture.at(step)[0]], carried
+
+
+def order(source: Source, seed: int) -> Any:
+  """Position -> example: shuffled anew each epoch, or as it is where the source is random."""
+  dataset = grain.MapDataset.source(source)
+  if source.finite:
+    dataset = dataset.seed(seed).shuffle()
+  return dataset.repeat()
+
+
+def stack_examples(source: Source, indices: Sequence[int]) -> Carried:
+  """The carried form of these examples as one batch."""
+  rows = [source[int(i)] for i in indices]
+  return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+@functools.lru_cache(maxsize=32)
+def caption_text(caption: bytes) -> str:
+  """Zero-padded UTF-8 bytes -> str."""
+  return caption.rstrip(b"\0").decode("utf-8", errors="replace")

@@ -1,0 +1,112 @@
+"""What a run says: metrics.jsonl as the truth, a progress line for people, TensorBoard if asked."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Log:
+  """Writes logged steps; a context manager.
+
+  Args:
+    workdir: of the run.
+    total_steps: for the progress bar.
+    start: the first step that will be done.
+    tensorboard: also write events to workdir/tensorboard.
+    quiet: no progress bar (other processes than the first).
+  """
+
+  def __init__(
+    self, workdir: Path, *, total_steps: int, start: int, tensorboard: bool, quiet: bool
+  ):
+    self.console = Console(stderr=False, quiet=quiet, highlight=False, soft_wrap=True)
+    self.path, self.quiet = workdir / "metrics.jsonl", quiet
+    if not quiet:
+      _drop_after(self.path, start)
+    self.file = None if quiet else open(self.path, "a", buffering=1)  # noqa: SIM115
+    self.events = _summary_writer(workdir) if tensorboard and not quiet else None
+    live = self.console.is_terminal
+    self.progress = Progress(
+      TextColumn("training"), BarColumn(bar_width=20), MofNCompleteColumn(),
+      TextColumn("{task.fields[text]}"), TimeRemainingColumn(),
+      console=self.console, disable=not live or quiet, transient=False,
+    )  # fmt: skip
+    self.bar = self.progress.add_task("training", total=total_steps, completed=start, text="")
+    self.total_steps, self.live, self.last_line = total_steps, live, 0.0
+    self.started, self.start = time.perf_counter(), start
+
+  def __enter__(self) -> "Log":
+    self.progress.start()
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.progress.stop()
+    if self.file is not None:
+      self.file.close()
+    if self.events is not None:
+      self.events.close()
+
+  def say(self, text: str) -> None:
+    """A line for people."""
+    self.console.print(text, markup=False)
+
+  def metrics(self, step: int, values: dict[str, float]) -> None:
+    """One line of metrics.jsonl, after `step` updates, and the progress line."""
+    if self.file is not None:
+      self.file.write(json.dumps({"step": step, **values}) + "\n")
+    if self.events is not None:
+      for name, value in values.items():
+        self.events.add_scalar(name, value, step)
+    self.progress.update(self.bar, completed=step, text=describe(values))
+    # Where no bar can be drawn: a line every ten seconds.
+    now = time.perf_counter()
+    if not self.live and (now - self.last_line > 10 or step == self.total_steps):
+      self.last_line = now
+      left = (now - self.started) / max(step - self.start, 1) * (self.total_steps - step)
+      self.say(f"step {step}/{self.total_steps}  {describe(values)}  {left:.0f} s left")
+
+
+def describe(values: dict[str, float]) -> str:
+  """'loss 0.1234  12.3k tokens/s  MFU 31 %'."""
+  text = f"loss {values['loss']:.4f}  {values['tokens_per_s'] / 1e3:.1f}k tokens/s"
+  return text + (f"  MFU {values['mfu']:.1%}" if "mfu" in values else "")
+
+
+def error(text: str) -> None:
+  """A user's mistake, on standard error."""
+  Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(text)}")
+
+
+def _plain(text: str) -> str:
+  return text.replace("[", "\\[")
+
+
+def _drop_after(path: Path, start: int) -> None:
+  """A resumed run repeats the steps after its checkpoint: their old lines go."""
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text().splitlines():
+    try:
+      if json.loads(line)["step"] <= start:
+        kept.append(line)
+    except (ValueError, KeyError):  # the last line of a killed run may be half written
+      continue
+  temporary = path.with_name(f".{path.name}")
+  temporary.write_text("".join(line + "\n" for line in kept))
+  temporary.replace(path)
+
+
+def _summary_writer(workdir: Path) -> Any:
+  try:
+    from tensorboardX import SummaryWriter
+  except ModuleNotFoundError:
+    sys.exit(
+      "error: tensorboard=True needs the extra 'tensorboard': pip install 'videojax[tensorboard]'"
+    )
+  return SummaryWriter(str(workdir / "tensorboard"))

@@ -1,0 +1,183 @@
+"""Optimizers, learning-rate schedules and which parameters train."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from videojax.sharding import path_name
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """What updates the parameters.
+
+  Attributes:
+    learning_rate: the peak.
+    name: 'adamw', or 'muon': orthogonalised momentum for the matrices of the blocks, Adam for the
+      rest (Jordan et al. 2024).
+    muon_learning_rate: for those matrices, with updates scaled to Adam's size (x 0.2, Liu et al.
+      2025, arXiv:2502.16982).
+    schedule: 'constant'; 'cosine' to zero; 'wsd': constant, then linear to zero over the last
+      `decay_fraction` of the steps.
+    warmup_steps: linear from zero.
+    weight_decay: on matrices only, times the learning rate.
+    clip: global gradient norm; None: off.
+    freeze: regular expression; parameters whose path it matches (from the start) stay as they are.
+  """
+
+  learning_rate: float
+  name: Literal["adamw", "muon"] = "adamw"
+  muon_learning_rate: float = 0.02
+  schedule: Literal["constant", "cosine", "wsd"] = "constant"
+  warmup_steps: int = 0
+  decay_fraction: float = 0.2
+  b1: float = 0.9
+  b2: float = 0.99
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  clip: float | None = 1.0
+  freeze: str | None = None
+
+  def __post_init__(self):
+    if self.name not in ("adamw", "muon"):
+      raise ValueError(f"optim.name={self.name!r} is none of 'adamw', 'muon'")
+    if self.schedule not in ("constant", "cosine", "wsd"):
+      raise ValueError(f"schedule={self.schedule!r} is none of 'constant', 'cosine', 'wsd'")
+    if not 0 < self.decay_fraction <= 1:
+      raise ValueError(f"decay_fraction={self.decay_fraction} must be in (0, 1]")
+    if self.learning_rate <= 0:
+      raise ValueError(f"learning_rate={self.learning_rate} must be > 0")
+
+  def decay_start(self, total_steps: int) -> int:
+    """The first step whose learning rate depends on total_steps."""
+    if self.schedule == "constant":
+      return total_steps
+    if self.schedule == "wsd":
+      return total_steps - int(self.decay_fraction * total_steps)
+    return 0
+
+
+def schedule(config: OptimConfig, total_steps: int, peak: float) -> optax.Schedule:
+  """Step -> learning rate."""
+  warmup = config.warmup_steps
+  decay_start = max(config.decay_start(total_steps), warmup)
+
+  def rate(step):
+    step = jnp.asarray(step, jnp.float32)
+    ramp = jnp.minimum((step + 1) / max(warmup, 1), 1.0) if warmup else 1.0
+    done = jnp.clip((step - decay_start) / max(total_steps - decay_start, 1), 0.0, 1.0)
+    if config.schedule == "cosine":
+      done = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
+      return peak * ramp * 0.5 * (1 + jnp.cos(jnp.pi * done))
+    return peak * ramp * (1 - done if config.schedule == "wsd" else 1.0)
+
+  return rate
+
+
+def make_optimizer(
+  config: OptimConfig, total_steps: int, info: Mapping[str, Any]
+) -> optax.GradientTransformation:
+  """The update rule; learning rates are functions of its own step count.
+
+  Args:
+    config: settings.
+    total_steps: length of the schedule.
+    info: ParamInfo of the trainable parameters by path (models/layers.py).
+  """
+
+  def is_matrix(params):
+    return jax.tree_util.tree_map_with_path(lambda p, _: info[path_name(p)].inputs > 0, params)
+
+  rate = schedule(config, total_steps, config.learning_rate)
+  if config.name == "adamw":
+    update = optax.adamw(
+      rate, b1=config.b1, b2=config.b2, eps=config.eps,
+      weight_decay=config.weight_decay, mask=is_matrix, mu_dtype=jnp.float32,
+    )  # fmt: skip
+  else:
+    update = muon(
+      schedule(config, total_steps, config.muon_learning_rate),
+      beta=0.95, consistent_rms=0.2, weight_decay=config.weight_decay,
+      adam_b1=config.b1, adam_b2=config.b2, adam_learning_rate=rate,
+      muon_weight_dimension_numbers=lambda params: muon_dimensions(params, info),
+    )  # fmt: skip
+  clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+  return optax.chain(clip, update)
+
+
+def muon_dimensions(params: Any, info: Mapping[str, Any]) -> Any:
+  """Which axes of a stacked kernel are inputs and outputs; None: not for Muon.
+
+  Unnamed axes (the three of qkv, the six of adaLN) hold separate matrices.
+  """
+
+  def one(path, leaf):
+    axes, inputs = info[path_name(path)]
+    if not inputs or axes[0] != "layers":
+      return None
+    stacked = leaf.ndim - (len(axes) - axes.count("layers"))
+    into = tuple(range(stacked, stacked + inputs))
+    out = tuple(i for i in range(stacked + inputs, leaf.ndim) if axes[i] is not None)
+    if not out:  # adaLN: (D) -> (6, D) with unnamed outputs
+      out = (leaf.ndim - 1,)
+    return MuonDimensionNumbers(into, out)
+
+  return jax.tree_util.tree_map_with_path(one, params)
+
+
+def split_frozen(params: dict, freeze: str | None) -> tuple[dict, dict]:
+  """(trainable, frozen) nested dicts; `freeze` matches a path from its start."""
+  if freeze is None:
+    return params, {}
+
+  def keep(tree: dict, prefix: str, frozen: bool) -> dict:
+    out = {}
+    for name, value in tree.items():
+      path = f"{prefix}{name}"
+      if isinstance(value, dict):
+        below = keep(value, path + "/", frozen)
+        if below:
+          out[name] = below
+      elif bool(re.match(freeze, path)) == frozen:
+        out[name] = value
+    return out
+
+  trainable, frozen = keep(params, "", False), keep(params, "", True)
+  if not frozen or not trainable:
+    which = "no" if not frozen else "every"
+    raise ValueError(f"optim.freeze={freeze!r} matches {which} parameter")
+  return trainable, frozen
+
+
+def merge(trainable: dict, frozen: dict) -> dict:
+  """The inverse of `split_frozen`."""
+  out = dict(trainable)
+  for name, value in frozen.items():
+    both = name in out and isinstance(value, dict)
+    out[name] = merge(out[name], value) if both else value
+  return out
+
+
+def ema_gamma(sigma_rel: float) -> float:
+  """Exponent of the power-function EMA whose width is sigma_rel of the training so far.
+
+  Source: Karras et al. 2024, arXiv:2312.02696, Eq. 6 and Algorithm 2: sigma_rel^2 =
+  (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), solved for gamma.
+  """
+  if not 0 < sigma_rel < 0.28:
+    raise ValueError(f"ema sigma_rel={sigma_rel} must be in (0, 0.28)")
+  t = sigma_rel**-2
+  return float(np.roots([1.0, 7.0, 16.0 - t, 12.0 - t]).real.max())
+
+
+def ema_beta(step: jax.Array, gamma: float) -> jax.Array:
+  """beta of the update after `step` (0, 1, ...): (1 - 1/t)^(gamma+1), t = step + 1. Eq. 4."""
+  t = step.astype(jnp.float32) + 1
+  return (1 - 1 / t) ** (gamma + 1)

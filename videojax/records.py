@@ -1,0 +1,86 @@
+"""result.json: the record of a run, its fields with their units. Reports are built from these."""
+
+import dataclasses
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Seconds:
+  """Wall-clock seconds by part; they add up to the whole run but for start-up."""
+
+  compile: float = 0.0
+  data_wait: float = 0.0
+  step: float = 0.0
+  save: float = 0.0
+  evaluate: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenLossRecord:
+  """The frozen loss (docs/measures.md), in units of the variance of the data.
+
+  Attributes:
+    init, final: before training and after it, EMA weights.
+    stderr: standard error of `final` over clips.
+    raw: of the weights themselves, without averaging.
+    zero_model, wiener: what ignorance scores.
+    by_level: `final` at the 16 noise levels, cleanest first.
+    velocity: mean squared error of the velocity, not divided by the variance.
+    dynamics: noisiest level minus the cleanest.
+    variance: the data's, by which all but `velocity` are divided.
+    clips: evaluated.
+    per_example: `final` of every clip, in the order of their indices.
+  """
+
+  init: float
+  final: float
+  stderr: float
+  raw: float
+  zero_model: float
+  wiener: float
+  by_level: list[float]
+  velocity: float
+  dynamics: float
+  variance: float
+  clips: int
+  per_example: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """A finished run.
+
+  Attributes:
+    schema: version of this record.
+    params_sha256: of the final parameters (integrity.params_sha256: paths in sorted order).
+    parameters: number of them, by part and `total`.
+    steps: updates done.
+    clips: seen in training.
+    tokens: that the model processed in training.
+    flops: model FLOPs of training by part and `total`; 3 x forward (docs/measures.md).
+    seconds: by part.
+    peak_bytes: of one device: the compiler's account of the training step where the device does
+      not report its own.
+    frozen_loss: by evaluation split.
+    coherence: measure -> {split, 'floor', 'copy_last', 'extrapolate'} -> mean; empty where the
+      data has no simulator behind it.
+    coherence_stderr: the same for standard errors over clips.
+  """
+
+  schema: int
+  params_sha256: str
+  parameters: dict[str, int]
+  steps: int
+  clips: int
+  tokens: int
+  flops: dict[str, float]
+  seconds: Seconds
+  peak_bytes: int
+  frozen_loss: FrozenLossRecord
+  coherence: dict[str, dict[str, float]]
+  coherence_stderr: dict[str, dict[str, float]]
+
+  def to_json(self) -> dict[str, Any]:
+    return dataclasses.asdict(self)

@@ -1,0 +1,149 @@
+"""The run directory: config.json, environment.json, result.json and what they must agree on.
+
+config.json       the resolved config, defaults included, and the changes made on resume
+environment.json  versions, devices, git commit of every start
+metrics.jsonl     one line per logged step
+checkpoints/      see checkpoint.py
+samples/          clips as mp4 and one grid as WebP
+result.json       records.Result
+"""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from videojax.config import ConfigError, Experiment, flatten, identity_of, to_json
+
+PACKAGES = ("videojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes by rename: a reader sees the old file or the new one, never half of one."""
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  temporary.write_text(json.dumps(value, indent=2) + "\n")
+  temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+  """Reads a JSON file of a run directory.
+
+  Raises:
+    ConfigError: if it is missing or damaged.
+  """
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    raise ConfigError(f"{path.parent} is no run directory: it has no {path.name}") from None
+  except ValueError as error:
+    raise ConfigError(f"{path} is damaged ({error})") from None
+
+
+def open_run(workdir: Path, experiment: Experiment) -> None:
+  """Makes the directory of a new run, or checks that the run in it is the same experiment.
+
+  Allowed changes (mesh, kernel, remat, logging, saving, evaluation, a larger total_steps where no
+  step so far depended on it) are recorded in config.json.
+
+  Raises:
+    ConfigError: if the directory holds something else; the differing keys are listed, nothing is
+      written.
+  """
+  path, resolved = workdir / "config.json", to_json(experiment)
+  if not path.exists():
+    if workdir.exists() and any(workdir.iterdir()):
+      raise ConfigError(
+        f"{workdir} is not empty and holds no run: give --workdir a new or an empty directory"
+      )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, resolved)
+  else:
+    written = read_json(path)
+    changes = written.pop("changes", [])
+    check_same(workdir, written, resolved)
+    before, after = flatten(written), flatten(resolved)
+    changed = {
+      k: [before.get(k), after.get(k)]
+      for k in sorted(before.keys() | after.keys())
+      if before.get(k) != after.get(k)
+    }
+    if changed:
+      check_longer(workdir, experiment, written["total_steps"])
+      changes = [*changes, {"time": now(), "changed": changed}]
+    write_json(path, {**resolved, "changes": changes} if changes else resolved)
+  environments = workdir / "environment.json"
+  starts = read_json(environments) if environments.exists() else []
+  write_json(environments, [*starts, environment()])
+
+
+def check_same(workdir: Path, written: dict[str, Any], resolved: dict[str, Any]) -> None:
+  before, after = identity_of(written), identity_of(resolved)
+  differing = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
+  if differing:
+    listed = "\n".join(f"  {k}: {before.get(k)!r} there, {after.get(k)!r} now" for k in differing)
+    raise ConfigError(
+      f"{workdir} holds a different experiment; nothing was changed. It differs in\n{listed}\n"
+      "Choose another --workdir, or the config that this run was started with."
+    )
+
+
+def check_longer(workdir: Path, experiment: Experiment, written_steps: int) -> None:
+  """total_steps may grow where no step that was taken depended on it, and never shrink."""
+  if experiment.total_steps == written_steps:
+    return
+  if experiment.total_steps < written_steps:
+    raise ConfigError(
+      f"{workdir} was started with total_steps={written_steps}; it cannot become "
+      f"{experiment.total_steps}. Use branch_from for a shorter run."
+    )
+  steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+  decays_from = experiment.optim.decay_start(written_steps)
+  if steps and max(steps) > decays_from:
+    raise ConfigError(
+      f"{workdir} is at step {max(steps)}, and its learning rate has decayed towards "
+      f"total_steps={written_steps} since step {decays_from}: it cannot become "
+      f"{experiment.total_steps}. Use branch_from={workdir}@STEP with a step up to {decays_from}."
+    )
+
+
+def environment() -> dict[str, Any]:
+  """Where a run ran."""
+  devices = jax.devices()
+  return {
+    "time": now(),
+    "python": platform.python_version(),
+    "platform": platform.platform(),
+    "packages": {name: _version(name) for name in PACKAGES},
+    "devices": [f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"],
+    "processes": jax.process_count(),
+    "git_commit": _git_commit(),
+  }
+
+
+def _version(package: str) -> str | None:
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return None
+
+
+def _git_commit() -> str | None:
+  """The commit of the code, with '+changes' where the tree differs from it."""
+  root = Path(__file__).parent
+  git = lambda *args: subprocess.run(
+    ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True
+  ).stdout.strip()
+  try:
+    return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+  except (OSError, subprocess.SubprocessError):
+    return None
+
+
+def now() -> str:
+  return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,96 @@
+"""Clips from a model: noise keyed by example, the sampler's loop, and pictures of the result."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from videojax import media
+from videojax.data import caption_text
+from videojax.diffusion.guidance import guided
+from videojax.diffusion.samplers import Sampler, sample
+from videojax.models.cond import DROPPABLE, drop
+from videojax.task import Task
+
+SEED = 7  # of the noise that samples start from; a constant, so that runs compare
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceConfig:
+  """Classifier-free guidance; scale 1 is none. See diffusion/guidance.py."""
+
+  scale: float = 1.0
+  interval: tuple[float, float] = (0.0, math.inf)
+  rescale: float = 0.0
+
+
+def generate(
+  task: Task,
+  sampler: Sampler,
+  guidance: GuidanceConfig,
+  params: dict,
+  carried: Mapping[str, Array],
+) -> tuple[Float[Array, "B T H W C"], dict[str, Any]]:
+  """Samples one clip for every row, under that row's conditions; jittable.
+
+  Args:
+    task: what the model learned.
+    sampler, guidance: how to sample.
+    params: weights.
+    carried: rows of the task's source; their clips are used as conditions only.
+  Returns: clips, and the decoded examples (the truth).
+  """
+  x, cond, example = task.prepare(carried)
+  key = lambda i: jax.random.fold_in(jax.random.key(SEED), i)
+  keys = jax.vmap(key)(example["id"])
+  noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], jnp.float32))(keys)
+  denoise = lambda x_t, t: task.denoise(params, x_t, t, cond)[:2]
+  if guidance.scale != 1:
+    conds = jax.tree.map(lambda a, b: jnp.stack([a, b]), cond, drop(cond, DROPPABLE))
+    denoise = guided(
+      lambda x_t, t, c: task.denoise(params, x_t, t, c)[:2], conds,
+      process=task.denoiser.process, scale=guidance.scale, interval=guidance.interval,
+      rescale=guidance.rescale,
+      known=None if cond.known_mask is None else (cond.known_mask, cond.known),
+    )  # fmt: skip
+  latent = sample(denoise, task.denoiser.process, noise, keys, sampler)
+  return task.codec.decode(latent), example
+
+
+def write_samples(
+  directory: Path,
+  video: Float[np.ndarray, "B T H W C"],
+  example: Mapping[str, np.ndarray],
+  *,
+  known_frames: int,
+  step: int,
+) -> list[Path]:
+  """Clips as mp4, and all of them, truth beside sample where there is one, as one WebP grid.
+
+  Args:
+    directory: of the samples.
+    video: sampled clips in [-1,1].
+    example: the decoded examples, with `video`, `fps`, `caption`.
+    known_frames: leading frames that were given; they are framed in the grid.
+    step: for the names.
+  Returns: the files written.
+  """
+  directory.mkdir(parents=True, exist_ok=True)
+  fps = float(example["fps"][0])
+  captions = [caption_text(bytes(np.asarray(row))) for row in example["caption"]]
+  paths = [directory / f"step{step:07d}_{i:02d}.mp4" for i in range(len(video))]
+  for path, clip in zip(paths, video):
+    media.write_mp4(path, media.to_uint8(clip), fps=fps)
+  grid = directory / f"step{step:07d}.webp"
+  truth = media.to_uint8(np.asarray(example["video"]))
+  media.write_grid(
+    grid, media.to_uint8(video), truth if known_frames else None, captions,
+    fps=fps, known_frames=known_frames,
+  )  # fmt: skip
+  return [*paths, grid]

@@ -1,0 +1,1 @@
+"""Definitions, accounting and fits: numpy and scipy only; runs nothing."""

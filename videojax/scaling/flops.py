@@ -1,0 +1,103 @@
+"""The one FLOP accounting: of MFU, budgets, laws and prices.
+
+A model lists its matrix products in multiply-accumulates (MACs) of one forward pass of one clip;
+everything else is convention, and each convention has a name here.
+
+  FLOP        2 per MAC. The DiT paper's "Gflops" are GMACs.
+  forward     every matrix product and convolution; norms, softmax, activations are not counted.
+  backward    exact: one product per gradient that exists, so none for the inputs of first layers.
+  step        3 x forward: the convention of MFU, of budgets and of every other code base.
+  hardware    what runs under rematerialisation: step + one forward for remat='full'.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+# dense bf16 FLOP/s of one chip (one device of JAX where a chip has two: v4 and before, tpu7x).
+PEAK_FLOPS_PER_S = {
+  "NVIDIA H100": 989.4e12,  # NVIDIA H100 datasheet, SXM, without sparsity
+  "NVIDIA H200": 989.4e12,  # NVIDIA H200 datasheet, SXM
+  "NVIDIA A100": 312e12,  # NVIDIA A100 datasheet
+  "NVIDIA L4": 121e12,  # NVIDIA L4 datasheet, without sparsity
+  "TPU v4": 275e12,  # Google Cloud TPU documentation, per chip (megacore: one device)
+  "TPU v5 lite": 197e12,  # Google Cloud TPU documentation, v5e
+  "TPU v5e": 197e12,
+  "TPU v5p": 459e12,  # Google Cloud TPU documentation
+  "TPU v5": 459e12,  # device_kind of v5p
+  "TPU v6 lite": 918e12,  # Google Cloud TPU documentation, Trillium
+  "TPU v6e": 918e12,
+}  # fmt: skip
+
+
+class Product(Protocol):
+  """What a model lists: see models/layers.py."""
+
+  part: str
+  macs: int
+  input_grad: bool
+
+
+def forward(products: Iterable[Product]) -> dict[str, int]:
+  """FLOPs of one forward pass of one clip, by part and 'total'."""
+  out: dict[str, int] = {}
+  for product in products:
+    out[product.part] = out.setdefault(product.part, 0) + 2 * product.macs
+  return out | {"total": sum(out.values())}
+
+
+def backward(products: Iterable[Product]) -> int:
+  """Exact FLOPs of the backward pass of one clip: of weights, and of inputs that need a gradient."""
+  return sum(2 * p.macs * (2 if p.input_grad else 1) for p in products)
+
+
+def step(products: Iterable[Product]) -> dict[str, int]:
+  """Model FLOPs of one training step of one clip, by part: 3 x forward."""
+  return {part: 3 * flops for part, flops in forward(products).items()}
+
+
+def hardware_step(products: Iterable[Product], remat: str) -> int:
+  """FLOPs that run in a step: the blocks' forward again for remat='full'. 'dots' repeats scores."""
+  total = forward(products)
+  again = {"none": 0, "full": total["total"], "dots": total.get("attention scores", 0)}[remat]
+  return 3 * total["total"] + again
+
+
+def peak_flops_per_s(device_kind: str) -> float | None:
+  """The chip's dense bf16 peak, or None for a device that the table does not know (a CPU)."""
+  matches = [name for name in PEAK_FLOPS_PER_S if device_kind.startswith(name)]
+  return PEAK_FLOPS_PER_S[max(matches, key=len)] if matches else None
+
+
+def count_jaxpr(jaxpr: Any) -> int:
+  """FLOPs of every dot_general and convolution of a jaxpr; a scan's body times its length.
+
+  For checking the analytic numbers: `count_jaxpr(jax.make_jaxpr(f)(*args).jaxpr)`.
+  """
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "dot_general":
+      (contract, _), _ = eqn.params["dimension_numbers"]
+      depth = np.prod([eqn.invars[0].aval.shape[i] for i in contract], dtype=int)
+      total += 2 * int(np.prod(eqn.outvars[0].aval.shape, dtype=int) * depth)
+    elif eqn.primitive.name == "conv_general_dilated":
+      kernel = eqn.invars[1].aval.shape
+      out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+      per_output = int(np.prod(kernel, dtype=int)) // out_features
+      total += 2 * int(np.prod(eqn.outvars[0].aval.shape, dtype=int)) * per_output
+    times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+    total += times * sum(count_jaxpr(inner) for inner in _inner_jaxprs(eqn.params))
+  return total
+
+
+def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+  found = []
+  for value in params.values():
+    for item in value if isinstance(value, tuple | list) else (value,):
+      if isinstance(item, jax.extend.core.ClosedJaxpr):
+        found.append(item.jaxpr)
+      elif isinstance(item, jax.extend.core.Jaxpr):
+        found.append(item)
+  return found
