@@ -33,10 +33,8 @@ _DISK_REASONS = {
   "No space left on device": "the disk is full",
   "Disk quota exceeded": "the disk quota is used up",
   "File too large": "a file reached the size limit (ulimit -f)",
-  "Permission denied": "permission denied",
-  "Read-only file system": "the file system is read-only",
 }
-# orbax narrates each save and dumps tracebacks of errors that reach the caller anyway.
+# orbax narrates each save and dumps tracebacks of errors that the caller gets anyway.
 logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
 
 
@@ -45,7 +43,7 @@ class CheckpointError(Exception):
 
 
 class _DamagedError(Exception):
-  """One checkpoint is not what was written; the message names the file or the array."""
+  """A checkpoint is not what was written; the message names the file or the array."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +79,7 @@ class Restored:
 class Checkpointer:
   """Saves in the background, keeps by rule, restores only what it has verified.
 
-  Reading changes nothing on disk. With several processes, all call each method together
-  (`steps` alone may be called by one).
+  Reading changes nothing on disk. All processes call each method together, but for `steps`.
 
   Args:
     directory: holds one directory per step; made by the first save.
@@ -111,11 +108,7 @@ class Checkpointer:
     self.close()
 
   def steps(self) -> list[int]:
-    """Lists the complete checkpoints, oldest first; one still being written is not among them.
-
-    Raises:
-      CheckpointError: an earlier save failed in the background.
-    """
+    """Lists the complete checkpoints, oldest first: not the one still being written."""
     if self._manager is not None and not self._manager.is_saving_in_progress():
       self.wait()
     return sorted(ocp.utils.checkpoint_steps(self.directory))
@@ -132,8 +125,7 @@ class Checkpointer:
       False where this step is held already: the first one stands, nothing is written.
 
     Raises:
-      CheckpointError: the previous save failed in the background, this one cannot start, or a
-        newer checkpoint is here.
+      CheckpointError: the save before failed, this one cannot start, or a newer one is here.
       ValueError: a leaf that cannot be checkpointed, or metadata that is not JSON.
     """
     self.wait()
@@ -154,11 +146,7 @@ class Checkpointer:
     return True
 
   def wait(self) -> None:
-    """Blocks until the save under way is on disk.
-
-    Raises:
-      CheckpointError: it failed; the reason and the path are named.
-    """
+    """Blocks until the save under way is on disk; CheckpointError where it failed."""
     if self._manager is not None:
       with self._write_errors():
         self._manager.wait_until_finished()
@@ -203,15 +191,14 @@ class Checkpointer:
       else:
         if step is None:  # the next save moves these aside
           self._damaged = [s for s in steps if s > candidate]
-        leaves = [arrays[path] for path in wanted]
-        state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+        treedef = jax.tree.structure(abstract_state)
+        state = jax.tree.unflatten(treedef, [arrays[path] for path in wanted])
         return Restored(candidate, state, metadata, skipped)
     if not skipped:
       return None
-    which = "no sound checkpoint" if step is None else f"a damaged checkpoint {step}"
-    advice = "move it away to start anew" if step is None else f"try another of {steps}"
-    listing = "".join(f"\n  {line}" for line in skipped)
-    raise CheckpointError(f"{self.directory} holds {which} ({advice}):{listing}") from cause
+    what = "no sound checkpoint (move it away to start anew):" if step is None else "a damaged"
+    listing = "\n  ".join(["", *skipped]) if step is None else f" {skipped[0]}"
+    raise CheckpointError(f"{self.directory} holds {what}{listing}") from cause
 
   def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     directory = self.directory / str(step)
@@ -237,9 +224,9 @@ class Checkpointer:
     except (jax.errors.JaxRuntimeError, MemoryError):
       raise  # out of memory is no damage
     except Exception as error:
-      if (directory / _FILES).exists():  # every file is as it was written: no damage either
+      if _listed_files(directory):  # every file is as it was written: no damage either
         raise CheckpointError(f"{directory} cannot be read: {_first_line(error)}") from error
-      raise _DamagedError(f"its arrays cannot be read: {_first_line(error)}") from error
+      raise _DamagedError("its arrays cannot be read (no files.json tells why)") from error
 
   def _writer(self) -> ocp.CheckpointManager:
     """Opens the directory for writing: leftovers of a killed save go, damaged steps move aside."""
@@ -259,19 +246,17 @@ class Checkpointer:
     asynchronous = ocp.AsyncOptions(
       post_finalization_callback=self._write_files_json, create_directories_asynchronously=False
     )
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=self._policy, async_options=asynchronous
-      ),
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=self._policy, async_options=asynchronous
     )
+    self._manager = ocp.CheckpointManager(self.directory, options=options)
     return self._manager
 
   def _write_files_json(self) -> None:
     """Lists the files of the step being written; orbax calls this in one process, then commits."""
-    unfinished = self.directory / f"{self._saving}{_UNFINISHED}"
-    final = self.directory / str(self._saving)  # object stores write in place: they cannot rename
-    directory = unfinished if unfinished.exists() else final
+    directory = self.directory / f"{self._saving}{_UNFINISHED}"
+    if not directory.exists():  # object stores cannot rename: orbax writes in place
+      directory = self.directory / str(self._saving)
     files = integrity.fingerprint_files(directory)
     files = {name: files[name] for name in files if "/" in name}  # orbax still edits the top level
     partial = directory / f"{_FILES}.partial"
@@ -295,7 +280,8 @@ class Checkpointer:
           self._remove_unfinished()
       raise CheckpointError(
         f"checkpoint {self._saving} could not be written to {self.directory}: "
-        f"{_write_reason(error, self.directory)}; earlier checkpoints are unharmed"
+        f"{_write_reason(error, self.directory)}; earlier checkpoints are unharmed: mend this and"
+        " repeat the command"
       ) from error
 
   def _agreed_steps(self) -> list[int]:
@@ -318,13 +304,16 @@ def _read_manifest(directory: epath.Path) -> dict[str, Any]:
     raise _DamagedError(f"its manifest cannot be read: {_first_line(error)}") from error
 
 
-def _file_damage(directory: epath.Path) -> str:
-  """Compares with files.json, whose absence is no damage: the array checksums still speak."""
+def _listed_files(directory: epath.Path) -> dict[str, Any]:
+  """Reads files.json; its loss is no damage, for the checksums of the arrays still speak."""
   try:
-    expected = integrity.unseal(json.loads((directory / _FILES).read_text()))
+    return integrity.unseal(json.loads((directory / _FILES).read_text()))
   except _UNREADABLE:
-    expected = {}
-  problems = integrity.changed_files(directory, expected)
+    return {}
+
+
+def _file_damage(directory: epath.Path) -> str:
+  problems = integrity.changed_files(directory, _listed_files(directory))
   if not problems:
     try:
       _read_manifest(directory)
@@ -343,14 +332,12 @@ def _agree(text: str) -> str:
   return bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0").decode(errors="ignore")
 
 
-def _write_reason(error: BaseException, directory: epath.Path) -> str:
+def _write_reason(error: Exception, directory: epath.Path) -> str:
   reasons = [reason for text, reason in _DISK_REASONS.items() if text in str(error)]
-  if not reasons:
-    return _first_line(error)
-  with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError, IndexError):
     usage = shutil.disk_usage(directory)
     return f"{reasons[0]} ({usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB free)"
-  return reasons[0]
+  return reasons[0] if reasons else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,1 @@
+"""Where clips come from: simulated worlds, folders of real video, stored clips."""

@@ -1,0 +1,279 @@
+"""Clips on disk: the one tfds dataset format that every pipeline writes and `Source` reads.
+
+A dataset holds, per split, examples of {video uint8 [T,H,W,C], caption, id, fps} in array_record
+files, written and read without TensorFlow. Videos are stored as bytes: the default encoding of tfds
+keeps uint8 as lists of int64, five times slower to read.
+
+Alphabet: B batch, T frames, H W height width, C channels, L caption bytes.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float, UInt8
+
+NAME = "clips"
+VERSION = "1.0.0"
+CHANNELS = 3
+SHARD_BYTES = 256 * 2**20
+EXAMPLES_PER_WRITE = 256  # each write also rewrites the dataset's metadata
+
+
+def write_clips(
+  out: Path,
+  splits: Mapping[str, Iterable[dict[str, Any]]],
+  *,
+  frames: int,
+  height: int,
+  width: int,
+  fps: float,
+  description: str,
+  extra_metadata: Mapping[str, Any] | None = None,
+) -> dict[str, int]:
+  """Writes a tfds dataset of clips to `out`: all of it, or nothing.
+
+  Args:
+    out: directory that does not exist yet, or is empty.
+    splits: split name -> examples, each with `video` uint8 [T,H,W,C], `caption` str, `id` int
+      (uint32, unique in the dataset) and optionally its own `fps`; iterated once, in order.
+    frames: T.
+    height: H, in pixels.
+    width: W, in pixels.
+    fps: frames per second of the clips that carry none of their own.
+    description: what the clips are, in words.
+    extra_metadata: JSON values that are kept beside the dataset.
+
+  Returns:
+    The number of examples by split.
+
+  Raises:
+    ValueError: `out` holds something, a split is empty, or an example does not fit.
+  """
+  out = Path(out)
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise ValueError(f"{out} exists already; nothing was written. Choose another directory")
+  shape = (frames, height, width, CHANNELS)
+  with _at_once(out) as temporary:
+    writer = _writer(temporary, shape, fps, description, extra_metadata or {})
+    return _fill(writer, splits, shape, fps)
+
+
+@contextlib.contextmanager
+def _at_once(out: Path) -> Iterator[Path]:
+  """A directory that becomes `out` when nothing went wrong, and else disappears."""
+  temporary = out.with_name(f"{out.name}.writing-{os.getpid()}")
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir(parents=True)
+  try:
+    yield temporary
+    temporary.replace(out)  # replaces an empty directory too
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(
+  writer: tfds.core.SequentialWriter,
+  splits: Mapping[str, Iterable[dict[str, Any]]],
+  shape: tuple[int, int, int, int],
+  fps: float,
+) -> dict[str, int]:
+  """Writes every example; the number of them by split."""
+  writer.initialize_splits(list(splits))
+  ids: set[int] = set()
+  counts = dict.fromkeys(splits, 0)
+  for split, examples in splits.items():
+    checked = (_checked(example, shape, fps, ids, split) for example in examples)
+    while batch := list(itertools.islice(checked, EXAMPLES_PER_WRITE)):
+      writer.add_examples({split: batch})
+      counts[split] += len(batch)
+    if not counts[split]:
+      raise ValueError(f"split {split!r} has no clips; nothing was written")
+  writer.close_all()
+  return counts
+
+
+def _writer(
+  directory: Path,
+  shape: tuple[int, int, int, int],
+  fps: float,
+  description: str,
+  extra_metadata: Mapping[str, Any],
+) -> tfds.core.SequentialWriter:
+  """The tfds writer of a dataset of clips, without a builder class to register."""
+  frames, height, width, channels = shape
+  features = {
+    "video": tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes"),
+    "caption": tfds.features.Text(),
+    "id": tfds.features.Scalar(np.uint32),
+    "fps": tfds.features.Scalar(np.float32),
+  }
+  metadata = {
+    "frames": frames, "height": height, "width": width, "channels": channels, "fps": fps
+  } | dict(extra_metadata)  # fmt: skip
+  identity = tfds.core.dataset_info.DatasetIdentity(
+    name=NAME, version=VERSION, data_dir=os.fspath(directory), module_name=__name__
+  )
+  info = tfds.core.DatasetInfo(
+    builder=identity,
+    description=description,
+    features=tfds.features.FeaturesDict(features),
+    metadata=tfds.core.MetadataDict(metadata),
+  )
+  per_shard = max(1, SHARD_BYTES // int(np.prod(shape)))
+  return tfds.core.SequentialWriter(info, per_shard, file_format="array_record")
+
+
+def _checked(
+  example: dict[str, Any],
+  shape: tuple[int, int, int, int],
+  fps: float,
+  ids: set[int],
+  split: str,
+) -> dict[str, Any]:
+  """The example as stored; ids seen so far are remembered in `ids`."""
+  video, identity = example["video"], int(example["id"])
+  where = f"clip with id {identity} of split {split!r}"
+  if video.shape != shape or video.dtype != np.uint8:
+    raise ValueError(f"{where}: video is {video.dtype}{video.shape}, wanted uint8{shape}")
+  if not 0 <= identity < 2**32:
+    raise ValueError(f"{where}: an id is from 0 to 2**32 - 1")
+  if identity in ids:
+    raise ValueError(f"{where}: another clip has this id; ids are unique in a dataset")
+  ids.add(identity)
+  return {
+    "video": np.ascontiguousarray(video),
+    "caption": example["caption"],
+    "id": identity,
+    "fps": float(({"fps": fps} | example)["fps"]),
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Which clips are read.
+
+  Args:
+    path: directory of a dataset that `write_clips` wrote.
+    split: its split; tfds slices such as 'train[:10%]' work.
+    frames: read the first so many frames of each clip; None: all that are stored.
+    size: the height and width that the clips must have, in pixels; None: as stored.
+    caption_bytes: L; longer captions are cut at a whole character, shorter are zero padded.
+  """
+
+  path: str
+  split: str = "train"
+  frames: int | None = None
+  size: int | None = None
+  caption_bytes: int = 64
+
+  def __post_init__(self) -> None:
+    for name in ("frames", "size"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"clips: {name} must be at least 1 or None, got {value}")
+    if self.caption_bytes < 0:
+      raise ValueError(f"clips: caption_bytes must be at least 0, got {self.caption_bytes}")
+
+
+class Source:
+  """Random access to stored clips; safe from several threads.
+
+  Args:
+    config: which clips.
+
+  Raises:
+    ValueError: the directory is missing, empty, damaged or no dataset of clips, has no such split,
+      or holds clips of another size than the config asks for.
+  """
+
+  finite = True
+
+  def __init__(self, config: Config):
+    self.config = config
+    builder = _open(Path(config.path))
+    stored = _stored_shape(builder, config)
+    self.shape = (config.frames or stored[0], *stored[1:])
+    name = config.split.split("[")[0]
+    if name not in builder.info.splits:
+      known = ", ".join(sorted(builder.info.splits))
+      raise ValueError(f"{config.path} has no split {name!r}; it has: {known}")
+    lost = [p for p in builder.info.splits[name].filepaths if not os.path.exists(p)]
+    if lost:
+      raise ValueError(f"{config.path} is damaged: {os.path.basename(lost[0])} is missing")
+    self._records = builder.as_data_source(config.split)
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    """Example `index`: {video uint8 [T,H,W,C], caption uint8 [L], fps float32, id uint32}."""
+    record = self._records[index]
+    return {
+      "video": record["video"][: self.shape[0]],  # [T,H,W,C]
+      "caption": encode_caption(record["caption"], self.config.caption_bytes),
+      "fps": np.float32(record["fps"]),
+      "id": np.uint32(record["id"]),
+    }
+
+  def decode(self, carried: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The batch as models see it: uint8 becomes float32 in [-1,1]; jittable."""
+    return carried | {"video": to_float(carried["video"])}
+
+
+def to_float(video: UInt8[jax.Array, "*dims"]) -> Float[jax.Array, "*dims"]:
+  """0..255 -> [-1,1]."""
+  return video.astype(jnp.float32) / 127.5 - 1.0
+
+
+def encode_caption(caption: bytes, length: int) -> UInt8[np.ndarray, " L"]:
+  """UTF-8 bytes, cut at a whole character or zero padded to `length`."""
+  if len(caption) > length:
+    caption = caption[:length].decode("utf-8", errors="ignore").encode("utf-8")
+  return np.frombuffer(caption.ljust(length, b"\0"), np.uint8)
+
+
+def _open(path: Path) -> tfds.core.DatasetBuilder:
+  """The tfds builder of the dataset in `path`."""
+  make = "write one with `python -m data_pipelines.video_folder`"
+  if not path.is_dir():
+    raise ValueError(f"no directory {path}: it should hold a dataset of clips; {make}")
+  if not any(path.iterdir()):
+    raise ValueError(f"{path} is empty: it should hold a dataset of clips; {make}")
+  if not (path / "dataset_info.json").is_file() or not (path / "features.json").is_file():
+    raise ValueError(
+      f"{path} is no tfds dataset (it lacks dataset_info.json or features.json); {make}"
+    )
+  try:
+    return tfds.builder_from_directory(path)
+  except Exception as error:  # whatever a damaged JSON file makes tfds raise
+    raise ValueError(f"{path} cannot be read as a tfds dataset: {error}") from error
+
+
+def _stored_shape(builder: tfds.core.DatasetBuilder, config: Config) -> tuple[int, int, int, int]:
+  """(T,H,W,C) as stored, checked against what the config asks for."""
+  features = builder.info.features
+  missing = {"video", "caption", "id", "fps"} - set(features)
+  if missing or len(features["video"].shape) != 4:
+    raise ValueError(
+      f"{config.path} is a tfds dataset, but not of clips: wanted video [T,H,W,C], caption, id "
+      f"and fps, found {', '.join(f'{k} {v.shape}' for k, v in features.items())}"
+    )
+  frames, height, width, channels = features["video"].shape
+  if config.frames is not None and config.frames > frames:
+    raise ValueError(f"{config.path} has clips of {frames} frames, but frames={config.frames}")
+  if config.size is not None and (height, width) != (config.size, config.size):
+    raise ValueError(
+      f"{config.path} has clips of {height}x{width} pixels (HxW), but size={config.size}: "
+      "change size, or make the dataset again at that size"
+    )
+  return frames, height, width, channels

@@ -1,0 +1,188 @@
+"""Stage two of `video_folder`: cut files become a tfds dataset with its manifest and data card.
+
+Alphabet: T frames, H W height width, C channels.
+"""
+
+import collections
+import dataclasses
+import json
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from data_pipelines import data_card, video_cut, video_splits
+
+RECORD = "video_folder.json"
+
+
+class NoClipsError(ValueError):
+  """Nothing in the folder makes a clip; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(video_cut.Cutting):
+  """What makes the dataset what it is.
+
+  Args:
+    splits: name:share,...
+  """
+
+  splits: str
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    video_splits.parse_splits(self.splits)
+
+  def cutting(self) -> video_cut.Cutting:
+    names = [field.name for field in dataclasses.fields(video_cut.Cutting)]
+    return video_cut.Cutting(**{name: getattr(self, name) for name in names})
+
+  def command(self) -> str:
+    """The command that these options come from, without its places."""
+    values = dataclasses.asdict(self).items()
+    flags = [f"--{name}={value}" for name, value in values if value is not None]
+    return shlex.join(
+      ["python", "-m", "data_pipelines.video_folder", "--source=DIR", "--out=DIR", *flags]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """A line of the manifest: a clip with its split, its id in the dataset and its caption."""
+
+  clip: video_cut.Clip
+  split: str | None
+  id: int | None
+  caption: str
+
+  def line(self) -> str:
+    values = dataclasses.asdict(self.clip)
+    del values["rows"]
+    if self.split is not None:
+      values |= {"split": self.split, "id": self.id, "caption": self.caption}
+    return json.dumps(values) + "\n"
+
+
+def write(
+  partial: Path,
+  source: Path,
+  records: Sequence[Mapping[str, Any]],
+  captions: Mapping[str, str],
+  options: Options,
+  state: Mapping[str, Any],
+) -> tuple[Path, str]:
+  """Writes the dataset below `partial`.
+
+  Args:
+    partial: the directory of stage one, with `pieces`.
+    source: the folder of videos.
+    records: of each file, from `video_cut.cut_file`.
+    captions: by file.
+    options: sizes and splits.
+    state: what is kept in the dataset to know it again.
+
+  Returns:
+    (the finished directory, a summary in words).
+
+  Raises:
+    NoClipsError: there is nothing to write.
+    ValueError: a split would be empty.
+  """
+  files = [[video_cut.Clip(**clip) for clip in record["clips"]] for record in records]
+  skipped = _skipped(records)
+  assigned, rule = video_splits.assign(files, video_splits.parse_splits(options.splits))
+  entries = _entries(assigned, captions)
+  kept = [entry for entry in entries if entry.split is not None]
+  dataset = partial / "dataset"
+  shutil.rmtree(dataset, ignore_errors=True)
+  card = data_card.Card(
+    source=source.resolve().name,
+    command=options.command(),
+    frames=options.frames,
+    size=options.size,
+    rule=rule,
+    counts=_write_clips(dataset, partial, kept, rule, options),
+    rates=[entry.clip.fps for entry in kept],
+    source_seconds=sum(r["seconds"] for r in records if r["name"] not in skipped),
+    dropped=collections.Counter(e.clip.reason for e in entries if e.split is None),
+    skipped=skipped,
+    files=len(records),
+  )
+  _describe(dataset, partial, entries, card)
+  (dataset / RECORD).write_text(json.dumps({**state, "summary": card.summary()}, indent=1))
+  return dataset, card.summary()
+
+
+def _describe(dataset: Path, partial: Path, entries: Sequence[Entry], card: data_card.Card) -> None:
+  """Writes what people read: manifest, card and contact sheet."""
+  with (dataset / "manifest.jsonl").open("w") as manifest:
+    manifest.writelines(entry.line() for entry in entries)
+  (dataset / "README.md").write_text(card.markdown(), encoding="utf-8")
+  kept = [entry.clip for entry in entries if entry.split is not None]
+  rows = [kept[i] for i in data_card.evenly(len(kept), data_card.SHEET_CLIPS)]
+  sheet = data_card.contact_sheet([_video(partial, clip, card.size) for clip in rows])
+  sheet.save(dataset / "contact_sheet.png")
+
+
+def _skipped(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """Why a file gives no clip, for those that do not; raises where none does."""
+  skipped = {}
+  for record in records:
+    reasons = collections.Counter(clip["reason"] for clip in record["clips"])
+    if record["skipped"]:
+      skipped[record["name"]] = record["skipped"]
+    elif not reasons["kept"]:
+      pieces = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+      skipped[record["name"]] = f"no clip in it (pieces: {pieces})"
+  if len(skipped) == len(records):
+    raise NoClipsError(
+      f"no clips in the {len(records)} files of --source; nothing was written\n"
+      + data_card.listing("skipped files", skipped)
+    )
+  return skipped
+
+
+def _entries(
+  assigned: Sequence[tuple[video_cut.Clip, str | None]], captions: Mapping[str, str]
+) -> list[Entry]:
+  """Numbers the kept clips in the order of files and time."""
+  entries: list[Entry] = []
+  number = 0
+  for clip, split in assigned:
+    entries.append(Entry(clip, split, None if split is None else number, captions[clip.file]))
+    number += split is not None
+  return entries
+
+
+def _write_clips(
+  dataset: Path, partial: Path, kept: Sequence[Entry], rule: str, options: Options
+) -> dict[str, int]:
+  """The tfds dataset itself; the number of clips by split."""
+  from data_pipelines import clips  # here, for the workers need neither tfds nor jax
+
+  def examples(split: str) -> Iterator[dict[str, Any]]:
+    for entry in kept:
+      if entry.split == split:
+        video = _video(partial, entry.clip, options.size)
+        yield {"video": video, "caption": entry.caption, "id": entry.id, "fps": entry.clip.fps}
+
+  return clips.write_clips(
+    dataset,
+    {split: examples(split) for split in video_splits.parse_splits(options.splits)},
+    frames=options.frames,
+    height=options.size,
+    width=options.size,
+    fps=float(np.median([entry.clip.fps for entry in kept])),
+    description=f"Clips cut from real videos by data_pipelines.video_folder. Splits: {rule}.",
+    extra_metadata={"options": dataclasses.asdict(options)},
+  )
+
+
+def _video(partial: Path, clip: video_cut.Clip, size: int) -> UInt8[np.ndarray, "T H W C"]:
+  path = video_cut.frames_path(partial / "pieces", clip.file)
+  return video_cut.open_frames(path, size)[clip.rows]  # [T,H,W,C]

@@ -1,0 +1,237 @@
+"""A folder of real videos becomes a dataset of clips.
+
+    python -m data_pipelines.video_folder --source=DIR --out=DIR --frames=16 --size=64
+
+Stage one cuts each file (video_cut) into OUT.partial, and goes on from there when it was
+interrupted. Stage two (video_dataset) divides the clips into splits and writes OUT at once: a tfds
+dataset (clips), `manifest.jsonl`, a data card `README.md`, `contact_sheet.png`, and
+`video_folder.json`, by which the same command later sees that nothing is left to do. An OUT that
+exists is never changed.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import functools
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import rich.console
+import rich.progress
+
+from data_pipelines import captions, data_card, video_cut, video_dataset
+
+CLAIM = "cutting.json"
+
+
+def build(source: Path, out: Path, options: video_dataset.Options, workers: int) -> str:
+  """Makes the dataset, or finds it made.
+
+  Args:
+    source: folder of videos and images.
+    out: the dataset; must not exist yet, unless it is the same one.
+    options: what a clip is, and the splits.
+    workers: processes; 1: this one.
+
+  Returns:
+    A summary in words.
+
+  Raises:
+    ValueError: no such folder, no clips in it, or `out` holds something else.
+  """
+  if not source.is_dir():
+    raise ValueError(f"--source: no directory {source}")
+  partial = out.absolute().with_name(f"{out.absolute().name}.partial")
+  names = _list(source, (out, partial))
+  state = {
+    "options": dataclasses.asdict(options),
+    "files": {name: video_cut.identity(source / name) for name in names},
+  }
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    return _finished(out, partial, state)
+  texts, lost = captions.read_captions(source, names)
+  if not texts:
+    raise ValueError(f"--source: {source} has no files in it; nothing was written")
+  _claim(partial, options.cutting())
+  records = _cut_all(source, list(texts), partial, options.cutting(), workers)
+  try:
+    dataset, summary = video_dataset.write(partial, source, records, texts, options, state)
+  except video_dataset.NoClipsError:
+    shutil.rmtree(partial)  # other options may be tried next
+    raise
+  dataset.replace(out)
+  shutil.rmtree(partial)
+  if lost:
+    summary += data_card.listing("\ncaptions of files that are not there", dict.fromkeys(lost, ""))
+  return f"{summary}\nwritten to {out} (its README.md is the data card)"
+
+
+def _list(source: Path, ours: tuple[Path, ...]) -> list[str]:
+  """All files below `source` as POSIX paths, but hidden ones and our own output."""
+  names = []
+  for path in source.rglob("*"):
+    name = path.relative_to(source)
+    hidden = any(part.startswith(".") for part in name.parts)
+    if hidden or any(path.absolute().is_relative_to(our.absolute()) for our in ours):
+      continue
+    if path.is_file() or (path.is_symlink() and not path.exists()):
+      names.append(name.as_posix())
+  return sorted(names)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+  return ", ".join(
+    f"--{name} was {old[name]}, now {new[name]}" for name in new if old[name] != new[name]
+  )
+
+
+def _finished(out: Path, partial: Path, state: Mapping[str, Any]) -> str:
+  """The summary of the dataset in `out`, if that is what this command would make."""
+  if not (out / video_dataset.RECORD).is_file():
+    raise ValueError(f"--out: {out} holds something else; nothing was written. Choose another")
+  record = json.loads((out / video_dataset.RECORD).read_text())
+  if different := _differences(record["options"], state["options"]):
+    raise ValueError(
+      f"--out: {out} was made with other options: {different}. Nothing was written: choose "
+      "another --out, or delete it"
+    )
+  old, new = record["files"], state["files"]
+  changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+  if changed:
+    raise ValueError(
+      f"--out: {out} was made from other files: {len(changed)} are new, changed or gone "
+      f"({data_card.shown(changed[0])}, ...). Nothing was written: choose another --out, or "
+      "delete it"
+    )
+  if (partial / CLAIM).exists():  # the command was killed after its last step but one
+    shutil.rmtree(partial)
+  return f"{out} is up to date\n{record['summary']}"
+
+
+def _claim(partial: Path, cutting: video_cut.Cutting) -> None:
+  """Makes the directory of stage one, or finds it left by the same command."""
+  claim, wanted = partial / CLAIM, dataclasses.asdict(cutting)
+  if not partial.exists() or not any(partial.iterdir()):
+    partial.mkdir(parents=True, exist_ok=True)
+    claim.write_text(json.dumps(wanted))
+    return
+  if not claim.exists():
+    raise ValueError(f"{partial} is not ours: move it, or choose another --out")
+  if different := _differences(json.loads(claim.read_text()), wanted):
+    raise ValueError(
+      f"{partial} holds unfinished work with other options: {different}. Nothing was written: "
+      "finish it with those, delete it, or choose another --out"
+    )
+
+
+def _cut_all(
+  source: Path, media: list[str], partial: Path, cutting: video_cut.Cutting, workers: int
+) -> list[dict[str, Any]]:
+  """Stage one: cuts every file that is not cut yet; the records in the order of `media`."""
+  pieces = partial / "pieces"
+  pieces.mkdir(exist_ok=True)
+  jobs: dict[str, Callable[[], dict[str, Any]]] = {
+    name: functools.partial(video_cut.cut_file, source / name, name, pieces, cutting)
+    for name in media
+  }
+  records = {}
+  with _progress() as progress:
+    task = progress.add_task("cutting", total=len(jobs), clips=0)
+    for record in _results(jobs.values(), min(workers, len(jobs))):
+      records[record["name"]] = record
+      kept = sum(clip["reason"] == "kept" for clip in record["clips"])
+      progress.update(task, advance=1, clips=progress.tasks[task].fields["clips"] + kept)
+  return [records[name] for name in media]
+
+
+def _results(jobs: Iterable[Callable[[], Any]], workers: int) -> Iterator[Any]:
+  """The results of all jobs as they come."""
+  if workers == 1:
+    yield from (job() for job in jobs)
+    return
+  # spawn: a fork of a process with threads (progress bar, codecs) can hang
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker) as pool:
+    futures = [pool.submit(job) for job in jobs]
+    try:
+      for future in concurrent.futures.as_completed(futures):
+        yield future.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+      raise ValueError(
+        "a worker process died (out of memory?); the same command goes on from here"
+      ) from error
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+  """Makes a worker end with its parent, at once and without a word."""
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  parent = multiprocessing.parent_process()
+
+  def follow() -> None:
+    if parent is not None:
+      multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+  threading.Thread(target=follow, daemon=True).start()
+
+
+def _progress() -> rich.progress.Progress:
+  return rich.progress.Progress(
+    rich.progress.TextColumn("{task.description}"),
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TextColumn("files, {task.fields[clips]} clips,"),
+    rich.progress.TimeRemainingColumn(),
+    console=rich.console.Console(stderr=True),
+  )
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m data_pipelines.video_folder",
+    description="Cuts a folder of real videos into a dataset of clips.",
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add("--source", type=Path, required=True, help="folder of videos, images, captions; recursive")
+  add("--out", type=Path, required=True, help="the dataset: a directory that does not exist yet")
+  add("--frames", type=int, required=True, help="frames of a clip; 1: images")
+  add("--size", type=int, required=True, help="height and width in pixels")
+  add("--fps", type=float, help="frames per second (default: each file's own)")
+  add("--stride", type=int, help="frames from one clip's start to the next (default: --frames)")
+  add("--splits", default="train:0.9,validation:0.1", help="name:share,... (default: %(default)s)")
+  add("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+  return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+  """The command; returns its exit code: 0 when there is a dataset, 2 when there is none."""
+  flags = _parse(argv)
+  try:
+    if flags.workers < 1:
+      raise ValueError(f"--workers must be at least 1, got {flags.workers}")
+    stride = flags.frames if flags.stride is None else flags.stride
+    options = video_dataset.Options(flags.frames, flags.size, flags.fps, stride, flags.splits)
+    print(build(flags.source, flags.out, options, flags.workers))
+  except (ValueError, OSError) as error:
+    print(f"video_folder: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("video_folder: interrupted; the same command goes on from here", file=sys.stderr)
+    return 130
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

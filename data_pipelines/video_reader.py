@@ -1,0 +1,280 @@
+"""Real video files frame by frame: decoding, damage, resizing without distortion, shot cuts.
+
+Needs PyAV (its wheel brings the codecs: no ffmpeg binary) and Pillow.
+Alphabet: H W height width, C channels.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"))
+SIGNATURE_SIDE = 32  # pixels; blind to noise and to small motion
+CUT_FLOOR = 0.12  # of 0 to 2; in bikes.mp4 the calmest cut is 0.32, motion alone up to 0.12
+CUT_RATIO = 3.0  # a cut stands out from its neighbourhood, fast motion does not
+CUT_WINDOW = 8  # frames on either side
+WHOLE = 0.9  # of the promised duration: less is a truncated file
+
+
+class UnreadableError(ValueError):
+  """A file that gives no clips; the message is the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """One decoded frame.
+
+  Args:
+    index: its place among the decoded frames of the file.
+    time_s: its presentation time.
+    frame: the frame as decoded.
+    sound: False from a decoding error to the next key frame.
+    damages: decoding errors so far; frames that differ in it do not follow each other.
+  """
+
+  index: int
+  time_s: float
+  frame: av.VideoFrame
+  sound: bool
+  damages: int
+
+
+class VideoFile:
+  """An open video file; a context manager.
+
+  Args:
+    path: any file.
+
+  Raises:
+    UnreadableError: it is empty, damaged, or no video.
+  """
+
+  def __init__(self, path: Path):
+    _check_not_empty(path)
+    try:
+      # A playlist in the folder must not make us fetch what it names.
+      self._container = av.open(str(path.resolve()), options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, OSError) as error:
+      raise UnreadableError(f"truncated or not a video ({_reason(error)})") from error
+    with contextlib.ExitStack() as closed_on_error:
+      closed_on_error.callback(self.close)
+      if not self._container.streams:
+        raise UnreadableError("truncated or not a video (no streams in it)")
+      pictures = [s for s in self._container.streams.video if not _is_cover(s)]
+      if not pictures or self._container.format.name == "tty":  # tty draws any .txt as a video
+        raise UnreadableError("no video in it")
+      self.stream = pictures[0]
+      if not self.stream.codec_context:
+        raise UnreadableError("its codec is not known")
+      rate = self.stream.average_rate or self.stream.guessed_rate
+      if not rate:
+        raise UnreadableError("no frame rate in it")
+      self.fps = float(rate)
+      closed_on_error.pop_all()
+
+  def close(self) -> None:
+    self._container.close()
+
+  def __enter__(self) -> "VideoFile":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  def pictures(self) -> Iterator[Picture]:
+    """Its frames in order of time.
+
+    Raises:
+      UnreadableError: no frame could be decoded, or the file ends before its header says.
+    """
+    index, damages, sound = -1, 0, True
+    start_s: float | None = None
+    time_s = end_s = 0.0
+    for frame in self._decoded():
+      if frame is None or frame.is_corrupt:
+        # What follows is predicted from the damaged frame, up to the next key frame.
+        damages, sound = damages + 1, False
+      elif frame.key_frame:
+        sound = True
+      if frame is None:
+        continue
+      index += 1
+      last_s, time_s = time_s, end_s if frame.time is None else float(frame.time)
+      if start_s is None:
+        start_s = time_s
+      elif time_s <= last_s:  # two frames at one time: the first is shown
+        time_s = last_s
+        continue
+      unit_s = float(frame.time_base or 0)
+      length_s = frame.duration * unit_s or 1 / self.fps
+      end_s = time_s + length_s
+      yield Picture(index, time_s, frame, sound, damages)
+    self._check_whole(start_s, end_s)
+
+  def _decoded(self) -> Iterator[av.VideoFrame | None]:
+    """Frames; None stands for packets that could not be decoded."""
+    packets = self._container.demux(self.stream)
+    while True:
+      try:
+        packet = next(packets)
+      except StopIteration:
+        return
+      except (av.FFmpegError, OSError):
+        yield None
+        return
+      try:
+        yield from packet.decode()
+      except av.FFmpegError:
+        yield None
+
+  def _check_whole(self, start_s: float | None, end_s: float) -> None:
+    if start_s is None:
+      raise UnreadableError("no frame of it can be decoded")
+    promised_s = self._promised_s()
+    if promised_s and end_s - start_s < WHOLE * promised_s - 1 / self.fps:
+      raise UnreadableError(
+        f"truncated: {end_s - start_s:.2f} s of the {promised_s:.2f} s that its header promises"
+      )
+
+  def _promised_s(self) -> float | None:
+    """How long the file says this stream is, if it does."""
+    if self.stream.duration and self.stream.time_base:
+      return float(self.stream.duration * self.stream.time_base)
+    if "DURATION" in self.stream.metadata:  # Matroska, per stream
+      with contextlib.suppress(ValueError):
+        clock = datetime.time.fromisoformat(self.stream.metadata["DURATION"][:15])
+        return (clock.hour * 60 + clock.minute) * 60 + clock.second + clock.microsecond / 1e6
+    if self._container.duration and len(self._container.streams) == 1:
+      return self._container.duration / av.time_base
+    return None
+
+
+def _check_not_empty(path: Path) -> None:
+  try:
+    size = path.stat().st_size
+  except OSError as error:
+    raise UnreadableError(_reason(error)) from error
+  if not size:
+    raise UnreadableError("empty file")
+
+
+def _is_cover(stream: av.VideoStream) -> bool:
+  return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _reason(error: Exception) -> str:
+  return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+class Resizer:
+  """Scales frames by area so that the shorter side is `size`, crops the centre, turns upright.
+
+  Pixels that are not square are made square, the aspect is kept to half a pixel; phones' rotation
+  marks are obeyed. Transparency is ignored.
+
+  Args:
+    size: height and width of the result, in pixels.
+  """
+
+  def __init__(self, size: int):
+    self.size = size
+    self._scaler = av.video.reformatter.VideoReformatter()  # keeps its filters between frames
+
+  def __call__(self, frame: av.VideoFrame, pixel_aspect: float) -> UInt8[np.ndarray, "size size 3"]:
+    wide, high = frame.width * pixel_aspect, frame.height
+    scale = self.size / min(wide, high)
+    width = max(self.size, round(wide * scale))
+    height = max(self.size, round(high * scale))
+    scaled = self._scaler.reformat(
+      frame, width=width, height=height, format="rgb24", interpolation="AREA"
+    ).to_ndarray()  # [H,W,C]
+    left, top = (width - self.size) // 2, (height - self.size) // 2
+    square = scaled[top : top + self.size, left : left + self.size]  # [size,size,C]
+    return np.ascontiguousarray(np.rot90(square, round(frame.rotation / 90)))
+
+
+def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
+  """An image file, upright, its centre square scaled by area to `size` pixels.
+
+  Raises:
+    UnreadableError: it is empty, damaged, or no image.
+  """
+  _check_not_empty(path)
+  try:
+    with Image.open(path) as opened:
+      image = ImageOps.exif_transpose(opened).convert("RGB")
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    raise UnreadableError("truncated or not an image") from error
+  side = min(image.size)
+  left, top = (image.width - side) / 2, (image.height - side) / 2
+  box = (left, top, left + side, top + side)
+  return np.asarray(image.resize((size, size), Image.Resampling.BOX, box=box))
+
+
+class CutScore:
+  """How unlike the previous frame a frame is: 0 the same to 2, in layout plus in colours.
+
+  Layout: mean absolute difference on a 16 x 16 grid. Colours: half the L1 distance between the
+  RGB histograms, which motion within a shot leaves alone.
+  """
+
+  def __init__(self) -> None:
+    self._scaler = av.video.reformatter.VideoReformatter()
+    self._last: tuple[np.ndarray, np.ndarray] | None = None
+
+  def __call__(self, frame: av.VideoFrame) -> float:
+    small = self._scaler.reformat(
+      frame, width=SIGNATURE_SIDE, height=SIGNATURE_SIDE, format="rgb24", interpolation="AREA"
+    ).to_ndarray()
+    half = SIGNATURE_SIDE // 2
+    layout = small.reshape(half, 2, half, 2, 3).mean((1, 3)) / 255  # [16,16,3]
+    colours = _histogram(small.reshape(-1, 3))
+    last, self._last = self._last, (layout, colours)
+    if last is None:
+      return 0.0
+    return float(np.abs(layout - last[0]).mean() + np.abs(colours - last[1]).sum() / 2)
+
+
+def _histogram(colours: UInt8[np.ndarray, "N 3"]) -> Float[np.ndarray, "64"]:
+  """Shares of 4 x 4 x 4 RGB bins; a colour counts in the 8 bins around it, by nearness.
+
+  So a whole picture that brightens a little does not jump from one bin to the next.
+  """
+  place = colours / 85.0  # 0..3
+  low = np.minimum(place.astype(np.int64), 2)  # [N,3]
+  near = np.stack([low + 1 - place, place - low])  # [2,N,3]: the weights of bins low and low+1
+  total = np.zeros(64)
+  for corner in np.ndindex(2, 2, 2):
+    weights = near[corner, :, range(3)].prod(axis=0)  # [N]
+    total += np.bincount((low + corner) @ np.array([16, 4, 1]), weights, 64)
+  return total / len(colours)
+
+
+def find_cuts(scores: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+  """Marks the first frame of each shot but the first.
+
+  A cut is a score above a floor and above a multiple of the median of its neighbours: in fast
+  motion the neighbours are high as well. Fades and dissolves are no cuts here.
+
+  Args:
+    scores: of each frame against the one before it; the first one's is ignored.
+  """
+  if len(scores) < 2:
+    return np.zeros(len(scores), bool)
+  padded = np.pad(scores.astype(np.float64), CUT_WINDOW, constant_values=np.nan)
+  padded[CUT_WINDOW] = np.nan  # the first frame has none before it
+  around = np.lib.stride_tricks.sliding_window_view(padded, 2 * CUT_WINDOW + 1).copy()  # [N,17]
+  around[:, CUT_WINDOW] = np.nan  # a score is not its own neighbour
+  known = ~np.isnan(around).all(axis=1)
+  local = np.zeros(len(scores))
+  local[known] = np.nanmedian(around[known], axis=1)  # [N]
+  cuts = (scores > CUT_FLOOR) & (scores > CUT_RATIO * local)
+  cuts[0] = False
+  return cuts

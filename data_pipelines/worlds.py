@@ -1,0 +1,222 @@
+"""Simulated worlds: discs that move, bounce, collide, fall and hide; clip, exact state, caption.
+
+The loader carries an index; `Source.decode` draws, simulates and renders the clip on the device.
+Index and seed determine the clip; a split has its own stream of random numbers, so that an
+evaluation clip is never a training clip. Physics in world_physics.py.
+
+  python -m data_pipelines.worlds --out=DIR --clips=1000 --size=32 --frames=16 --split=train,id
+
+freezes some as a tfds dataset.
+
+Alphabet: B batch, T frames, H W height width, C channels, M most discs, L caption bytes.
+World: [0, extent]^2, x to the right, y down; speeds per second. Mass is radius^2.
+"""
+
+import argparse
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt8, UInt32
+
+from data_pipelines import world_physics as physics
+from data_pipelines.world_config import (
+  BACKGROUND,
+  OCCLUDER_COLOR,
+  PALETTE,
+  SCENES,
+  SIZES,
+  SPLITS,
+  Config,
+)
+from data_pipelines.world_draws import Start, draw, split_hash
+from data_pipelines.world_physics import DISCS
+
+
+def _words(*words: str) -> np.ndarray:
+  """A table of zero-padded UTF-8 bytes, one row a word."""
+  width = max(len(word) for word in words)
+  return np.stack([np.frombuffer(w.encode().ljust(width, b"\0"), np.uint8) for w in words])
+
+
+SIZE_WORDS = _words(*SIZES)
+COLOR_WORDS = _words(*(f" {name} disc moves " for name in PALETTE))
+WAY_WORDS = _words("right", "left", "down", "up")
+SPEED_WORDS = _words(" slow", " fast")
+SCENE_WORDS = _words("", " under gravity", " behind a bar")
+COMMA = _words("", ", ")
+CAPTION_BYTES = 128  # L; the longest caption has 123
+
+
+def caption(config: Config, start: Start) -> UInt8[Array, " L"]:
+  """What the clip shows, such as "large red disc moves right fast, small blue disc moves up slow".
+
+  Way and speed are those of the first frame: the larger component, and which half of the
+  training speeds.
+
+  Args:
+    config: the world.
+    start: the clip's first frame.
+
+  Returns:
+    UTF-8 bytes, zero padded to CAPTION_BYTES.
+  """
+  x, y = start.velocity.T  # [M] each
+  level = jnp.abs(x) >= jnp.abs(y)
+  way = jnp.where(level, x < 0, 2 + (y < 0))  # [M]
+  large = start.radius > sum(config.radius) / 2
+  fast = jnp.sqrt(x**2 + y**2) > sum(config.speed) / 2
+  columns = ((SIZE_WORDS, large), (COLOR_WORDS, start.color), (WAY_WORDS, way), (SPEED_WORDS, fast))
+  words = [jnp.asarray(table)[word.astype(jnp.int32)] for table, word in columns]  # [M,width] each
+  comma = jnp.asarray(COMMA)[(jnp.arange(DISCS) > 0).astype(jnp.int32)]  # [M,2]
+  discs = jnp.where(start.present[:, None], jnp.concatenate([comma, *words], 1), 0)
+  scene = jnp.where(start.gravity[1] > 0, 1, jnp.where(jnp.any(start.occluder > 0), 2, 0))
+  text = jnp.concatenate([discs.reshape(-1), jnp.asarray(SCENE_WORDS)[scene]])
+  text = text[jnp.argsort(text == 0, stable=True)]  # the padding of the words goes to the end
+  return jnp.pad(text, (0, CAPTION_BYTES - len(text)))
+
+
+def caption_text(caption: UInt8[Array | np.ndarray, " L"]) -> str:
+  """The caption as text."""
+  return bytes(np.asarray(caption)).rstrip(b"\0").decode()
+
+
+def make_clip(config: Config, index: UInt32[Array | np.ndarray, ""]) -> dict[str, Any]:
+  """One example without the batch axis; see `Source.decode`."""
+  start = draw(config, index)
+  position, velocity, contact = physics.simulate(
+    start.position,
+    start.velocity,
+    start.radius,
+    start.present,
+    start.gravity,
+    extent=config.extent,
+    frames=config.frames,
+    fps=config.fps,
+  )
+  color = jnp.array(list(PALETTE.values()))[start.color] * start.present[:, None]  # [M,3]
+  hidden = physics.hidden(position, start.radius, start.occluder)  # [T,M]
+  state = {
+    "position": position,
+    "velocity": velocity,
+    "radius": start.radius,
+    "color": color,
+    "present": start.present,
+    "visible": jnp.clip(1 - hidden, 0.0, 1.0) * start.present[None],
+    "gravity": start.gravity,
+    "occluder": start.occluder,
+    "background": jnp.array(BACKGROUND),
+    "occluder_color": jnp.array(OCCLUDER_COLOR),
+    "contact": contact,
+  }
+  names = "radius", "color", "present", "occluder", "background", "occluder_color"
+  scene = {name: state[name] for name in names}
+  return {
+    "video": physics.render(position, **scene, size=config.size, extent=config.extent),
+    "id": index ^ split_hash(config.split),
+    "fps": jnp.float32(config.fps),
+    "caption": caption(config, start),
+    "state": state,
+  }
+
+
+# Compiled once for equal configs, wherever it is called from.
+@functools.partial(jax.jit, static_argnums=0)
+def _make_clips(config: Config, index: UInt32[Array | np.ndarray, " B"]) -> dict[str, Any]:
+  return jax.vmap(functools.partial(make_clip, config))(index)
+
+
+class Source:
+  """An endless source of clips of a world: indices until the device, where clips are made.
+
+  Args:
+    config: the world.
+  """
+
+  finite = False
+
+  def __init__(self, config: Config):
+    self.config = config
+    self.shape = (config.frames, config.size, config.size, 3)
+
+  def __len__(self) -> int:
+    return 2**31 - 1
+
+  def __getitem__(self, index: int) -> dict[str, np.uint32]:
+    """What is carried of example `index`: the index."""
+    if not 0 <= index < len(self):
+      raise IndexError(f"worlds: index {index} is not in [0, {len(self)})")
+    return {"index": np.uint32(index)}
+
+  def decode(self, carried: dict[str, UInt32[Array | np.ndarray, " B"]]) -> dict[str, Any]:
+    """Draws, simulates and renders the clips; jittable, and each is the same in any batch.
+
+    Args:
+      carried: `index` [B].
+
+    Returns:
+      `video` float32 [B,T,H,W,3] in [-1,1]; `id` uint32 [B]; `fps` float32 [B]; `caption` uint8
+      [B,L]; `state`: `position` and `velocity` [B,T,M,2] (world units, and per second), `radius`
+      [B,M], `color` [B,M,3], `present` bool [B,M], `visible` [B,T,M] (fraction of the area not
+      behind the occluder), `gravity` [B,2], `occluder` [B,4] (x0,y0,x1,y1; all zero: none),
+      `background` [B,3], `occluder_color` [B,3], `contact` [B,T,M] (contacts so far). Absent
+      discs are zero.
+    """
+    return _make_clips(self.config, carried["index"])
+
+
+def _examples(config: Config, clips: int, batch: int = 64) -> Iterator[dict[str, Any]]:
+  """The first `clips` clips as `write_clips` wants them."""
+  source = Source(config)
+  for first in range(0, clips, batch):
+    made = source.decode({"index": np.arange(first, first + batch, dtype=np.uint32)})
+    video = np.asarray(jnp.round((made["video"] + 1) * 127.5).astype(jnp.uint8))
+    for row in range(min(batch, clips - first)):
+      words = caption_text(np.asarray(made["caption"][row]))
+      yield {"video": video[row], "caption": words, "id": int(made["id"][row])}
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Writes a frozen tfds dataset; see the module's docstring."""
+  parser = argparse.ArgumentParser(
+    prog="python -m data_pipelines.worlds", description="Freezes clips of a simulated world."
+  )
+  parser.add_argument("--out", type=Path, required=True, help="directory that does not exist yet")
+  parser.add_argument("--clips", type=int, required=True, help="clips per split")
+  parser.add_argument("--size", type=int, required=True, help="height and width, pixels")
+  parser.add_argument("--frames", type=int, required=True)
+  parser.add_argument("--known", type=int, default=Config.known, help="frames a model is shown")
+  parser.add_argument("--seed", type=int, default=Config.seed)
+  parser.add_argument("--split", default=Config.split, help=f"comma separated: {', '.join(SPLITS)}")
+  parser.add_argument(
+    "--scenes", default=",".join(Config.scenes), help=f"comma separated: {', '.join(SCENES)}"
+  )
+  flags = parser.parse_args(arguments)
+  # Only here: a machine that makes clips on the fly needs no tfds.
+  from data_pipelines.clips import write_clips
+
+  same = {"size": flags.size, "frames": flags.frames, "known": flags.known, "seed": flags.seed}
+  same["scenes"] = tuple(flags.scenes.split(","))
+  try:
+    configs = {split: Config(split=split, **same) for split in flags.split.split(",")}
+    counts = write_clips(
+      flags.out,
+      {split: _examples(config, flags.clips) for split, config in configs.items()},
+      frames=flags.frames,
+      height=flags.size,
+      width=flags.size,
+      fps=Config.fps,
+      description=f"Simulated worlds: {', '.join(same['scenes'])}",
+      extra_metadata={"known": flags.known, "seed": flags.seed},
+    )
+  except ValueError as error:
+    parser.error(str(error))
+  print(f"wrote {flags.out}: " + ", ".join(f"{n} clips of {s}" for s, n in counts.items()))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,1 @@
+"""Diffusion mathematics: process, denoiser, objective, samplers, guidance. Knows no network."""

@@ -1,0 +1,74 @@
+"""Classifier-free guidance, with an interval of noise levels and a rescaled contrast.
+
+Legend: B batch, T frames, H W height width, C channels.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from videojax.diffusion.denoiser import EPSILON, Known, impose_known
+from videojax.diffusion.process import Process, levels, per_frame
+
+
+def guided(
+  denoise: Callable[..., tuple[Any, ...]],
+  conds: Any,
+  *,
+  process: Process,
+  scale: float,
+  interval: tuple[float, float] = (0.0, math.inf),
+  rescale: float = 0.0,
+  known: Known | None = None,
+) -> Callable[[Array, Array], tuple[Array, Array]]:
+  """A denoiser that is pushed from the unconditional towards the conditional.
+
+  The two branches are an axis of their own under vmap, so that the batch keeps its sharding. Both
+  are evaluated at every level, outside the interval too.
+
+  Args:
+    denoise: denoise(x_t, t, cond) -> (x0, noise, ...), x_t = alpha x0 + sigma noise.
+    conds: pytree whose leaves are stacked on a new leading axis of 2: [conditional, unconditional].
+    process: the denoiser's.
+    scale: w of unconditional + w (conditional - unconditional); 1 is the conditional, exactly.
+    interval: (low, high]: levels, in sigma / alpha, where guidance acts; elsewhere w = 1.
+    rescale: phi in [0, 1]; 1 gives a guided x0 the conditional one's standard deviation, clip by
+      clip.
+    known: (mask, values) imposed again after the rescaling, see `denoiser.impose_known`.
+  Returns: guided denoise(x_t, t) -> (x0, noise), for `samplers.sample`.
+  Raises: ValueError for an impossible interval or rescale.
+  Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. 6 with w = 1 + theirs. Kynkaanniemi et al. 2024,
+    arXiv:2404.07724, section 3. Lin et al. 2023, arXiv:2305.08891, section 3.4; they rescale the
+    network's output, we x0, which means the same under every prediction.
+  """
+  low, high = interval
+  if not 0 <= low < high:
+    raise ValueError(f"interval={interval} must be 0 <= low < high, in units of sigma / alpha")
+  if not 0 <= rescale <= 1:
+    raise ValueError(f"rescale={rescale} must be in [0, 1]")
+  log_low, log_high = (math.log(v) if v > 0 else -math.inf for v in interval)
+
+  def both(x_t: Array, t: Array) -> tuple[Array, Array]:
+    branches = jax.vmap(lambda cond: denoise(x_t, t, cond)[:2])(conds)  # each [2, B, T, H, W, C]
+    log_ratio = -0.5 * process.log_snr(per_frame(t, x_t))  # ln(sigma / alpha), [B, 1|T, 1, 1, 1]
+    extra = jnp.where((log_ratio > log_low) & (log_ratio <= log_high), scale - 1.0, 0.0)
+    push = lambda v: v[0] + extra * (v[0] - v[1])  # v[0] exactly where extra is 0
+    x0, noise = (push(v) for v in branches)
+    alpha, sigma = levels(process, t, x_t)
+    if rescale > 0:
+      gain = 1.0 + rescale * (_std(branches[0][0]) / _std(x0) - 1.0)  # [B, 1, 1, 1, 1]
+      gain = jnp.where(extra != 0, gain, 1.0)  # [B, 1|T, 1, 1, 1]; 1 exactly where unguided
+      noise = noise - alpha / jnp.maximum(sigma, EPSILON) * (gain - 1.0) * x0
+      x0 = gain * x0
+    return impose_known(x0, noise, x_t, alpha, sigma, known)
+
+  return both
+
+
+def _std(x: Float[Array, "B T H W C"]) -> Float[Array, "B 1 1 1 1"]:
+  # The floor is for a constant clip, whose contrast nothing can change.
+  return jnp.maximum(x.std(axis=(1, 2, 3, 4), keepdims=True), 1e-6)

@@ -1,0 +1,257 @@
+"""How data becomes noise: x_t = alpha(t) x + sigma(t) n with t in [0, 1], t=0 data, t=1 noise.
+
+A process is alpha and sigma and nothing else: how times are drawn is the objective's business,
+which times are visited is the sampler's, what the network is told is the denoiser's.
+
+Legend: B batch, T frames, H W height width, C channels.
+"""
+
+import abc
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+
+class Process(abc.ABC):
+  """A path from data to noise. Every method is elementwise, in float32."""
+
+  @abc.abstractmethod
+  def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    """Scale of the data at time t."""
+
+  @abc.abstractmethod
+  def sigma(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    """Standard deviation of the noise at time t."""
+
+  @abc.abstractmethod
+  def log_snr(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    """2 ln(alpha / sigma), strictly falling in t; infinite where alpha or sigma is zero."""
+
+  @abc.abstractmethod
+  def t_from_log_snr(self, log_snr: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    """The inverse of `log_snr`. Leaves [0, 1] where the process never reaches that log-SNR."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RectifiedFlow(Process):
+  """Straight lines: alpha = 1 - t, sigma = t.
+
+  Source: Liu et al. 2023, arXiv:2209.03003; time runs as in Esser et al. 2024, arXiv:2403.03206.
+  """
+
+  def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return 1.0 - _f32(t)
+
+  def sigma(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return _f32(t)
+
+  def log_snr(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    t = _f32(t)
+    return 2.0 * (jnp.log1p(-t) - jnp.log(t))
+
+  def t_from_log_snr(self, log_snr: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return jax.nn.sigmoid(-0.5 * _f32(log_snr))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(Process):
+  """Variance preserving, a quarter turn: alpha = cos(pi t / 2), sigma = sin(pi t / 2).
+
+  Source: Nichol & Dhariwal 2021, arXiv:2102.09672, in the continuous form of Salimans & Ho 2022,
+  arXiv:2202.00512. Neither the former's offset s = .008 nor a bound of the log-SNR: at t=1 nothing
+  of the data is left.
+  """
+
+  def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return jnp.sin(0.5 * math.pi * (1.0 - _f32(t)))  # cos(pi/2) is -4e-8 in float32, this is 0
+
+  def sigma(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return jnp.sin(0.5 * math.pi * _f32(t))
+
+  def log_snr(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return 2.0 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+
+  def t_from_log_snr(self, log_snr: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return (2.0 / math.pi) * jnp.arctan(jnp.exp(-0.5 * _f32(log_snr)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Process):
+  """Variance preserving, noise rate linear in t: DDPM's schedule in continuous time.
+
+  alpha = exp(-q / 2), sigma^2 = 1 - alpha^2, q(t) = beta_min t + (beta_max - beta_min) t^2 / 2.
+  At t=1 alpha is still .0066 (log-SNR -10.05) with the published rates.
+
+  Args:
+    beta_min: rate at t=0, per unit of t.
+    beta_max: rate at t=1.
+  Raises: ValueError unless 0 < beta_min < beta_max.
+  Source: Song et al. 2021, arXiv:2011.13456, Eq. 33 (VP SDE).
+  """
+
+  beta_min: float = 0.1
+  beta_max: float = 20.0
+
+  def __post_init__(self) -> None:
+    if not 0 < self.beta_min < self.beta_max:
+      raise ValueError(f"need 0 < beta_min={self.beta_min} < beta_max={self.beta_max}")
+
+  def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return jnp.exp(-0.5 * self._q(t))
+
+  def sigma(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return jnp.sqrt(-jnp.expm1(-self._q(t)))
+
+  def log_snr(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return -jnp.log(jnp.expm1(self._q(t)))
+
+  def t_from_log_snr(self, log_snr: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    q = jax.nn.softplus(-_f32(log_snr))  # -ln alpha^2
+    # The positive root of the quadratic, in the form that does not cancel as q -> 0.
+    root = jnp.sqrt(self.beta_min**2 + 2.0 * (self.beta_max - self.beta_min) * q)
+    return 2.0 * q / (self.beta_min + root)
+
+  def _q(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    t = _f32(t)
+    return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edm(Process):
+  """Variance exploding, data unscaled: t is the position on EDM's grid of noise levels.
+
+  sigma(t) = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho, alpha = 1. At t=0
+  sigma is sigma_min, not zero: samplers take one last step from there to the data.
+
+  Args:
+    sigma_min, sigma_max: least and greatest noise, in units of the data.
+    rho: > 1 spends more of t on low noise.
+  Raises: ValueError unless 0 < sigma_min < sigma_max and rho > 0.
+  Source: Karras et al. 2022, arXiv:2206.00364, Eq. 5 with i/(N-1) = 1 - t.
+  """
+
+  sigma_min: float = 0.002
+  sigma_max: float = 80.0
+  rho: float = 7.0
+
+  def __post_init__(self) -> None:
+    if not (0 < self.sigma_min < self.sigma_max and self.rho > 0):
+      raise ValueError(
+        f"need 0 < sigma_min={self.sigma_min} < sigma_max={self.sigma_max} and rho={self.rho} > 0"
+      )
+
+  def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return jnp.ones_like(_f32(t))
+
+  def sigma(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return jnp.exp(-0.5 * self.log_snr(t))
+
+  def log_snr(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    low, high = self._ends()
+    return -2.0 * self.rho * jnp.log(low + _f32(t) * (high - low))
+
+  def t_from_log_snr(self, log_snr: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    low, high = self._ends()
+    return (jnp.exp(-0.5 / self.rho * _f32(log_snr)) - low) / (high - low)
+
+  def _ends(self) -> tuple[float, float]:
+    return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
+
+PROCESSES: dict[str, type[Process]] = {
+  "rectified_flow": RectifiedFlow,
+  "cosine": Cosine,
+  "linear": Linear,
+  "edm": Edm,
+}
+
+
+def make_process(name: str, **kwargs: float) -> Process:
+  """The process of that name.
+
+  Raises: ValueError for an unknown name or field, naming those there are.
+  """
+  check_choice("process", name, PROCESSES)
+  fields = [f.name for f in dataclasses.fields(PROCESSES[name])]  # type: ignore[arg-type]
+  for key in kwargs:
+    check_choice(f"field of process '{name}'", key, fields)
+  return PROCESSES[name](**kwargs)
+
+
+def per_frame(t: Float[Array, "B L"], x: Float[Array, "B T H W C"]) -> Float[Array, "B L 1 1 1"]:
+  """Times as they broadcast against clips.
+
+  Raises: ValueError unless t is [B, 1] (one level per clip) or [B, T] (one per frame).
+  """
+  if t.ndim != 2 or t.shape[0] != x.shape[0] or t.shape[1] not in (1, x.shape[1]):
+    raise ValueError(f"t {t.shape} must be [B, 1] or [B, T] for clips [B, T, H, W, C] = {x.shape}")
+  return t[:, :, None, None, None]  # [B, 1|T, 1, 1, 1]
+
+
+def levels(
+  process: Process, t: Float[Array, "B L"], x: Float[Array, "B T H W C"]
+) -> tuple[Float[Array, "B L 1 1 1"], Float[Array, "B L 1 1 1"]]:
+  """(alpha, sigma) at t, as they broadcast against clips x."""
+  t = per_frame(t, x)  # [B, 1|T, 1, 1, 1]
+  return process.alpha(t), process.sigma(t)
+
+
+def add_noise(
+  process: Process,
+  x: Float[Array, "B T H W C"],
+  noise: Float[Array, "B T H W C"],
+  t: Float[Array, "B L"],
+) -> Float[Array, "B T H W C"]:
+  """x_t = alpha(t) x + sigma(t) noise, in float32."""
+  alpha, sigma = levels(process, t, x)
+  return alpha * _f32(x) + sigma * _f32(noise)
+
+
+def resolution_shift(n: int, n0: int) -> float:
+  """The shift a = sqrt(n / n0) that keeps the visible noise when a clip gets more positions.
+
+  Args:
+    n: latent positions of the noisy frames (T H W of the latent; not tokens: a patch size must not
+      change the noise).
+    n0: the same count where a = 1.
+  Raises: ValueError unless both are positive.
+  Source: Esser et al. 2024, arXiv:2403.03206, Eq. 23.
+  """
+  if n <= 0 or n0 <= 0:
+    raise ValueError(f"n={n} and n0={n0} must be positive counts of latent positions")
+  return math.sqrt(n / n0)
+
+
+def shift_times(process: Process, t: Float[ArrayLike, "*s"], shift: float) -> Float[Array, "*s"]:
+  """Moves times towards noise so that the log-SNR falls by 2 ln(shift), held within [0, 1].
+
+  Under rectified flow this is the published t -> a t / (1 + (a - 1) t), a = shift. Other processes
+  get the same change of log-SNR, so that one shift means one thing; where theirs ends earlier
+  (Linear, Edm), times are held at the noisiest level.
+
+  Source: Esser et al. 2024, arXiv:2403.03206, Eq. 23; as an offset of the log-SNR Hoogeboom et al.
+  2023, arXiv:2301.11093, section 3.1.
+  """
+  if shift == 1:
+    return _f32(t)
+  shifted = process.t_from_log_snr(process.log_snr(t) - 2.0 * math.log(shift))
+  return jnp.clip(shifted, 0.0, 1.0)
+
+
+def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+  """Raises ValueError that names the choices, the nearest first, if value is not one of them."""
+  choices = sorted(choices)
+  if value in choices:
+    return
+  near = difflib.get_close_matches(value, choices, n=1)
+  hint = f" (did you mean '{near[0]}'?)" if near else ""
+  raise ValueError(f"no {what} '{value}'{hint}; there are: {', '.join(choices) or 'none'}")
+
+
+def _f32(x: ArrayLike) -> Array:
+  return jnp.asarray(x, jnp.float32)
