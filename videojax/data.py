@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -19,6 +19,7 @@ Carried = dict[str, Any]
 ENDLESS = 2**31 - 1  # rows that a loader can count; training stops long before
 
 
+@runtime_checkable
 class Source(Protocol):
   """What a data source gives: cheap things to carry, and how they become clips on the device."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from videojax.data import Carried, stack_examples
+from videojax.data import stack_examples
 from videojax.measures import frozen, physics
 from videojax.sample import generate
 from videojax.sharding import put_batch
-from videojax.task import Task
 
 if TYPE_CHECKING:
   from videojax.config import Experiment
@@ -50,6 +49,8 @@ class EvaluateConfig:
 class Evaluator:
   """Compiled measures of one experiment; weights are their argument.
 
+  Decoding is compiled per split, everything behind it once: splits differ in their world only.
+
   Args:
     experiment: resolved.
     mesh: of the run.
@@ -57,72 +58,72 @@ class Evaluator:
 
   def __init__(self, experiment: "Experiment", mesh: Mesh):
     self.experiment, self.config, self.mesh = experiment, experiment.evaluate, mesh
-    self.name = next(iter(experiment.data))
+    name = next(iter(experiment.data))
+    self.train_task = experiment.task(name)
     self.tasks = {
-      split: experiment.task(self.name, settings) for split, settings in self.config.splits.items()
+      split: experiment.task(name, settings) for split, settings in self.config.splits.items()
     }
     self.first = next(iter(self.tasks))
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     self.batch = -(-self.config.batch_size // ways) * ways  # up to a multiple of the devices
+    self._decode = {s: jax.jit(t.source.decode) for s, t in self.tasks.items()}
+    self._decode["train"] = jax.jit(self.train_task.source.decode)
+    self._encode = jax.jit(lambda example: self.train_task.prepare(example)[0])
+    self._errors = jax.jit(self._level_errors)
+    task, e = self.train_task, experiment
+    self._generate = jax.jit(lambda p, example: generate(task, e.sampler, e.guidance, p, example))
 
-  def batches(self, task: Task, clips: int) -> Iterator[tuple[Carried, int]]:
-    """(global batch, number of real rows): the last one is padded by repeating its last row."""
-    clips = min(clips, len(task.source))
+  def examples(self, split: str, clips: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """(decoded batch, number of real rows): the last one is padded by repeating its last row."""
+    source = (self.train_task if split == "train" else self.tasks[split]).source
+    clips = min(clips, len(source))
     for start in range(0, clips, self.batch):
       rows = range(start, min(start + self.batch, clips))
       padded = [*rows, *[rows[-1]] * (self.batch - len(rows))]
-      yield put_batch(stack_examples(task.source, padded), self.mesh, self.batch), len(rows)
+      carried = put_batch(stack_examples(source, padded), self.mesh, self.batch)
+      yield self._decode[split](carried), len(rows)
 
   @functools.cached_property
   def unknown(self) -> np.ndarray:
     """[T,1,1,1]: 1 on frames that are not given."""
-    task = self.tasks[self.first]
+    task = self.train_task
     frame = np.arange(task.latent_shape[0]).reshape(-1, 1, 1, 1)
     return (frame * task.codec.strides[0] >= task.condition.known_frames).astype(np.float64)
 
   @functools.cached_property
   def reference(self) -> frozen.Reference:
     """Statistics of training clips."""
-    task = self.experiment.task(self.name)
-    latents = jax.jit(lambda carried: task.prepare(carried)[0])
-    clips = self.batches(task, self.config.reference_clips)
-    return frozen.fit_reference((_host(latents(c))[:n] for c, n in clips), self.unknown)
+    batches = self.examples("train", self.config.reference_clips)
+    return frozen.fit_reference((_host(self._encode(b))[:n] for b, n in batches), self.unknown)
 
-  @functools.cached_property
-  def _errors(self) -> Callable[[dict, Carried], tuple[jax.Array, jax.Array]]:
-    task = self.tasks[self.first]
+  def _level_errors(self, params: dict, example: dict[str, Any]) -> jax.Array:
+    x, cond = self.train_task.prepare(example)
+    denoise = lambda x_t, t: self.train_task.denoise(params, x_t, t, cond).x0
     unknown = jnp.asarray(self.unknown, jnp.float32)[None]
-
-    def errors(params: dict, carried: Carried) -> tuple[jax.Array, jax.Array]:
-      x, cond, example = task.prepare(carried)
-      denoise = lambda x_t, t: task.denoise(params, x_t, t, cond).x0
-      process = task.denoiser.process
-      return frozen.level_errors(denoise, process, x, example["id"], unknown), x
-
-    return jax.jit(errors)
+    process = self.train_task.denoiser.process
+    return frozen.level_errors(denoise, process, x, example["id"], unknown)
 
   def frozen_loss(self, params: dict) -> frozen.FrozenLoss:
     """The frozen loss of these weights on the first split."""
-    batches = self.batches(self.tasks[self.first], self.config.clips)
-    errors = [_host(self._errors(params, c)[0])[:n] for c, n in batches]
+    batches = self.examples(self.first, self.config.clips)
+    errors = [_host(self._errors(params, b))[:n] for b, n in batches]
     return frozen.summarize(np.concatenate(errors), self.reference.total)
 
   def ignorance(self) -> dict[str, float]:
     """The frozen loss of the zero model and of the best per-pixel affine denoiser."""
-    task = self.tasks[self.first]
-    latents = jax.jit(lambda carried: task.prepare(carried)[0])
     zero, wiener = [], []
-    for carried, n in self.batches(task, self.config.clips):
-      x = _host(latents(carried))[:n]
+    for example, n in self.examples(self.first, self.config.clips):
+      x = _host(self._encode(example))[:n]
       zero.append(frozen.zero_errors(x, self.unknown))
       wiener.append(frozen.wiener_errors(x, self.reference, self.unknown))
     value = lambda rows: frozen.summarize(np.concatenate(rows), self.reference.total).mean
     return {"zero_model": value(zero), "wiener": value(wiener)}
 
-  def generator(self, split: str) -> Callable[[dict, Carried], tuple[jax.Array, dict]]:
-    """Jitted (params, carried) -> sampled clips, decoded examples."""
-    task, e = self.tasks[split], self.experiment
-    return jax.jit(lambda params, carried: generate(task, e.sampler, e.guidance, params, carried))
+  def samples(self, split: str, params: dict, clips: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Sampled clips and the decoded examples (the truth) of the first rows of a split, on host."""
+    example, n = next(self.examples(split, min(clips, self.batch)))
+    video = _host(self._generate(params, example))[:n]
+    return video, {k: _host(v)[:n] for k, v in example.items() if k != "state"}
 
   def coherence(self, params: dict) -> tuple[dict, dict]:
     """Means and standard errors: measure -> {split, 'floor', 'copy_last', 'extrapolate'} -> value.
@@ -131,49 +132,47 @@ class Evaluator:
     """
     means: dict[str, dict[str, float]] = {}
     errors: dict[str, dict[str, float]] = {}
-    for split, task in self.tasks.items():
-      if not self.config.coherence_clips or not hasattr(task.source, "config"):
-        continue
-      if not hasattr(task.source.config, "extent"):
-        continue
-      for row, per_clip in self._coherence_of(split, params).items():
+    world = getattr(self.train_task.source, "config", None)
+    known = self.experiment.condition.known_frames
+    if not self.config.coherence_clips or not hasattr(world, "extent") or not known:
+      return means, errors
+    for split in self.tasks:
+      for row, per_clip in self._coherence_of(split, params, world, known).items():
         for measure, cell in physics.coherence_table(per_clip).items():
           means.setdefault(measure, {})[row] = cell["mean"]
           errors.setdefault(measure, {})[row] = cell["stderr"]
     return means, errors
 
-  def _coherence_of(self, split: str, params: dict) -> dict[str, dict[str, np.ndarray]]:
+  def _coherence_of(
+    self, split: str, params: dict, world: Any, known: int
+  ) -> dict[str, dict[str, np.ndarray]]:
     """Row of the table -> measure -> value per clip."""
-    task, known = self.tasks[split], self.experiment.condition.known_frames
-    world = task.source.config
-    measure = jax.jit(
-      lambda video, state: physics.measure(
-        video, state, extent=world.extent, fps=world.fps, known=known
-      )
-    )
-    baselines = jax.jit(
-      lambda video, state: {
-        "floor": video,
-        "copy_last": physics.copy_last(video, known),
-        "extrapolate": physics.extrapolate(
-          video, state, extent=world.extent, fps=world.fps, known=known
-        ),
-      }
-    )
-    make = self.generator(split)
     rows: dict[str, list[dict[str, np.ndarray]]] = {}
-    for carried, n in self.batches(task, self.config.coherence_clips):
-      video, example = make(params, carried)
-      clips = {split: video}
-      if split == self.first and known:
-        clips |= baselines(example["video"], example["state"])
+    for example, n in self.examples(split, self.config.coherence_clips):
+      state = example["state"]
+      clips = {split: self._generate(params, example)}
+      if split == self.first:
+        video = example["video"]
+        clips["floor"] = video
+        clips["copy_last"] = physics.copy_last(video, known)
+        clips["extrapolate"] = _extrapolate(video, state, world.extent, world.fps, known)
       for row, clip in clips.items():
-        values = measure(clip, example["state"])
+        values = _measure(clip, state, world.extent, world.fps, known)
         rows.setdefault(row, []).append({k: _host(v)[:n] for k, v in values.items()})
     return {
       row: {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
       for row, parts in rows.items()
     }
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _measure(video: Any, state: Any, extent: float, fps: float, known: int) -> dict[str, Any]:
+  return physics.measure(video, state, extent=extent, fps=fps, known=known)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _extrapolate(video: Any, state: Any, extent: float, fps: float, known: int) -> Any:
+  return physics.extrapolate(video, state, extent=extent, fps=fps, known=known)
 
 
 def _host(x: jax.Array) -> np.ndarray:

@@ -35,18 +35,17 @@ def generate(
   sampler: Sampler,
   guidance: GuidanceConfig,
   params: dict,
-  carried: Mapping[str, Array],
-) -> tuple[Float[Array, "B T H W C"], dict[str, Any]]:
-  """Samples one clip for every row, under that row's conditions; jittable.
+  example: Mapping[str, Any],
+) -> Float[Array, "B T H W C"]:
+  """Samples one clip for every row of a decoded example, under that row's conditions; jittable.
 
   Args:
     task: what the model learned.
     sampler, guidance: how to sample.
     params: weights.
-    carried: rows of the task's source; their clips are used as conditions only.
-  Returns: clips, and the decoded examples (the truth).
+    example: true clips; they are used as conditions only.
   """
-  x, cond, example = task.prepare(carried)
+  x, cond = task.prepare(example)
   key = lambda i: jax.random.fold_in(jax.random.key(SEED), i)
   keys = jax.vmap(key)(example["id"])
   noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], jnp.float32))(keys)
@@ -59,8 +58,7 @@ def generate(
       rescale=guidance.rescale,
       known=None if cond.known_mask is None else (cond.known_mask, cond.known),
     )  # fmt: skip
-  latent = sample(denoise, task.denoiser.process, noise, keys, sampler)
-  return task.codec.decode(latent), example
+  return task.codec.decode(sample(denoise, task.denoiser.process, noise, keys, sampler))
 
 
 def write_samples(

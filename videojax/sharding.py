@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "seq", "tensor")
 
@@ -74,7 +74,9 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
   )
 
 
-def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def spec(
+  axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
   """The PartitionSpec of an array with logical names `axes`.
 
   A dimension that its mesh axes do not divide stays whole (listed by `fallbacks`).

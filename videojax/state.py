@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from videojax.diffusion.objective import row_keys
 from videojax.optim import ema_beta, merge
@@ -28,7 +28,7 @@ class TrainState:
     ema: name of the width -> average of the trainable parameters.
   """
 
-  step: Int[Array, ""]
+  step: Any  # int32 scalar; a sharding or a shape in trees that describe the state
   trainable: dict
   frozen: dict
   opt_state: Any

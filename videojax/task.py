@@ -109,11 +109,10 @@ class Task:
   def latent_shape(self) -> tuple[int, int, int, int]:
     return self.codec.latent_shape(self.source.shape)
 
-  def prepare(self, carried: Mapping[str, Array]) -> tuple[Array, Cond, dict[str, Any]]:
-    """Carried rows -> latents [B,T,H,W,C], conditions, and the decoded example."""
-    example = self.source.decode(dict(carried))
+  def prepare(self, example: Mapping[str, Any]) -> tuple[Array, Cond]:
+    """A decoded example -> latents [B,T,H,W,C] and conditions."""
     x = self.codec.encode(example["video"])
-    return x, self.cond(x, example), example
+    return x, self.cond(x, example)
 
   def cond(self, x: Float[Array, "B T H W C"], example: Mapping[str, Any]) -> Cond:
     """The conditions that the model declares, taken from an example."""
@@ -136,10 +135,10 @@ class Task:
     return Cond(**fields)
 
   def loss(
-    self, params: dict, carried: Mapping[str, Array], keys: Key[Array, "B"]
+    self, params: dict, carried: Mapping[str, Any], keys: Key[Array, "B"]
   ) -> tuple[Float[Array, "B"], dict[str, Array]]:
     """The training loss of each row, and what is logged beside it."""
-    x, cond, _ = self.prepare(carried)
+    x, cond = self.prepare(self.source.decode(dict(carried)))
     if self.condition.drop and set(self.model.config.uses) & {"text", "label", "scalars"}:
       draw = lambda key: jax.random.uniform(jax.random.fold_in(key, _DROP))
       gone: Bool[Array, B] = jax.vmap(draw)(keys) < self.condition.drop

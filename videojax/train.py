@@ -39,9 +39,15 @@ class Preempted(Exception):
   """SIGTERM came; the state is saved."""
 
 
-def train(experiment: Experiment, workdir: Path) -> Result | None:
+def train(
+  experiment: Experiment, workdir: Path, *, devices: list[jax.Device] | None = None
+) -> Result | None:
   """Runs an experiment to its end, from wherever the run in `workdir` stands.
 
+  Args:
+    experiment: resolved.
+    workdir: run directory, made if it is not there.
+    devices: None: all.
   Returns: the record, also written as result.json; None when the run was already finished.
   Raises:
     ConfigError: a setting that cannot be used; CheckpointError: no sound checkpoint, a full disk.
@@ -49,7 +55,7 @@ def train(experiment: Experiment, workdir: Path) -> Result | None:
   """
   e = experiment
   tasks = {name: e.task(name) for name in e.data}
-  mesh = make_mesh(e.mesh)
+  mesh = make_mesh(e.mesh, devices)
   check_divides(e, mesh)
   rundir.open_run(workdir, e)
   main = jax.process_index() == 0
@@ -453,12 +459,9 @@ def measure(
 
 def samples(evaluator: Evaluator, e: Experiment, state: TrainState, workdir: Path) -> None:
   """Sampled clips of the first evaluation split, EMA weights, as files."""
-  rows, n = next(evaluator.batches(evaluator.tasks[evaluator.first], 8))
-  make = evaluator.generator(evaluator.first)
-  video, example = jax.device_get(make(state.ema_params(ema_name(e.ema[0])), rows))
-  example = {k: v[:n] for k, v in example.items() if k != "state"}
+  video, example = evaluator.samples(evaluator.first, state.ema_params(ema_name(e.ema[0])), 8)
   write_samples(
-    workdir / "samples", video[:n], example,
+    workdir / "samples", video, example,
     known_frames=e.condition.known_frames, step=e.total_steps,
   )  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool
 
 
 @jax.tree_util.register_dataclass
@@ -23,12 +23,13 @@ class Cond:
     known: [B,T,H,W,C], the clean values (anything where the mask is 0).
   """
 
-  text: UInt8[Array, "B L"] | Float[Array, "B L D"] | None = None
-  text_mask: Bool[Array, "B L"] | None = None
-  label: Int[Array, "B"] | None = None
-  scalars: dict[str, Float[Array, "B"]] = dataclasses.field(default_factory=dict)
-  known_mask: Float[Array, "B T #H #W 1"] | None = None
-  known: Float[Array, "B T H W C"] | None = None
+  # Any: trees of shapes and of shardings have this structure too; the shapes are above.
+  text: Any = None
+  text_mask: Any = None
+  label: Any = None
+  scalars: dict[str, Any] = dataclasses.field(default_factory=dict)
+  known_mask: Any = None
+  known: Any = None
 
 
 def given(cond: Cond) -> set[str]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from videojax.models import layers
 from videojax.models.attention import Kernel, attention
@@ -244,7 +244,7 @@ class Model(nnx.Module):
     t: Float[Array, "B #T"],
     cond: Cond,
     *,
-    key: PRNGKeyArray | None = None,
+    key: Key[Array, "B"] | None = None,
   ) -> Float[Array, "B T H W C"]:
     """The network's output for a noisy clip.
 

@@ -11,7 +11,7 @@ everything else is convention, and each convention has a name here.
 """
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ PEAK_FLOPS_PER_S = {
 }  # fmt: skip
 
 
+@runtime_checkable
 class Product(Protocol):
   """What a model lists: see models/layers.py."""
 

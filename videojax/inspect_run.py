@@ -1,0 +1,51 @@
+"""--mode=evaluate and --mode=sample: the newest sound checkpoint of a run, measured or watched."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from videojax import rundir
+from videojax.config import Experiment, to_json
+from videojax.evaluate import Evaluator
+from videojax.sample import write_samples
+from videojax.sharding import make_mesh
+from videojax.train import restore_weights
+
+
+def evaluate(experiment: Experiment, workdir: Path) -> None:
+  """Frozen loss and coherence of the EMA weights -> evaluation.json."""
+  mesh = make_mesh(experiment.mesh)
+  rundir.check_same(workdir, rundir.read_json(workdir / "config.json"), to_json(experiment))
+  with jax.set_mesh(mesh):
+    weights, step = restore_weights(experiment, workdir, mesh)
+    evaluator = Evaluator(experiment, mesh)
+    loss = evaluator.frozen_loss(weights)
+    means, errors = evaluator.coherence(weights)
+    written = {
+      "step": step,
+      "frozen_loss": loss._asdict() | evaluator.ignorance(),
+      "coherence": means,
+      "coherence_stderr": errors,
+      "evaluate": to_json(dataclasses.asdict(experiment.evaluate)),
+    }
+  rundir.write_json(workdir / "evaluation.json", written)
+  print(f"step {step}: frozen loss {loss.mean:.4f} +- {loss.stderr:.4f}")
+  for name, row in means.items():
+    print(f"  {name:28s}" + "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
+  print(f"{workdir}/evaluation.json")
+
+
+def sample(experiment: Experiment, workdir: Path) -> None:
+  """Clips of every evaluation split -> samples/SPLIT/."""
+  mesh = make_mesh(experiment.mesh)
+  rundir.check_same(workdir, rundir.read_json(workdir / "config.json"), to_json(experiment))
+  with jax.set_mesh(mesh):
+    weights, step = restore_weights(experiment, workdir, mesh)
+    evaluator = Evaluator(experiment, mesh)
+    for split in evaluator.tasks:
+      video, example = evaluator.samples(split, weights, 8)
+      known = experiment.condition.known_frames
+      directory = workdir / "samples" / split
+      for path in write_samples(directory, video, example, known_frames=known, step=step):
+        print(path)
