@@ -122,6 +122,16 @@ def _bounce(
   return position, velocity, touched.astype(jnp.float32)
 
 
+def _arc(
+  position: Float[Array, "... M 2"],
+  velocity: Float[Array, "... M 2"],
+  pull: Float[Array, "... M 2"],
+  time: Float[Array, "..."],
+) -> tuple[Float[Array, "... M 2"], Float[Array, "... M 2"]]:
+  """Position and velocity after `time` without a contact; the arguments broadcast."""
+  return flight(position, velocity, pull, time), velocity + pull * time
+
+
 def simulate(
   position: Float[Array, "M 2"],
   velocity: Float[Array, "M 2"],
@@ -155,11 +165,6 @@ def simulate(
   pull = gravity[None] * present[:, None]  # [M,2]
   bound = CONTACTS_PER_FRAME * frames
 
-  def arc(position, velocity, time):
-    since = clock - time  # [T,1,1]
-    path = flight(position[None], velocity[None], pull[None], since)  # [T,M,2]
-    return path, velocity[None] + pull[None] * since
-
   def contact(carry):
     position, velocity, time, last, count, path, speed, contacts = carry
     times = contact_times(position, velocity, radius, present, gravity, extent)
@@ -167,22 +172,22 @@ def simulate(
     again = (jnp.arange(len(times)) == last) & (last >= WALLS)
     times = jnp.where(again, jnp.inf, times)
     which = jnp.argmin(times)
-    wait = times[which]
-    time = time + wait
-    position, velocity = flight(position, velocity, pull, wait), velocity + pull * wait
+    position, velocity = _arc(position, velocity, pull, times[which])
     position, velocity, touched = _bounce(position, velocity, radius, which, extent)
+    time = time + times[which]
     later = clock >= time  # [T,1,1]; none after the last contact
-    new_path, new_speed = arc(position, velocity, time)
+    new_path, new_speed = _arc(position[None], velocity[None], pull[None], clock - time)
     path, speed = jnp.where(later, new_path, path), jnp.where(later, new_speed, speed)
     contacts = contacts + jnp.where(later[:, :, 0], touched[None], 0.0)
     return position, velocity, time, which, count + 1, path, speed, contacts
 
   begin = jnp.zeros((), jnp.float32)
   contacts = jnp.zeros((frames, DISCS), jnp.float32)
+  path, speed = _arc(position[None], velocity[None], pull[None], clock)  # [T,M,2] each
   _, _, time, *_, path, speed, contacts = jax.lax.while_loop(
     lambda carry: (carry[2] <= clock[-1, 0, 0]) & (carry[4] < bound),
     contact,
-    (position, velocity, begin, -1, 0, *arc(position, velocity, begin), contacts),
+    (position, velocity, begin, -1, 0, path, speed, contacts),
   )
   sound = ~(time <= clock[-1, 0, 0])
   return jnp.where(sound, path, jnp.nan), jnp.where(sound, speed, jnp.nan), contacts

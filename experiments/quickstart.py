@@ -5,6 +5,8 @@ python -m videojax.launch --config=experiments/quickstart.py --workdir=runs/quic
 
 from ml_collections import ConfigDict
 
+from videojax.config import complete
+
 
 def get_config(arg: str = "") -> ConfigDict:
   """arg 'smoke': two steps of a tiny model, for tests."""
@@ -15,10 +17,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.seed = 0
   c.model = dict(
     name="dit", width=32 if smoke else 128, depth=2 if smoke else 4, num_heads=2,
-    patch=(2, 2, 2), channels=3, known="last", dtype="float32",
+    patch=(4, 2, 2), channels=3, known="last", dtype="float32", scan=False,
   )  # fmt: skip
   c.data = dict(
-    worlds=dict(name="worlds", size=16, frames=8, known=2, scenes=("one", "two"))
+    worlds=dict(name="worlds", size=16, frames=8, known=2, fps=7.0, scenes=("one", "two"))
   )  # fmt: skip
   c.condition = dict(known_frames=2)
   c.denoiser = dict(prediction="edm", sigma_data=0.3)
@@ -32,4 +34,4 @@ def get_config(arg: str = "") -> ConfigDict:
     clips=4 if smoke else 64, coherence_clips=4 if smoke else 64,
     reference_clips=8 if smoke else 1024, batch_size=4 if smoke else 32,
   )  # fmt: skip
-  return c
+  return complete(c)

@@ -60,7 +60,7 @@ def test_power_ema_weighs_steps_by_t_to_the_gamma():
 
 
 def test_adamw_update_equals_the_formula():
-  e = tiny(optim__weight_decay=0.1, optim__clip=None, optim__learning_rate=0.01)
+  e = tiny(optim__weight_decay=0.1, optim__clip=0.0, optim__learning_rate=0.01)
   tx = optim.make_optimizer(e.optim, 10, e.model.info)
   params = {"head": {"kernel": jnp.array([[2.0]]), "bias": jnp.array([2.0])}}
   grads = {"head": {"kernel": jnp.array([[0.5]]), "bias": jnp.array([0.5])}}
@@ -71,7 +71,7 @@ def test_adamw_update_equals_the_formula():
 
 
 def test_muon_orthogonalises_every_matrix_of_a_stacked_kernel():
-  e = tiny(optim__name="muon", optim__clip=None)
+  e = tiny(optim__name="muon", optim__clip=0.0)
   rng = np.random.default_rng(0)
   params = {"blocks": {"attention": {"qkv": {"kernel": rng.standard_normal((2, 32, 3, 2, 16))}}}}
   params = optax.tree.cast(params, jnp.float32)

@@ -11,6 +11,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
 from videojax.checkpoint import CheckpointConfig
 from videojax.codecs import identity
 from videojax.data import LoaderConfig, SourceConfig, pipeline
@@ -18,6 +21,7 @@ from videojax.diffusion.denoiser import Denoiser
 from videojax.diffusion.objective import Objective
 from videojax.diffusion.process import make_process
 from videojax.diffusion.samplers import Sampler
+from videojax.errors import ConfigError
 from videojax.evaluate import EvaluateConfig
 from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
@@ -25,10 +29,6 @@ from videojax.sharding import MeshConfig
 from videojax.task import ConditionConfig, ModelSpec, Task
 
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-  """A setting that cannot be used; the message says which, where and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,15 +101,27 @@ class Experiment:
       raise ValueError("init_from and branch_from exclude each other: weights, or the whole state")
 
   def task(self, name: str, settings: Mapping[str, Any] | None = None) -> Task:
-    """The task on the training source `name`, with some of the source's settings replaced."""
-    source = self.data[name]
-    module = pipeline(source.name)
-    where = f"data.{name}"
-    config = build(module.Config, {**source.settings, **(settings or {})}, where)
-    return Task(
-      source=module.Source(config), codec=identity.Codec(), model=self.model,
-      denoiser=self.denoiser.make(), objective=self.objective, condition=self.condition,
-    )  # fmt: skip
+    """The task on the training source `name`, with some of the source's settings replaced.
+
+    Raises:
+      ConfigError: a setting of the source, or data that are not there or do not fit.
+    """
+    source, where = self.data[name], f"data.{name}"
+    try:
+      module = pipeline(source.name)
+      config = build(module.Config, {**source.settings, **(settings or {})}, where)
+      return Task(
+        source=module.Source(config),
+        codec=identity.Codec(),
+        model=self.model,
+        denoiser=self.denoiser.make(),
+        objective=self.objective,
+        condition=self.condition,
+      )
+    except ConfigError:
+      raise
+    except (ValueError, FileNotFoundError) as error:
+      raise ConfigError(f"{where}: {error}") from error
 
 
 # What makes two runs the same experiment (DESIGN section 3); the rest may change on resume.
@@ -140,6 +152,40 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
   return build(Experiment, values, "the config")
 
 
+def complete(config: ConfigDict) -> ConfigDict:
+  """An experiment's decisions with the default of every other setting beside them.
+
+  With it each setting can be changed on the command line (--config.optim.b2=.95), while its
+  default stands in its dataclass alone. Unknown keys stay; `resolve` names them.
+  """
+  hints = typing.get_type_hints(Experiment)
+  values = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in config.items()}
+  defaults = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+  for name, cls in defaults.items():
+    if name != "model":
+      values[name] = _with_defaults(cls, values.get(name, {}))
+  if "model" in values:
+    module = importlib.import_module(f"videojax.models.{values['model']['name']}")
+    values["model"] = _with_defaults(module.Config, values["model"])
+  for name, source in values.get("data", {}).items():
+    settings = _with_defaults(pipeline(source["name"]).Config, source)
+    values["data"][name] = {"weight": 1, **settings}
+  return ConfigDict(_with_defaults(Experiment, values))
+
+
+def _with_defaults(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+  out = dict(values)
+  for field in dataclasses.fields(cls):
+    if field.name in out:
+      continue
+    if field.default is not dataclasses.MISSING:
+      default = field.default
+      out[field.name] = placeholder(object) if default is None else default
+    elif field.default_factory is not dataclasses.MISSING:
+      out[field.name] = field.default_factory()
+  return out
+
+
 def _model(values: dict[str, Any]) -> ModelSpec:
   name = values.pop("name", None)
   try:
@@ -157,7 +203,7 @@ def _source(name: str, values: dict[str, Any]) -> SourceConfig:
     raise ConfigError(f"data.{name} lacks 'name', the module of data_pipelines/ that it comes from")
   module, weight = values.pop("name"), values.pop("weight", 1)
   try:
-    return SourceConfig(module, weight, values)
+    return SourceConfig(module, weight, _tuples(values))
   except ValueError as error:
     raise ConfigError(f"data.{name}: {error}") from error
 
@@ -183,11 +229,16 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
   if missing:
     raise ConfigError(f"{where} lacks {', '.join(missing)}, which has no default")
   try:
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return cls(**_tuples(values))
   except (ValueError, TypeError) as error:
     if isinstance(error, ConfigError):
       raise
     raise ConfigError(f"{where}: {error}") from error
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+  """JSON has lists where dataclasses have tuples."""
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def unknown(key: str, known: list[str], where: str) -> str:

@@ -66,16 +66,19 @@ class Evaluator:
     self.first = next(iter(self.tasks))
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     self.batch = -(-self.config.batch_size // ways) * ways  # up to a multiple of the devices
-    self._decode = {s: jax.jit(t.source.decode) for s, t in self.tasks.items()}
-    self._decode["train"] = jax.jit(self.train_task.source.decode)
+    self._sources = {None: self.train_task.source} | {s: t.source for s, t in self.tasks.items()}
+    self._decode = {split: jax.jit(source.decode) for split, source in self._sources.items()}
     self._encode = jax.jit(lambda example: self.train_task.prepare(example)[0])
     self._errors = jax.jit(self._level_errors)
     task, e = self.train_task, experiment
     self._generate = jax.jit(lambda p, example: generate(task, e.sampler, e.guidance, p, example))
 
-  def examples(self, split: str, clips: int) -> Iterator[tuple[dict[str, Any], int]]:
-    """(decoded batch, number of real rows): the last one is padded by repeating its last row."""
-    source = (self.train_task if split == "train" else self.tasks[split]).source
+  def examples(self, split: str | None, clips: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """(decoded batch, number of real rows): the last one is padded by repeating its last row.
+
+    None is the training data.
+    """
+    source = self._sources[split]
     clips = min(clips, len(source))
     for start in range(0, clips, self.batch):
       rows = range(start, min(start + self.batch, clips))
@@ -93,7 +96,7 @@ class Evaluator:
   @functools.cached_property
   def reference(self) -> frozen.Reference:
     """Statistics of training clips."""
-    batches = self.examples("train", self.config.reference_clips)
+    batches = self.examples(None, self.config.reference_clips)
     return frozen.fit_reference((_host(self._encode(b))[:n] for b, n in batches), self.unknown)
 
   def _level_errors(self, params: dict, example: dict[str, Any]) -> jax.Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from videojax.errors import check_choice
 from videojax.sharding import path_name
 
 
@@ -28,28 +29,26 @@ class OptimConfig:
       `decay_fraction` of the steps.
     warmup_steps: linear from zero.
     weight_decay: on matrices only, times the learning rate.
-    clip: global gradient norm; None: off.
+    clip: global gradient norm; 0: off.
     freeze: regular expression; parameters whose path it matches (from the start) stay as they are.
   """
 
   learning_rate: float
-  name: Literal["adamw", "muon"] = "adamw"
+  name: str = "adamw"
   muon_learning_rate: float = 0.02
-  schedule: Literal["constant", "cosine", "wsd"] = "constant"
+  schedule: str = "constant"
   warmup_steps: int = 0
   decay_fraction: float = 0.2
   b1: float = 0.9
   b2: float = 0.99
   eps: float = 1e-8
   weight_decay: float = 0.0
-  clip: float | None = 1.0
+  clip: float = 1.0
   freeze: str | None = None
 
   def __post_init__(self):
-    if self.name not in ("adamw", "muon"):
-      raise ValueError(f"optim.name={self.name!r} is none of 'adamw', 'muon'")
-    if self.schedule not in ("constant", "cosine", "wsd"):
-      raise ValueError(f"schedule={self.schedule!r} is none of 'constant', 'cosine', 'wsd'")
+    check_choice("optimizer", self.name, ("adamw", "muon"))
+    check_choice("schedule", self.schedule, ("constant", "cosine", "wsd"))
     if not 0 < self.decay_fraction <= 1:
       raise ValueError(f"decay_fraction={self.decay_fraction} must be in (0, 1]")
     if self.learning_rate <= 0:

@@ -1,4 +1,4 @@
-"""What a run would need, without allocating it: parameters, FLOPs, tokens, bytes, time and price."""
+"""What a run would need, without allocating it: parameters, FLOPs, tokens and bytes."""
 
 import functools
 import math

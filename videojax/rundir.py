@@ -19,7 +19,8 @@ from typing import Any
 
 import jax
 
-from videojax.config import ConfigError, Experiment, flatten, identity_of, to_json
+from videojax.config import Experiment, flatten, identity_of, to_json
+from videojax.errors import ConfigError
 
 PACKAGES = ("videojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

@@ -1,7 +1,7 @@
 """The one table that maps logical axis names to mesh axes.
 
-A parameter is declared with logical names (`axes=('embed', 'mlp')`), an activation is constrained by
-logical names (`constrain(x, 'batch', 'frames', None, None)`). Only this file knows the mesh axes:
+A parameter is declared with logical names (`axes=('embed', 'mlp')`), an activation is constrained
+by them (`constrain(x, 'batch', 'frames', None, None)`). Only this file knows the mesh axes:
 
   data    whole replicas of the state, the batch split
   fsdp    the batch split too, and every parameter stored in pieces
@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from videojax.errors import ConfigError
 
 MESH_AXES = ("data", "fsdp", "seq", "tensor")
 
@@ -56,7 +58,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
   """A mesh with the axes (data, fsdp, seq, tensor) over all devices.
 
   Raises:
-    ValueError: if the sizes do not multiply to the number of devices.
+    ConfigError: if the sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = list(dataclasses.astuple(config))
@@ -64,7 +66,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     rest = math.prod(size for size in sizes if size != -1)
     sizes[sizes.index(-1)] = max(len(devices) // rest, 1)
   if math.prod(sizes) != len(devices):
-    raise ValueError(
+    raise ConfigError(
       f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are "
       f"{len(devices)}: change the config's `mesh`"
     )

@@ -105,11 +105,15 @@ def train_step(
 
   updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
   trainable = optax.apply_updates(state.trainable, updates)
-  betas = {name: ema_beta(state.step, gamma) for name, gamma in gammas.items()}
   ema = {
-    name: jax.tree.map(lambda e, p: p + betas[name] * (e - p), state.ema[name], trainable)
-    for name in state.ema
+    name: average(state.ema[name], trainable, ema_beta(state.step, gamma))
+    for name, gamma in gammas.items()
   }
   metrics["grad_norm"] = optax.global_norm(grads)
   new = TrainState(state.step + 1, trainable, state.frozen, opt_state, ema)
   return new, metrics
+
+
+def average(ema: dict, params: dict, beta: Array) -> dict:
+  """beta ema + (1 - beta) params."""
+  return jax.tree.map(lambda e, p: p + beta * (e - p), ema, params)

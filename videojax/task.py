@@ -1,6 +1,6 @@
 """What a run learns: from carried rows to the loss, through source, codec, conditions and model.
 
-This is the seam: the loop knows `loss(params, rows, keys) -> [B]`, the measures and the sampler know
+This is the seam: the loop knows `loss(params, rows, keys) -> [B]`, measures and sampler know
 `denoise(params, x_t, t, cond, known)`; both are made here from the same parts.
 """
 

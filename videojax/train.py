@@ -17,8 +17,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from videojax import optim, rundir
 from videojax.checkpoint import Checkpointer
-from videojax.config import ConfigError, Experiment, from_json
+from videojax.config import Experiment, from_json
 from videojax.data import Loader, stack_examples
+from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
 from videojax.integrity import params_sha256
 from videojax.log import Log

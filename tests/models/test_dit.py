@@ -62,7 +62,11 @@ def test_fresh_model_says_zero_and_each_block_is_the_identity():
   # With a head that passes tokens on, the input of the blocks is their output.
   network = model.network({**fresh, "head": filled(fresh["head"])})
   bare = spec(text="bytes", depth=1).network(
-    {**fresh, "head": filled(fresh["head"]), "blocks": jax.tree.map(lambda p: p[:1], fresh["blocks"])}
+    {
+      **fresh,
+      "head": filled(fresh["head"]),
+      "blocks": jax.tree.map(lambda p: p[:1], fresh["blocks"]),
+    }
   )
   np.testing.assert_array_equal(network(clip(), T, cond), bare(clip(), T, cond))
 
@@ -197,7 +201,7 @@ def test_conditions_that_are_not_declared_are_refused():
   [
     (dict(num_heads=3), "width=32 is not divisible by num_heads=3"),
     (dict(attention="alternating", depth=3), "depth=3 must be even"),
-    (dict(remat="some"), "remat='some'"),
+    (dict(remat="some"), "no remat policy 'some'"),
     (dict(depth=0), "depth=0 must be >= 1"),
   ],
 )

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from videojax.diffusion.process import Process, check_choice, levels
+from videojax.diffusion.process import Process, levels
+from videojax.errors import check_choice
 
 PREDICTIONS = ("data", "noise", "v", "velocity", "edm")
 TIME_UNITS = ("t", "edm")

@@ -18,10 +18,10 @@ from videojax.diffusion import denoiser as dn
 from videojax.diffusion.process import (
   Process,
   add_noise,
-  check_choice,
   levels,
   shift_times,
 )
+from videojax.errors import check_choice
 
 TIMES = ("uniform", "logit_normal", "log_normal")
 WEIGHTINGS = ("none", "min_snr")

@@ -8,13 +8,13 @@ Legend: B batch, T frames, H W height width, C channels.
 
 import abc
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
+
+from videojax.errors import check_choice
 
 
 class Process(abc.ABC):
@@ -241,16 +241,6 @@ def shift_times(process: Process, t: Float[ArrayLike, "*s"], shift: float) -> Fl
     return _f32(t)
   shifted = process.t_from_log_snr(process.log_snr(t) - 2.0 * math.log(shift))
   return jnp.clip(shifted, 0.0, 1.0)
-
-
-def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
-  """Raises ValueError that names the choices, the nearest first, if value is not one of them."""
-  choices = sorted(choices)
-  if value in choices:
-    return
-  near = difflib.get_close_matches(value, choices, n=1)
-  hint = f" (did you mean '{near[0]}'?)" if near else ""
-  raise ValueError(f"no {what} '{value}'{hint}; there are: {', '.join(choices) or 'none'}")
 
 
 def _f32(x: ArrayLike) -> Array:

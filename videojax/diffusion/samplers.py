@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from videojax.diffusion.objective import Keys, row_noise
-from videojax.diffusion.process import Process, check_choice, shift_times
+from videojax.diffusion.process import Process, shift_times
+from videojax.errors import check_choice
 
 STEPPERS = ("euler", "heun", "ddim")
 GRIDS = ("uniform", "quadratic", "karras", "log_snr")

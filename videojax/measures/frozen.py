@@ -1,9 +1,9 @@
 """The frozen loss: one number that means the same for every model, whatever it was trained on.
 
 A fixed set of clips, 16 fixed noise levels, noise keyed by (example id, level). At level i,
-t_i = (i + .5) / 16 and log-SNR_i = 2 ln((1 - t_i) / t_i): any process is queried where it has that
-log-SNR. The number is the squared error of x0 over unknown positions, divided by the variance of the
-data, plain mean over levels. See docs/measures.md.
+t_i = (i + .5) / 16 and log-SNR_i = 2 ln((1 - t_i) / t_i): any process is queried where it has this
+log-SNR. The number is the squared error of x0 over unknown positions, in units of the data's
+variance, plain mean over levels. See docs/measures.md.
 
 Shapes: B batch, T H W C of a latent, I = 16 levels.
 """
@@ -82,7 +82,7 @@ def level_errors(
   process: Any,
   x0: Float[Array, "B T H W C"],
   ids: UInt32[Array, "B"],
-  unknown: Float[Array, "B #T #H #W 1"],
+  unknown: Float[Array, "#B #T #H #W 1"],
 ) -> Float[Array, "B I"]:
   """x0 squared error of every clip at every level, mean over unknown positions; not normalised.
 

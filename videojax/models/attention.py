@@ -3,15 +3,13 @@
 Shapes: B batch (any leading axes), S query tokens, L key tokens, K heads, E head dim.
 """
 
-from typing import Literal
-
 import jax
 from jaxtyping import Array, Bool, Float
 
-Kernel = Literal["auto", "xla", "cudnn"]
+KERNELS = ("auto", "xla", "cudnn")
 
 
-def choose_kernel(kernel: Kernel, *, platform: str, dtype: str, head_dim: int) -> str:
+def choose_kernel(kernel: str, *, platform: str, dtype: str, head_dim: int) -> str:
   """The kernel that will run: cuDNN's on a GPU in 16 bits, XLA's everywhere else.
 
   Raises:
@@ -34,7 +32,7 @@ def attention(
   v: Float[Array, "*B L K E"],
   mask: Bool[Array, "*B L"] | None = None,
   *,
-  kernel: Kernel = "auto",
+  kernel: str = "auto",
 ) -> Float[Array, "*B S K E"]:
   """softmax(q k^T / sqrt(E)) v with fp32 softmax statistics.
 

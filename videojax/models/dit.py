@@ -4,7 +4,7 @@ Blocks are adaLN-zero; attention is joint over all tokens, or alternating (even 
 frame, odd blocks along time, as Latte). Positions are 3-D RoPE, or DiT's fixed sines.
 
 Shapes: B batch, T frames, H W height width, C channels, t h w the token grid, N = h*w tokens per
-frame, S = t*N tokens, D width, K heads, E head dim, F mlp width, L text tokens, P numbers per patch.
+frame, S = t*N tokens, D width, K heads, E head dim, F mlp width, L text tokens, P numbers a patch.
 """
 
 import dataclasses
@@ -17,8 +17,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from videojax.errors import check_choice
 from videojax.models import layers
-from videojax.models.attention import Kernel, attention
+from videojax.models.attention import KERNELS, attention
 from videojax.models.cond import Cond, check_cond
 from videojax.models.layers import Linear, Product
 from videojax.models.text import ByteEncoder
@@ -52,20 +53,20 @@ class Config:
   channels: int
   head_dim: int | None = None
   mlp_ratio: float = 4.0
-  attention: Literal["joint", "alternating"] = "joint"
-  position: Literal["rope", "sincos"] = "rope"
+  attention: str = "joint"
+  position: str = "rope"
   rope_theta: float = 1e4
   qk_norm: bool = True
   qkv_bias: bool = False
-  text: Literal["bytes"] | int | None = None
+  text: str | int | None = None
   classes: int | None = None
   scalars: tuple[str, ...] = ()
-  known: layers.KnownFill | None = None
+  known: str | None = None
   out_channels: int = 1
-  dtype: Literal["float32", "bfloat16"] = "bfloat16"
-  remat: layers.Remat = "none"
+  dtype: str = "bfloat16"
+  remat: str = "none"
   scan: bool = True
-  kernel: Kernel = "auto"
+  kernel: str = "auto"
 
   def __post_init__(self):
     object.__setattr__(self, "patch", tuple(self.patch))
@@ -80,8 +81,15 @@ class Config:
       raise ValueError(f"width={self.width} must be divisible by 4 for position='sincos'")
     if self.attention == "alternating" and self.depth % 2:
       raise ValueError(f"depth={self.depth} must be even for attention='alternating'")
-    if self.remat not in ("none", "dots", "full"):
-      raise ValueError(f"remat={self.remat!r} is none of 'none', 'dots', 'full'")
+    check_choice("attention", self.attention, ("joint", "alternating"))
+    check_choice("position", self.position, ("rope", "sincos"))
+    check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+    check_choice("remat policy", self.remat, layers.REMATS)
+    check_choice("attention kernel", self.kernel, KERNELS)
+    if self.known is not None:
+      check_choice("known fill", self.known, layers.KNOWN_FILLS)
+    if isinstance(self.text, str):
+      check_choice("text", self.text, ("bytes",))
     for name in ("width", "depth", "num_heads", "channels"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)} must be >= 1")

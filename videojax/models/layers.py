@@ -1,4 +1,4 @@
-"""What several architectures share: parameters with logical axes, norms, embeddings, patches, stacks.
+"""What several architectures share: parameters with logical axes, embeddings, patches, stacks.
 
 Shapes: B batch, T frames, H W height width, C channels, t h w the token grid, N = h*w tokens per
 frame, D width, K heads, E head dim, P numbers per patch.
@@ -6,8 +6,9 @@ frame, D width, K heads, E head dim, P numbers per patch.
 
 import functools
 import math
+import operator
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ from jaxtyping import Array, Float
 from videojax.models.cond import Cond
 
 Axes = tuple[str | None, ...]
-Remat = Literal["none", "dots", "full"]
-KnownFill = Literal["zeros", "last"]
+REMATS = ("none", "dots", "full")
+KNOWN_FILLS = ("zeros", "last")
 
 
 class Product(NamedTuple):
@@ -180,7 +181,7 @@ class ScalarEmbed(nnx.Module):
 
 
 def known_channels(
-  x: Float[Array, "B T H W C"], cond: Cond, fill: KnownFill
+  x: Float[Array, "B T H W C"], cond: Cond, fill: str
 ) -> Float[Array, "B T H W F"]:
   """Mask and clean values as extra channels: image-to-video, extension, in-betweening, repaint.
 
@@ -206,7 +207,7 @@ def known_channels(
   return jnp.concatenate([mask, take(values, last), take(change, last)], -1)
 
 
-def known_channel_count(channels: int, fill: KnownFill | None) -> int:
+def known_channel_count(channels: int, fill: str | None) -> int:
   return 0 if fill is None else 1 + channels * (1 if fill == "zeros" else 2)
 
 
@@ -295,7 +296,7 @@ def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rn
 
 
 def run_stack(
-  blocks: nnx.Module, x: Array, *args: Any, remat: Remat, scan: bool, depth: int
+  blocks: nnx.Module, x: Array, *args: Any, remat: str, scan: bool, depth: int
 ) -> Array:
   """x through all blocks in order: `x = block(x, *args)`.
 
@@ -317,6 +318,6 @@ def run_stack(
     body = jax.checkpoint(body, policy=policy, prevent_cse=not scan)
   if scan:
     return jax.lax.scan(body, x, params)[0]
-  for i in range(depth):
-    x, _ = body(x, jax.tree.map(lambda p: p[i], params))
+  for layer in range(depth):
+    x, _ = body(x, jax.tree.map(operator.itemgetter(layer), params))
   return x

@@ -50,7 +50,7 @@ def forward(products: Iterable[Product]) -> dict[str, int]:
 
 
 def backward(products: Iterable[Product]) -> int:
-  """Exact FLOPs of the backward pass of one clip: of weights, and of inputs that need a gradient."""
+  """Exact FLOPs of one clip's backward pass: of weights, and of inputs that need a gradient."""
   return sum(2 * p.macs * (2 if p.input_grad else 1) for p in products)
 
 

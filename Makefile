@@ -1,0 +1,49 @@
+# make demo    sets up .venv and trains the quickstart
+# make test    sets up .venv; lint, types and the fast tests (SLOW=1: the slow ones too)
+# Needs Python >= 3.11 and make; uses uv where it is there, pip otherwise.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := runs/quickstart
+# jax 0.10 is the last one for Python 3.11; each set of versions below was tested.
+SERIES := $(shell $(PYTHON) -c "import sys; print('py311' if sys.version_info < (3, 12) else 'py312')")
+CONSTRAINTS := .constraints/$(SERIES).txt
+# Keeps XLA's output of one run for the next.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/xla
+
+.PHONY: demo test lint setup clean
+
+setup: $(VENV)/.core
+
+demo: $(VENV)/.core
+	$(BIN)/python -m videojax.launch --config=experiments/quickstart.py --workdir=$(RUN)
+
+test: $(VENV)/.test lint
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(if $(SLOW),,-m "not slow") $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('videojax needs Python >= 3.11; \
+	$(PYTHON) is ' + sys.version.split()[0] + '. Try: make $(MAKECMDGOALS) PYTHON=python3.12')"
+	if command -v uv >/dev/null; then uv venv -q --python $$(command -v $(PYTHON)) $(VENV); \
+	else $(PYTHON) -m venv $(VENV); fi
+
+$(VENV)/.core: $(VENV)/bin/python setup.cfg $(CONSTRAINTS)
+	$(call install,.)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python setup.cfg $(CONSTRAINTS)
+	$(call install,.[test])
+	@touch $@ $(VENV)/.core
+
+install = if command -v uv >/dev/null; \
+	then uv pip install -q -p $(BIN)/python -c $(CONSTRAINTS) -e '$(1)'; \
+	else $(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e '$(1)'; fi
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info

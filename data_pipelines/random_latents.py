@@ -1,0 +1,69 @@
+"""Gaussian latents of any shape, with labels and text: for plans and benchmarks, nothing to learn.
+
+Alphabet: B batch, T frames, H W height width, C channels, L text tokens.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt32
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Shapes.
+
+  Args:
+    frames, height, width, channels: of the latent.
+    classes: labels are drawn from these; None: no label.
+    text_length, text_width: of text embeddings; 0: no text.
+    fps: latent frames per second.
+  """
+
+  frames: int
+  height: int
+  width: int
+  channels: int
+  classes: int | None = None
+  text_length: int = 0
+  text_width: int = 0
+  fps: float = 1.0
+
+
+class Source:
+  """An endless source: indices until the device, where numbers are drawn from them."""
+
+  finite = False
+
+  def __init__(self, config: Config):
+    self.config = config
+    self.shape = (config.frames, config.height, config.width, config.channels)
+
+  def __len__(self) -> int:
+    return 2**31 - 1
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    return {"index": np.uint32(index)}
+
+  def decode(self, carried: dict[str, UInt32[Array, " B"]]) -> dict[str, Any]:
+    """`video` [B,T,H,W,C] standard normal, and the conditions that the config asks for."""
+    c, index = self.config, carried["index"]
+    key = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(index)
+    draw = lambda shape, use: jax.vmap(
+      lambda k: jax.random.normal(jax.random.fold_in(k, use), shape)
+    )(key)
+    out = {
+      "video": draw(self.shape, 0),
+      "id": index,
+      "fps": jnp.full(index.shape, c.fps, jnp.float32),
+      "caption": jnp.zeros((*index.shape, 1), jnp.uint8),
+    }
+    if c.classes:
+      out["label"] = (index % c.classes).astype(jnp.int32)
+    if c.text_length:
+      out["text"] = draw((c.text_length, c.text_width), 1)
+      out["text_mask"] = jnp.ones((*index.shape, c.text_length), bool)
+    return out

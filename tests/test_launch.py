@@ -1,0 +1,135 @@
+"""The command as people type it: in this process, flags parsed anew each time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from videojax import launch
+
+ROOT = Path(__file__).parent.parent
+QUICK = "--config=experiments/quickstart.py:smoke"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+  """Runs `python -m videojax.launch ARGS` here; returns exit code, stdout, stderr."""
+  monkeypatch.chdir(ROOT)
+
+  def run(*arguments):
+    flags.FLAGS.unparse_flags()
+    for name in ("workdir", "mode", "trace"):
+      flags.FLAGS[name].unparse()
+    monkeypatch.setattr(sys, "argv", ["launch", *arguments])
+    code = launch.main()
+    return code, *capsys.readouterr()
+
+  yield run
+  flags.FLAGS.mark_as_parsed()
+
+
+def test_mistakes_are_a_line_not_a_traceback():
+  """In a process of its own, as a user sees it."""
+  done = subprocess.run(
+    [sys.executable, "-m", "videojax.launch", "--config=experiments/quickstart.py:smoke",
+     "--workdir=/dev/null/run", "--config.optim.learning_rat=1"],
+    cwd=ROOT, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 1 and "Traceback" not in done.stderr
+  assert "learning_rate" in done.stderr and len(done.stderr.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+  "arguments,words",
+  [
+    ([QUICK, "--mode=trian"], "did you mean 'train'"),
+    ([QUICK], "--workdir=DIR are needed"),
+    ([QUICK, "train"], "unexpected argument 'train'"),
+    (["--config=experiments/quikstart.py", "--workdir=x"], "quikstart.py"),
+    (["--confg=experiments/quickstart.py"], "confg"),
+    ([QUICK, "--config.batch_size=many", "--workdir=x"], "batch_size"),
+  ],
+)
+def test_wrong_flags_are_named(command, tmp_path, arguments, words):
+  if "--workdir=x" not in arguments and "needed" not in words:
+    arguments = [*arguments, f"--workdir={tmp_path / 'run'}"]
+  code, _, err = command(*arguments)
+  assert code == 1 and words in err and not (tmp_path / "run").exists()
+
+
+def test_plan_writes_the_counts_without_allocating(command, tmp_path):
+  code, out, _ = command(QUICK, f"--workdir={tmp_path / 'p'}", "--mode=plan")
+  plan = json.loads((tmp_path / "p" / "plan.json").read_text())
+  assert code == 0 and "GFLOP" in out
+  world = plan["data"]["worlds"]
+  assert sum(v for k, v in plan["parameters"].items() if k != "total") == (
+    plan["parameters"]["total"]
+  )
+  assert world["step_flops_per_clip"]["total"] == 3 * world["forward_flops_per_clip"]["total"]
+  frames, fps = world["clip_shape"][0], 7.0
+  assert world["tokens_per_video_second"] == pytest.approx(world["tokens_per_clip"] / frames * fps)
+  # fp32 parameters; Adam keeps two numbers each and a count; one EMA; gradients.
+  bytes_ = plan["state_bytes"]
+  assert bytes_["trainable"] == bytes_["ema"] == bytes_["gradients"]
+  assert bytes_["trainable"] == 4 * plan["parameters"]["total"]
+  assert 0 <= bytes_["opt_state"] - 2 * bytes_["trainable"] < 64
+  assert world["activation_bytes"] > 0
+
+
+def test_remat_keeps_fewer_activations_in_the_plan(command, tmp_path):
+  kept = {}
+  for remat in ("none", "dots", "full"):
+    command(QUICK, f"--workdir={tmp_path / remat}", "--mode=plan", f"--config.model.remat={remat}")
+    plan = json.loads((tmp_path / remat / "plan.json").read_text())
+    kept[remat] = plan["data"]["worlds"]["activation_bytes"]
+  assert kept["full"] < kept["dots"] < kept["none"]
+
+
+def test_bench_states_its_conditions(command, tmp_path):
+  code, out, _ = command(
+    QUICK, f"--workdir={tmp_path / 'b'}", "--mode=bench", "--config.batch_size=8"
+  )
+  bench = json.loads((tmp_path / "b" / "bench.json").read_text())
+  assert code == 0 and len(bench["seconds"]) >= 8
+  assert bench["seconds_per_step"] == pytest.approx(sorted(bench["seconds"])[5], rel=0.5)
+  assert bench["mfu"] is None and "MFU unknown" in out  # a CPU has no peak in the table
+  assert {"device", "dtype", "batch_size", "remat", "attention_kernel", "ema"} <= set(
+    bench["conditions"]
+  )
+
+
+def test_mfu_is_model_flops_over_the_peak_of_all_chips():
+  from videojax.scaling.flops import peak_flops_per_s
+
+  assert peak_flops_per_s("NVIDIA H100 80GB HBM3") == 989.4e12
+  assert peak_flops_per_s("TPU v5 lite") == 197e12 and peak_flops_per_s("TPU v5") == 459e12
+  assert peak_flops_per_s("cpu") is None
+
+
+def test_evaluate_and_sample_read_a_finished_run_and_refuse_another(command, tmp_path):
+  workdir, wide = f"--workdir={tmp_path / 'run'}", "--config.batch_size=8"
+  assert command(QUICK, wide, workdir)[0] == 0
+  result = json.loads((tmp_path / "run" / "result.json").read_text())
+  code, out, _ = command(QUICK, wide, workdir, "--mode=evaluate")
+  written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+  assert code == 0 and written["step"] == 2
+  assert written["frozen_loss"]["mean"] == pytest.approx(
+    result["frozen_loss"]["final"], rel=1e-5
+  )
+  assert command(QUICK, wide, workdir, "--mode=sample")[0] == 0
+  assert {p.name for p in (tmp_path / "run" / "samples").iterdir()} >= {"id", "ood"}
+  code, _, err = command(QUICK, wide, workdir, "--config.seed=5")
+  assert code == 1 and "different experiment" in err and "seed: 0 there, 5 now" in err
+  code, _, err = command(QUICK, wide, f"--workdir={tmp_path / 'no'}", "--mode=evaluate")
+  assert code == 1 and "no run directory" in err
+
+
+def test_missing_extra_is_named(command, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  code, _, err = command(
+    QUICK, f"--workdir={tmp_path / 'run'}", "--config.tensorboard=True", "--config.batch_size=8"
+  )
+  assert code == 1 and "pip install 'videojax[tensorboard]'" in err

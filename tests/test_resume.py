@@ -1,0 +1,132 @@
+"""kill -9 at any moment: the same command ends with the same weights, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STEPS, SAVE_EVERY = 30, 3
+
+
+def start(workdir):
+  return subprocess.Popen(
+    [
+      sys.executable, "-m", "videojax.launch", "--config=experiments/quickstart.py:smoke",
+      f"--workdir={workdir}", f"--config.total_steps={STEPS}",
+      f"--config.checkpoint.save_every_steps={SAVE_EVERY}", "--config.log_every_steps=1",
+      "--config.evaluate.coherence_clips=0", "--config.evaluate.clips=2",
+    ],
+    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+  )  # fmt: skip
+
+
+def finish(workdir):
+  """Runs the command to its end: the record, and what it said."""
+  process = start(workdir)
+  out, err = process.communicate(timeout=300)
+  assert process.returncode == 0, err
+  return json.loads((workdir / "result.json").read_text()), out
+
+
+def steps_logged(workdir):
+  path = workdir / "metrics.jsonl"
+  return path.read_text().count("\n") if path.exists() else 0
+
+
+def saving(workdir):
+  return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+
+
+def kill_at(workdir, moment):
+  """Starts the command and kills it when moment() holds; False where it ended before."""
+  process = start(workdir)
+  while process.poll() is None:
+    if moment():
+      process.send_signal(signal.SIGKILL)
+      process.communicate()
+      return True
+    time.sleep(0.0005)
+  process.communicate()
+  return False
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  return finish(tmp_path_factory.mktemp("undisturbed") / "run")[0]
+
+
+def trial(workdir, seed, during_save, undisturbed):
+  """One kill at a random moment, then the same command again."""
+  rng = random.Random(seed)
+  after = rng.randrange(1, STEPS - 4)
+  delay = rng.uniform(0, 0.03)
+
+  def moment():
+    if steps_logged(workdir) < after or (during_save and not saving(workdir)):
+      return False
+    time.sleep(delay / 10 if during_save else delay)
+    return True
+
+  killed = kill_at(workdir, moment)
+  in_save = killed and saving(workdir)
+  result, _ = finish(workdir)
+  assert result["params_sha256"] == undisturbed["params_sha256"]
+  losses = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  assert [line["step"] for line in losses] == list(range(1, STEPS + 1))
+  return killed, in_save
+
+
+def test_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path, undisturbed):
+  killed, _ = trial(tmp_path / "run", 0, False, undisturbed)
+  assert killed
+
+
+def test_run_killed_during_a_save_ends_with_the_weights_of_an_undisturbed_one(
+  tmp_path, undisturbed
+):
+  killed, in_save = trial(tmp_path / "run", 1, True, undisturbed)
+  assert killed and in_save
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_five_of_them_during_a_save(tmp_path, undisturbed):
+  during = 0
+  for seed in range(20):
+    killed, in_save = trial(tmp_path / str(seed), 100 + seed, seed % 2 == 0, undisturbed)
+    assert killed, f"trial {seed} was over before its kill"
+    during += in_save
+  print(f"20 kills, {during} of them during a save")
+  assert during >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+  tmp_path, damage, undisturbed
+):
+  workdir = tmp_path / "run"
+  assert kill_at(workdir, lambda: steps_logged(workdir) >= 20 and not saving(workdir))
+  newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+  files = (workdir / "checkpoints" / str(newest) / "state").rglob("*")
+  victim = max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
+  data = bytearray(victim.read_bytes())
+  if damage == "flip":
+    data[len(data) // 2] ^= 4
+    victim.write_bytes(data)
+  elif damage == "truncate":
+    victim.write_bytes(data[: len(data) // 2])
+  else:
+    victim.unlink()
+  result, out = finish(workdir)
+  assert f"damaged, not used: checkpoint {newest}: file" in out
+  assert str(victim.relative_to(workdir / "checkpoints" / str(newest))) in out
+  assert f"resuming after step {newest - SAVE_EVERY}" in out
+  assert result["params_sha256"] == undisturbed["params_sha256"]

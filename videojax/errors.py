@@ -1,0 +1,18 @@
+"""Errors for people: what is wrong, where, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+  """A setting that cannot be used; shown without a traceback."""
+
+
+def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+  """Raises ValueError that names the choices, the nearest first, if value is not one of them."""
+  choices = sorted(choices)
+  if value in choices:
+    return
+  near = difflib.get_close_matches(value, choices, n=1)
+  hint = f" (did you mean '{near[0]}'?)" if near else ""
+  raise ValueError(f"no {what} '{value}'{hint}; there are: {', '.join(choices) or 'none'}")
