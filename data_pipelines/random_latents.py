@@ -45,7 +45,7 @@ class Source:
   def __len__(self) -> int:
     return 2**31 - 1
 
-  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+  def __getitem__(self, index: int) -> dict[str, Any]:
     return {"index": np.uint32(index)}
 
   def decode(self, carried: dict[str, UInt32[Array, " B"]]) -> dict[str, Any]:

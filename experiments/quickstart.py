@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.seed = 0
   c.model = dict(
     name="dit", width=32 if smoke else 128, depth=2 if smoke else 4, num_heads=2,
-    patch=(4, 2, 2), channels=3, known="last", dtype="float32", scan=False,
+    patch=(8, 2, 2), channels=3, known="last", dtype="float32",
   )  # fmt: skip
   c.data = dict(
     worlds=dict(name="worlds", size=16, frames=8, known=2, fps=7.0, scenes=("one", "two"))

@@ -15,9 +15,15 @@ def test_resolved_config_survives_json():
 
 @pytest.mark.parametrize(
   "key,nearest",
-  [("total_step", "total_steps"), ("model__widht", "width"), ("optim__learning_rat", "learning_rate"),
-   ("evaluate__clip", "clips"), ("sampler__step", "steps"), ("mesh__tensors", "tensor")],
-)  # fmt: skip
+  [
+    ("total_step", "total_steps"),
+    ("model__widht", "width"),
+    ("optim__learning_rat", "learning_rate"),
+    ("evaluate__clip", "clips"),
+    ("sampler__step", "steps"),
+    ("mesh__tensors", "tensor"),
+  ],
+)
 def test_misspelt_key_names_the_nearest_right_one(key, nearest):
   with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
     tiny(**{key: 1})
@@ -57,7 +63,7 @@ def test_missing_key_and_missing_section_are_named():
   ],
 )
 def test_impossible_values_are_refused_with_names_and_values(changes, words):
-  from videojax.train import make_update
+  from videojax.program import make_update
 
   with pytest.raises(ValueError, match=words):
     e = tiny(**changes)

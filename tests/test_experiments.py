@@ -7,10 +7,11 @@ import jax
 import pytest
 
 from videojax.config import resolve
-from videojax.train import make_update, parameters_by_part, task_products, train
+from videojax.program import make_update, parameters_by_part, task_products
+from videojax.train import train
 
 ROOT = Path(__file__).parent.parent
-PARAMETERS = {"quickstart": QUICKSTART, "real_video": REAL_VIDEO, "dit_image": 32_865_056}
+PARAMETERS = {"quickstart": 1322208, "real_video": 1322208, "dit_image": 32_865_056}
 NEEDS_DATA = ("real_video",)
 
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from absl import flags
 
 from videojax import launch
 
@@ -20,15 +19,9 @@ def command(monkeypatch, capsys):
   monkeypatch.chdir(ROOT)
 
   def run(*arguments):
-    flags.FLAGS.unparse_flags()
-    for name in ("workdir", "mode", "trace"):
-      flags.FLAGS[name].unparse()
-    monkeypatch.setattr(sys, "argv", ["launch", *arguments])
-    code = launch.main()
-    return code, *capsys.readouterr()
+    return launch.main(["launch", *arguments]), *capsys.readouterr()
 
-  yield run
-  flags.FLAGS.mark_as_parsed()
+  return run
 
 
 def test_mistakes_are_a_line_not_a_traceback():
@@ -65,8 +58,8 @@ def test_plan_writes_the_counts_without_allocating(command, tmp_path):
   plan = json.loads((tmp_path / "p" / "plan.json").read_text())
   assert code == 0 and "GFLOP" in out
   world = plan["data"]["worlds"]
-  assert sum(v for k, v in plan["parameters"].items() if k != "total") == (
-    plan["parameters"]["total"]
+  assert (
+    sum(v for k, v in plan["parameters"].items() if k != "total") == (plan["parameters"]["total"])
   )
   assert world["step_flops_per_clip"]["total"] == 3 * world["forward_flops_per_clip"]["total"]
   frames, fps = world["clip_shape"][0], 7.0
@@ -116,9 +109,7 @@ def test_evaluate_and_sample_read_a_finished_run_and_refuse_another(command, tmp
   code, out, _ = command(QUICK, wide, workdir, "--mode=evaluate")
   written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
   assert code == 0 and written["step"] == 2
-  assert written["frozen_loss"]["mean"] == pytest.approx(
-    result["frozen_loss"]["final"], rel=1e-5
-  )
+  assert written["frozen_loss"]["mean"] == pytest.approx(result["frozen_loss"]["final"], rel=1e-5)
   assert command(QUICK, wide, workdir, "--mode=sample")[0] == 0
   assert {p.name for p in (tmp_path / "run" / "samples").iterdir()} >= {"id", "ood"}
   code, _, err = command(QUICK, wide, workdir, "--config.seed=5")

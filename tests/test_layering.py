@@ -28,11 +28,13 @@ LAYERS = [
   ("videojax.evaluate", 6),
   ("videojax.config", 7),
   ("videojax.rundir", 8),
-  ("videojax.train", 9),
-  ("videojax.plan", 10),
-  ("videojax.bench", 10),
-  ("videojax.inspect_run", 10),
-  ("videojax.launch", 11),
+  ("videojax.program", 8),
+  ("videojax.resume", 9),
+  ("videojax.train", 10),
+  ("videojax.plan", 11),
+  ("videojax.bench", 11),
+  ("videojax.inspect_run", 11),
+  ("videojax.launch", 12),
 ]
 # Beyond the layers: packages that must not know each other.
 APART = [

@@ -12,10 +12,10 @@ import pytest
 from tests.helpers import filled, relative_error, tiny
 from videojax import optim
 from videojax.data import stack_examples
+from videojax.program import create_state, make_update, put_replicated, state_shardings
 from videojax.sample import generate
 from videojax.sharding import MeshConfig, make_mesh, put_batch
 from videojax.state import TrainState, init_state, train_step
-from videojax.train import create_state, make_update, put_replicated, state_shardings
 
 ROWS = 8
 CONFIG = dict(model__text="bytes", condition__drop=0.5, model__width=32)

@@ -13,9 +13,7 @@ from videojax import rundir
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.models.attention import choose_kernel
-from videojax.scaling import flops
-from videojax.sharding import make_mesh, put_batch
-from videojax.train import (
+from videojax.program import (
   Counts,
   check_divides,
   compile_step,
@@ -25,6 +23,8 @@ from videojax.train import (
   put_replicated,
   state_shardings,
 )
+from videojax.scaling import flops
+from videojax.sharding import make_mesh, put_batch
 
 WARMUP, TIMED = 3, 10
 

@@ -8,9 +8,9 @@ import jax
 from videojax import rundir
 from videojax.config import Experiment, to_json
 from videojax.evaluate import Evaluator
+from videojax.resume import restore_weights
 from videojax.sample import write_samples
 from videojax.sharding import make_mesh
-from videojax.train import restore_weights
 
 
 def evaluate(experiment: Experiment, workdir: Path) -> None:

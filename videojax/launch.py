@@ -14,13 +14,6 @@ from ml_collections import config_flags
 from videojax import log
 from videojax.errors import ConfigError, check_choice
 
-CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "experiment file, with :arg for its variant; --config.a.b=value overrides"
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "run directory")
-MODE = flags.DEFINE_string("mode", "train", "train, evaluate, sample, plan or bench")
-TRACE = flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace")
-
 
 def train(experiment: Any, workdir: Path) -> None:
   from videojax.train import Preempted, train
@@ -53,7 +46,13 @@ def plan(experiment: Any, workdir: Path) -> None:
 def bench(experiment: Any, workdir: Path) -> None:
   from videojax.bench import bench
 
-  bench(experiment, workdir, trace=TRACE.value)
+  bench(experiment, workdir, trace=False)
+
+
+def trace(experiment: Any, workdir: Path) -> None:
+  from videojax.bench import bench
+
+  bench(experiment, workdir, trace=True)
 
 
 MODES: dict[str, Callable[[Any, Path], None]] = {
@@ -61,27 +60,54 @@ MODES: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
-def main() -> int:
-  """Entry point; a user's mistake is a few lines on standard error, not a traceback."""
+def parse(argv: list[str]) -> flags.FlagValues:
+  """The command line.
+
+  Raises:
+    ConfigError: it cannot be understood; what is wrong, in a line.
+  """
+  values = flags.FlagValues()
+  define = {"flag_values": values}
+  config_flags.DEFINE_config_file(
+    "config", None, "experiment file, with :arg for its variant; --config.a.b=value", **define
+  )
+  flags.DEFINE_string("workdir", None, "run directory", **define)
+  flags.DEFINE_string("mode", "train", f"one of {', '.join(MODES)}", **define)
+  flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
+  flags.DEFINE_bool("help", False, "show this", **define)
   try:
-    rest = flags.FLAGS(sys.argv)[1:]
-    if rest:
-      raise ConfigError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
-    check_choice("mode", MODE.value, MODES)
-    if CONFIG.value is None or WORKDIR.value is None:
-      raise ConfigError(
-        "--config=FILE and --workdir=DIR are needed, e.g. "
-        "--config=experiments/quickstart.py --workdir=runs/quickstart"
-      )
+    rest = values(argv)[1:]
   except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
-    log.error(" ".join(str(error.args[0] if len(error.args) == 1 else error).split()))
+    text = str(error.args[0] if len(error.args) == 1 else error)
+    raise ConfigError(" ".join(text.split())) from error
+  if rest:
+    raise ConfigError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
+  check_choice("mode", values.mode, MODES)
+  if not values.help and (values.config is None or values.workdir is None):
+    raise ConfigError(
+      "--config=FILE and --workdir=DIR are needed, e.g. "
+      "--config=experiments/quickstart.py --workdir=runs/quickstart"
+    )
+  return values
+
+
+def main(argv: list[str]) -> int:
+  """Runs a command line; a user's mistake is a few lines on standard error, not a traceback."""
+  try:
+    values = parse(argv)
+    if values.help:
+      print(f"{__doc__}\n{values.get_help()}")
+      return 0
+  except ValueError as error:
+    log.error(str(error))
     return 1
   from videojax.checkpoint import CheckpointError
   from videojax.config import resolve
   from videojax.train import Diverged
 
+  mode = trace if values.mode == "bench" and values.trace else MODES[values.mode]
   try:
-    MODES[MODE.value](resolve(CONFIG.value.to_dict()), Path(WORKDIR.value))
+    mode(resolve(values.config.to_dict()), Path(values.workdir))
   except (ConfigError, CheckpointError, Diverged) as error:
     log.error(str(error))
     return 1
@@ -89,4 +115,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(main(sys.argv))

@@ -13,10 +13,7 @@ from rich.table import Table
 from videojax import rundir
 from videojax.config import Experiment
 from videojax.data import stack_examples
-from videojax.scaling import flops
-from videojax.sharding import make_mesh
-from videojax.task import Task
-from videojax.train import (
+from videojax.program import (
   Counts,
   check_divides,
   create_state,
@@ -25,6 +22,9 @@ from videojax.train import (
   state_shardings,
   task_products,
 )
+from videojax.scaling import flops
+from videojax.sharding import make_mesh
+from videojax.task import Task
 
 
 def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The only training loop. Read `train` top to bottom."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 import signal
@@ -11,25 +10,37 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from videojax import optim, rundir
+from videojax import rundir
 from videojax.checkpoint import Checkpointer
-from videojax.config import Experiment, from_json
-from videojax.data import Loader, stack_examples
-from videojax.errors import ConfigError
+from videojax.config import Experiment
+from videojax.data import Loader
 from videojax.evaluate import Evaluator
 from videojax.integrity import params_sha256
 from videojax.log import Log
 from videojax.models.attention import choose_kernel
+from videojax.program import (
+  Counts,
+  check_divides,
+  compile_step,
+  compiled_bytes,
+  create_state,
+  ema_name,
+  make_update,
+  parameters_by_part,
+  put_replicated,
+  state_shardings,
+  task_products,
+)
 from videojax.records import SCHEMA, FrozenLossRecord, Result, Seconds
+from videojax.resume import restore_or_create
 from videojax.sample import write_samples
 from videojax.scaling import flops
-from videojax.sharding import like_params, make_mesh, param_shardings, path_name, put_batch
-from videojax.state import TrainState, init_state, train_step
-from videojax.task import ModelSpec, Task
+from videojax.sharding import make_mesh, put_batch
+from videojax.state import TrainState
+from videojax.task import Task
 
 
 class Diverged(RuntimeError):
@@ -155,177 +166,6 @@ def train(
       return result
 
 
-# --- parts of a run, in the order of the loop ---------------------------------------------------
-
-
-def check_divides(e: Experiment, mesh: Mesh) -> None:
-  """The batch, and each microbatch of it, is split evenly."""
-  ways = mesh.shape["data"] * mesh.shape["fsdp"]
-  if e.batch_size % (ways * e.accumulate):
-    over = f"{ways} devices (data x fsdp)" + (
-      f" x {e.accumulate} microbatches" if e.accumulate > 1 else ""
-    )
-    raise ConfigError(
-      f"batch_size={e.batch_size} is not divisible by {over}: use a multiple of "
-      f"{ways * e.accumulate}, or fewer devices (mesh)"
-    )
-
-
-def make_update(e: Experiment) -> tuple[Any, dict[str, float]]:
-  """The optimizer, and the exponents of the averages by name."""
-  tx = optim.make_optimizer(e.optim, e.total_steps, e.model.info)
-  return tx, {ema_name(width): optim.ema_gamma(width) for width in e.ema}
-
-
-def ema_name(sigma_rel: float) -> str:
-  return f"{sigma_rel:.3f}"
-
-
-def create_state(e: Experiment, tx: Any) -> TrainState:
-  """A fresh state; jittable."""
-  params = e.model.init(jax.random.key(e.seed))
-  trainable, frozen = optim.split_frozen(params, e.optim.freeze)
-  return init_state(trainable, frozen, tx, tuple(ema_name(width) for width in e.ema))
-
-
-def state_shardings(model: ModelSpec, abstract: TrainState, mesh: Mesh) -> TrainState:
-  """Where every leaf of the state lives: parameters by their logical axes, copies like them."""
-  axes = {path: info.axes for path, info in model.info.items()}
-  params = param_shardings(abstract.trainable, axes, mesh)
-  like = lambda tree: like_params(tree, abstract.trainable, params, mesh)
-  return TrainState(
-    step=NamedSharding(mesh, PartitionSpec()),
-    trainable=params,
-    frozen=param_shardings(abstract.frozen, axes, mesh),
-    opt_state=like(abstract.opt_state),
-    ema={name: like(tree) for name, tree in abstract.ema.items()},
-  )
-
-
-def restore_or_create(
-  e: Experiment,
-  create: Callable[[], TrainState],
-  shardings: TrainState,
-  checkpoints: Checkpointer,
-) -> tuple[TrainState, dict[str, float], list[str]]:
-  """The state to go on from, seconds spent so far, and what to tell about it."""
-  seconds = dataclasses.asdict(Seconds())
-  abstract = with_shardings(jax.eval_shape(create), shardings)
-  restored = checkpoints.restore(abstract)
-  if restored is not None:
-    notes = [f"damaged, not used: {text}" for text in restored.skipped]
-    notes.append(f"resuming after step {restored.step}")
-    return restored.state, restored.metadata["seconds"], notes
-  if e.branch_from:
-    run, _, step = e.branch_from.rpartition("@")
-    if not run or not step.isdigit():
-      raise ConfigError(f"branch_from={e.branch_from!r} must be RUN@STEP, e.g. runs/trunk@1000")
-    with Checkpointer(open_checkpoints(run, "branch_from"), keep_last=1) as trunk:
-      branch = trunk.restore(abstract, int(step))
-    if branch is None:
-      raise ConfigError(f"branch_from={e.branch_from!r}: {run} has no checkpoints")
-    return branch.state, seconds, [f"branched from {run} at step {step}"]
-  state = jax.jit(create, out_shardings=shardings)()
-  if e.init_from:
-    state = dataclasses.replace(state, **load_weights(e, state, shardings))
-    return state, seconds, [f"initialised with the EMA weights of {e.init_from}"]
-  return state, seconds, []
-
-
-def open_checkpoints(run: str | Path, what: str) -> Path:
-  path = Path(run) / "checkpoints"
-  if not path.is_dir():
-    raise ConfigError(f"{what}: {run} is no run directory with checkpoints")
-  return path
-
-
-def load_weights(e: Experiment, state: TrainState, shardings: TrainState) -> dict[str, Any]:
-  """Trainable and frozen parameters, and EMA, from the newest sound checkpoint of another run."""
-  assert e.init_from is not None
-  other = from_json(rundir.read_json(Path(e.init_from) / "config.json"))
-  mesh = shardings.step.mesh
-  weights, step = restore_weights(other, Path(e.init_from), mesh)
-  want = {p: v.shape for p, v in flat_params(state.params).items()}
-  have = {p: v.shape for p, v in flat_params(weights).items()}
-  if want != have:
-    differing = sorted(p for p in want.keys() | have.keys() if want.get(p) != have.get(p))
-    raise ConfigError(
-      f"init_from={e.init_from!r} (step {step}) is of another model; its parameters differ in "
-      + ", ".join(f"{p} ({have.get(p)} there, {want.get(p)} here)" for p in differing[:8])
-    )
-  trainable, frozen = optim.split_frozen(weights, e.optim.freeze)
-  ema = {name: jax.tree.map(jnp.copy, trainable) for name in state.ema}
-  return {"trainable": trainable, "frozen": frozen, "ema": ema}
-
-
-def flat_params(params: dict) -> dict[str, Any]:
-  return {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
-
-def restore_weights(e: Experiment, run: Path, mesh: Mesh) -> tuple[dict, int]:
-  """(EMA weights, step) of a run's newest sound checkpoint, on any mesh."""
-  tx, _ = make_update(e)
-  abstract = jax.eval_shape(functools.partial(create_state, e, tx))
-  abstract = with_shardings(abstract, state_shardings(e.model, abstract, mesh))
-  with Checkpointer(open_checkpoints(run, "reading weights"), keep_last=1) as checkpoints:
-    restored = checkpoints.restore(abstract)
-  if restored is None:
-    raise ConfigError(f"{run} has no checkpoint yet")
-  return restored.state.ema_params(ema_name(e.ema[0])), restored.step
-
-
-def with_shardings(abstract: Any, shardings: Any) -> Any:
-  return jax.tree.map(
-    lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), abstract, shardings
-  )
-
-
-def compile_step(
-  e: Experiment,
-  task: Task,
-  tx: Any,
-  gammas: dict[str, float],
-  shardings: TrainState,
-  state: TrainState,
-  mesh: Mesh,
-) -> Any:
-  """The training step on one kind of batch, compiled ahead: state donated, shardings pinned."""
-  step = functools.partial(
-    train_step, loss_fn=task.loss, tx=tx, gammas=gammas, accumulate=e.accumulate
-  )
-  replicated = NamedSharding(mesh, PartitionSpec())
-  jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
-  example = abstract_batch(e, task, mesh)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated)
-  return jitted.lower(state, example, key).compile()
-
-
-def abstract_batch(e: Experiment, task: Task, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of a carried batch."""
-  rows = stack_examples(task.source, [0])
-  split = PartitionSpec(("data", "fsdp"))
-
-  def one(x: np.ndarray) -> jax.ShapeDtypeStruct:
-    shape = (e.batch_size, *x.shape[1:])
-    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, split))
-
-  return jax.tree.map(one, rows)
-
-
-def compiled_bytes(compiled: Any) -> int:
-  """The compiler's account of one device's peak: arguments, temporaries, outputs not aliased."""
-  m = compiled.memory_analysis()
-  return int(
-    m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
-  )
-
-
-def put_replicated(x: Any, mesh: Mesh) -> Any:
-  return jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
-
-
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
   """Rows of the global batch that this process's devices hold."""
   sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
@@ -354,33 +194,6 @@ def terminated() -> Iterator[Callable[[], bool]]:
     yield lambda: asked
   finally:
     signal.signal(signal.SIGTERM, before)
-
-
-@dataclasses.dataclass(frozen=True)
-class Counts:
-  """Work per clip of one kind of batch."""
-
-  tokens: int
-  flops: int
-
-  @classmethod
-  def of(cls, e: Experiment, task: Task) -> "Counts":
-    products = task_products(e, task)
-    patch = e.model.config.patch
-    frames, height, width, _ = task.latent_shape
-    tokens = max(frames // patch[0], 1) * (height // patch[1]) * (width // patch[2])
-    return cls(tokens, flops.step(products)["total"])
-
-
-def task_products(e: Experiment, task: Task) -> list[Any]:
-  """The matrix products of one forward pass of one training clip."""
-  frames = task.latent_shape[0]
-  levels = frames if e.objective.per_frame else 1
-  text = 0
-  if e.model.config.text:
-    example = jax.eval_shape(task.source.decode, stack_examples(task.source, [0]))
-    text = example["caption" if e.model.config.text == "bytes" else "text"].shape[1]
-  return e.model.module.products(e.model.config, task.latent_shape, levels=levels, text_length=text)
 
 
 class Window:
@@ -499,16 +312,6 @@ def steps_of_kind(loader: Loader, steps: int, kind: int) -> int:
   mixture = loader.mixture
   cycles, offset = divmod(steps, len(mixture.order))
   return int(cycles * mixture.weights[kind] + mixture.earlier[offset, kind])
-
-
-def parameters_by_part(model: ModelSpec) -> dict[str, int]:
-  """Number of parameters by the model's parts, and 'total'."""
-  out: dict[str, int] = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(model.abstract_params):
-    names = path_name(path).split("/")
-    part = next((model.module.PARTS[n] for n in names if n in model.module.PARTS), names[0])
-    out[part] = out.setdefault(part, 0) + math.prod(leaf.shape)
-  return out | {"total": sum(out.values())}
 
 
 def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) -> Iterator[str]:

@@ -1,0 +1,92 @@
+"""Where a run starts from: its own checkpoint, a trunk, another run's weights, or nothing."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from videojax import optim, rundir
+from videojax.checkpoint import Checkpointer
+from videojax.config import Experiment, from_json
+from videojax.errors import ConfigError
+from videojax.program import create_state, ema_name, make_update, state_shardings, with_shardings
+from videojax.records import Seconds
+from videojax.sharding import path_name
+from videojax.state import TrainState
+
+
+def restore_or_create(
+  e: Experiment,
+  create: Callable[[], TrainState],
+  shardings: TrainState,
+  checkpoints: Checkpointer,
+) -> tuple[TrainState, dict[str, float], list[str]]:
+  """The state to go on from, seconds spent so far, and what to tell about it."""
+  seconds = dataclasses.asdict(Seconds())
+  abstract = with_shardings(jax.eval_shape(create), shardings)
+  restored = checkpoints.restore(abstract)
+  if restored is not None:
+    notes = [f"damaged, not used: {text}" for text in restored.skipped]
+    notes.append(f"resuming after step {restored.step}")
+    return restored.state, restored.metadata["seconds"], notes
+  if e.branch_from:
+    run, _, step = e.branch_from.rpartition("@")
+    if not run or not step.isdigit():
+      raise ConfigError(f"branch_from={e.branch_from!r} must be RUN@STEP, e.g. runs/trunk@1000")
+    with Checkpointer(open_checkpoints(run, "branch_from"), keep_last=1) as trunk:
+      branch = trunk.restore(abstract, int(step))
+    if branch is None:
+      raise ConfigError(f"branch_from={e.branch_from!r}: {run} has no checkpoints")
+    return branch.state, seconds, [f"branched from {run} at step {step}"]
+  state = jax.jit(create, out_shardings=shardings)()
+  if e.init_from:
+    state = dataclasses.replace(state, **load_weights(e, state, shardings))
+    return state, seconds, [f"initialised with the EMA weights of {e.init_from}"]
+  return state, seconds, []
+
+
+def open_checkpoints(run: str | Path, what: str) -> Path:
+  path = Path(run) / "checkpoints"
+  if not path.is_dir():
+    raise ConfigError(f"{what}: {run} is no run directory with checkpoints")
+  return path
+
+
+def load_weights(e: Experiment, state: TrainState, shardings: TrainState) -> dict[str, Any]:
+  """Trainable and frozen parameters, and EMA, from the newest sound checkpoint of another run."""
+  assert e.init_from is not None
+  other = from_json(rundir.read_json(Path(e.init_from) / "config.json"))
+  mesh = shardings.step.mesh
+  weights, step = restore_weights(other, Path(e.init_from), mesh)
+  want = {p: v.shape for p, v in flat_params(state.params).items()}
+  have = {p: v.shape for p, v in flat_params(weights).items()}
+  if want != have:
+    differing = sorted(p for p in want.keys() | have.keys() if want.get(p) != have.get(p))
+    raise ConfigError(
+      f"init_from={e.init_from!r} (step {step}) is of another model; its parameters differ in "
+      + ", ".join(f"{p} ({have.get(p)} there, {want.get(p)} here)" for p in differing[:8])
+    )
+  trainable, frozen = optim.split_frozen(weights, e.optim.freeze)
+  ema = {name: jax.tree.map(jnp.copy, trainable) for name in state.ema}
+  return {"trainable": trainable, "frozen": frozen, "ema": ema}
+
+
+def flat_params(params: dict) -> dict[str, Any]:
+  return {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def restore_weights(e: Experiment, run: Path, mesh: Mesh) -> tuple[dict, int]:
+  """(EMA weights, step) of a run's newest sound checkpoint, on any mesh."""
+  tx, _ = make_update(e)
+  abstract = jax.eval_shape(functools.partial(create_state, e, tx))
+  abstract = with_shardings(abstract, state_shardings(e.model, abstract, mesh))
+  with Checkpointer(open_checkpoints(run, "reading weights"), keep_last=1) as checkpoints:
+    restored = checkpoints.restore(abstract)
+  if restored is None:
+    raise ConfigError(f"{run} has no checkpoint yet")
+  return restored.state.ema_params(ema_name(e.ema[0])), restored.step
