@@ -11,6 +11,7 @@ from videojax import launch
 
 ROOT = Path(__file__).parent.parent
 QUICK = "--config=experiments/quickstart.py:smoke"
+WIDE = "--config.batch_size=8"  # the suite has 8 devices
 
 
 @pytest.fixture
@@ -19,6 +20,8 @@ def command(monkeypatch, capsys):
   monkeypatch.chdir(ROOT)
 
   def run(*arguments):
+    # config_flags looks for overrides in sys.argv itself.
+    monkeypatch.setattr(sys, "argv", ["launch", *arguments])
     return launch.main(["launch", *arguments]), *capsys.readouterr()
 
   return run
@@ -54,7 +57,7 @@ def test_wrong_flags_are_named(command, tmp_path, arguments, words):
 
 
 def test_plan_writes_the_counts_without_allocating(command, tmp_path):
-  code, out, _ = command(QUICK, f"--workdir={tmp_path / 'p'}", "--mode=plan")
+  code, out, _ = command(QUICK, WIDE, f"--workdir={tmp_path / 'p'}", "--mode=plan")
   plan = json.loads((tmp_path / "p" / "plan.json").read_text())
   assert code == 0 and "GFLOP" in out
   world = plan["data"]["worlds"]
@@ -75,16 +78,15 @@ def test_plan_writes_the_counts_without_allocating(command, tmp_path):
 def test_remat_keeps_fewer_activations_in_the_plan(command, tmp_path):
   kept = {}
   for remat in ("none", "dots", "full"):
-    command(QUICK, f"--workdir={tmp_path / remat}", "--mode=plan", f"--config.model.remat={remat}")
+    workdir, policy = f"--workdir={tmp_path / remat}", f"--config.model.remat={remat}"
+    assert command(QUICK, WIDE, workdir, "--mode=plan", policy)[0] == 0
     plan = json.loads((tmp_path / remat / "plan.json").read_text())
     kept[remat] = plan["data"]["worlds"]["activation_bytes"]
   assert kept["full"] < kept["dots"] < kept["none"]
 
 
 def test_bench_states_its_conditions(command, tmp_path):
-  code, out, _ = command(
-    QUICK, f"--workdir={tmp_path / 'b'}", "--mode=bench", "--config.batch_size=8"
-  )
+  code, out, _ = command(QUICK, f"--workdir={tmp_path / 'b'}", "--mode=bench", WIDE)
   bench = json.loads((tmp_path / "b" / "bench.json").read_text())
   assert code == 0 and len(bench["seconds"]) >= 8
   assert bench["seconds_per_step"] == pytest.approx(sorted(bench["seconds"])[5], rel=0.5)
@@ -103,24 +105,22 @@ def test_mfu_is_model_flops_over_the_peak_of_all_chips():
 
 
 def test_evaluate_and_sample_read_a_finished_run_and_refuse_another(command, tmp_path):
-  workdir, wide = f"--workdir={tmp_path / 'run'}", "--config.batch_size=8"
-  assert command(QUICK, wide, workdir)[0] == 0
+  workdir = f"--workdir={tmp_path / 'run'}"
+  assert command(QUICK, WIDE, workdir)[0] == 0
   result = json.loads((tmp_path / "run" / "result.json").read_text())
-  code, out, _ = command(QUICK, wide, workdir, "--mode=evaluate")
+  code, out, _ = command(QUICK, WIDE, workdir, "--mode=evaluate")
   written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
   assert code == 0 and written["step"] == 2
   assert written["frozen_loss"]["mean"] == pytest.approx(result["frozen_loss"]["final"], rel=1e-5)
-  assert command(QUICK, wide, workdir, "--mode=sample")[0] == 0
+  assert command(QUICK, WIDE, workdir, "--mode=sample")[0] == 0
   assert {p.name for p in (tmp_path / "run" / "samples").iterdir()} >= {"id", "ood"}
-  code, _, err = command(QUICK, wide, workdir, "--config.seed=5")
+  code, _, err = command(QUICK, WIDE, workdir, "--config.seed=5")
   assert code == 1 and "different experiment" in err and "seed: 0 there, 5 now" in err
-  code, _, err = command(QUICK, wide, f"--workdir={tmp_path / 'no'}", "--mode=evaluate")
+  code, _, err = command(QUICK, WIDE, f"--workdir={tmp_path / 'no'}", "--mode=evaluate")
   assert code == 1 and "no run directory" in err
 
 
 def test_missing_extra_is_named(command, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
-  code, _, err = command(
-    QUICK, f"--workdir={tmp_path / 'run'}", "--config.tensorboard=True", "--config.batch_size=8"
-  )
+  code, _, err = command(QUICK, f"--workdir={tmp_path / 'run'}", "--config.tensorboard=True", WIDE)
   assert code == 1 and "pip install 'videojax[tensorboard]'" in err

@@ -1,11 +1,22 @@
 """Errors for people: what is wrong, where, what to do."""
 
 import difflib
+import importlib
 from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
   """A setting that cannot be used; shown without a traceback."""
+
+
+def require_extra(module: str, extra: str) -> None:
+  """Raises ConfigError, with the command that helps, where an optional package is missing."""
+  try:
+    importlib.import_module(module)
+  except ModuleNotFoundError:
+    raise ConfigError(
+      f"{module} is not installed; it comes with an extra: pip install 'videojax[{extra}]'"
+    ) from None
 
 
 def check_choice(what: str, value: str, choices: Iterable[str]) -> None:

@@ -60,14 +60,14 @@ MODES: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
-def parse(argv: list[str]) -> flags.FlagValues:
-  """The command line.
+def parse(argv: list[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
+  """The command line, and the experiment file's dict with its overrides.
 
   Raises:
     ConfigError: it cannot be understood; what is wrong, in a line.
   """
   values = flags.FlagValues()
-  define = {"flag_values": values}
+  define: dict[str, Any] = {"flag_values": values}
   config_flags.DEFINE_config_file(
     "config", None, "experiment file, with :arg for its variant; --config.a.b=value", **define
   )
@@ -77,24 +77,26 @@ def parse(argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_bool("help", False, "show this", **define)
   try:
     rest = values(argv)[1:]
+    # A file that is not there raises only when its content is asked for.
+    config = None if values.config is None else values.config.to_dict()
   except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
     text = str(error.args[0] if len(error.args) == 1 else error)
     raise ConfigError(" ".join(text.split())) from error
   if rest:
     raise ConfigError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
   check_choice("mode", values.mode, MODES)
-  if not values.help and (values.config is None or values.workdir is None):
+  if not values.help and (config is None or values.workdir is None):
     raise ConfigError(
       "--config=FILE and --workdir=DIR are needed, e.g. "
       "--config=experiments/quickstart.py --workdir=runs/quickstart"
     )
-  return values
+  return values, config or {}
 
 
 def main(argv: list[str]) -> int:
   """Runs a command line; a user's mistake is a few lines on standard error, not a traceback."""
   try:
-    values = parse(argv)
+    values, config = parse(argv)
     if values.help:
       print(f"{__doc__}\n{values.get_help()}")
       return 0
@@ -107,7 +109,7 @@ def main(argv: list[str]) -> int:
 
   mode = trace if values.mode == "bench" and values.trace else MODES[values.mode]
   try:
-    mode(resolve(values.config.to_dict()), Path(values.workdir))
+    mode(resolve(config), Path(values.workdir))
   except (ConfigError, CheckpointError, Diverged) as error:
     log.error(str(error))
     return 1

@@ -1,7 +1,6 @@
 """What a run says: metrics.jsonl as the truth, a progress line for people, TensorBoard if asked."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -103,10 +102,6 @@ def _drop_after(path: Path, start: int) -> None:
 
 
 def _summary_writer(workdir: Path) -> Any:
-  try:
-    from tensorboardX import SummaryWriter
-  except ModuleNotFoundError:
-    sys.exit(
-      "error: tensorboard=True needs the extra 'tensorboard': pip install 'videojax[tensorboard]'"
-    )
+  from tensorboardX import SummaryWriter  # extra `tensorboard`; train checks that it is there
+
   return SummaryWriter(str(workdir / "tensorboard"))

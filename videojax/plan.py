@@ -38,7 +38,7 @@ def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
   shardings = state_shardings(e.model, abstract, mesh)
-  kinds = {}
+  kinds: dict[str, dict[str, Any]] = {}
   for name in e.data:
     task = e.task(name)
     products = task_products(e, task)
@@ -153,7 +153,7 @@ def show(written: dict[str, Any]) -> None:
   )
 
 
-def size_text(size: float) -> str:
+def size_text(size: int | float) -> str:
   """1536 -> '1.5 KiB'."""
   for unit in ("B", "KiB", "MiB", "GiB"):
     if size < 1024:

@@ -80,15 +80,16 @@ def write_samples(
   Returns: the files written.
   """
   directory.mkdir(parents=True, exist_ok=True)
+  # Latents without a decoder are shown by their first three channels.
+  video, truth = media.to_uint8(video[..., :3]), media.to_uint8(example["video"][..., :3])
   fps = float(example["fps"][0])
   captions = [caption_text(bytes(np.asarray(row))) for row in example["caption"]]
   paths = [directory / f"step{step:07d}_{i:02d}.mp4" for i in range(len(video))]
   for path, clip in zip(paths, video):
-    media.write_mp4(path, media.to_uint8(clip), fps=fps)
+    media.write_mp4(path, clip, fps=fps)
   grid = directory / f"step{step:07d}.webp"
-  truth = media.to_uint8(np.asarray(example["video"]))
   media.write_grid(
-    grid, media.to_uint8(video), truth if known_frames else None, captions,
+    grid, video, truth if known_frames else None, captions,
     fps=fps, known_frames=known_frames,
   )  # fmt: skip
   return [*paths, grid]

@@ -109,7 +109,7 @@ def train_step(
     name: average(state.ema[name], trainable, ema_beta(state.step, gamma))
     for name, gamma in gammas.items()
   }
-  metrics["grad_norm"] = optax.global_norm(grads)
+  metrics["grad_norm"] = optax.tree.norm(grads)
   new = TrainState(state.step + 1, trainable, state.frozen, opt_state, ema)
   return new, metrics
 

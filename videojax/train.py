@@ -17,6 +17,7 @@ from videojax import rundir
 from videojax.checkpoint import Checkpointer
 from videojax.config import Experiment
 from videojax.data import Loader
+from videojax.errors import require_extra
 from videojax.evaluate import Evaluator
 from videojax.integrity import params_sha256
 from videojax.log import Log
@@ -69,6 +70,8 @@ def train(
   tasks = {name: e.task(name) for name in e.data}
   mesh = make_mesh(e.mesh, devices)
   check_divides(e, mesh)
+  if e.tensorboard:
+    require_extra("tensorboardX", "tensorboard")
   rundir.open_run(workdir, e)
   main = jax.process_index() == 0
 
@@ -109,14 +112,14 @@ def train(
       peak = flops.peak_flops_per_s(jax.devices()[0].device_kind)
       key = put_replicated(jax.random.key(e.seed), mesh)
 
-      pending: tuple[int, Any] | None = None  # metrics are fetched one step late
+      pending: tuple[int, str, Any] | None = None  # metrics are fetched one step late
       window = Window()
 
       def fetch() -> None:
         nonlocal pending
         if pending is None:
           return
-        (step, name), metrics = pending
+        step, name, metrics = pending
         pending = None
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         if not math.isfinite(values["loss"]):
@@ -137,7 +140,7 @@ def train(
           window.waited(waited)
           state, metrics = steps[name](state, batch, key)
           fetch()
-          pending = (step, name), metrics
+          pending = step, name, metrics
           last = step == e.total_steps
           if step % e.checkpoint.save_every_steps == 0 or last or stop():
             fetch()  # a checkpoint starts only after its loss was seen finite

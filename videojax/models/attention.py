@@ -3,6 +3,8 @@
 Shapes: B batch (any leading axes), S query tokens, L key tokens, K heads, E head dim.
 """
 
+from typing import Any
+
 import jax
 from jaxtyping import Array, Bool, Float
 
@@ -49,5 +51,6 @@ def attention(
   q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))  # [B,S,K,E]
   if mask is not None:
     mask = mask.reshape(-1, 1, 1, mask.shape[-1])  # [B,1,1,L]
-  out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=chosen)
+  implementation: Any = chosen
+  out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
   return out.reshape(*lead, *out.shape[-3:])

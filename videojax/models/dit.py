@@ -9,7 +9,7 @@ frame, S = t*N tokens, D width, K heads, E head dim, F mlp width, L text tokens,
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class Config:
     width, depth, num_heads: D, number of blocks, K.
     patch: (frames, height, width) of a patch.
     channels: C of the clip.
-    head_dim: E; D / K when not given.
+    head_dim: E; 0: D / K.
     attention: 'joint' or 'alternating' (depth must be even).
     position: 'rope' or 'sincos' (with one sine table per axis kind, as DiT and Latte).
     text: 'bytes' trains a ByteEncoder, a number takes embeddings of that width, None: no text.
@@ -51,7 +51,7 @@ class Config:
   num_heads: int
   patch: tuple[int, int, int]
   channels: int
-  head_dim: int | None = None
+  head_dim: int = 0
   mlp_ratio: float = 4.0
   attention: str = "joint"
   position: str = "rope"
@@ -71,7 +71,7 @@ class Config:
   def __post_init__(self):
     object.__setattr__(self, "patch", tuple(self.patch))
     object.__setattr__(self, "scalars", tuple(self.scalars))
-    if self.head_dim is None:
+    if not self.head_dim:
       if self.width % self.num_heads:
         raise ValueError(f"width={self.width} is not divisible by num_heads={self.num_heads}")
       object.__setattr__(self, "head_dim", self.width // self.num_heads)
@@ -97,6 +97,13 @@ class Config:
   @property
   def mlp(self) -> int:
     return int(self.width * self.mlp_ratio)
+
+  @property
+  def text_width(self) -> int:
+    """Width of the text tokens that cross-attention sees; 0: no text."""
+    if isinstance(self.text, int):
+      return self.text
+    return self.width if self.text == "bytes" else 0
 
   @property
   def uses(self) -> tuple[str, ...]:
@@ -127,7 +134,7 @@ class SelfAttention(nnx.Module):
 
   def __init__(self, cfg: Config, over: Literal["joint", "space", "time"], *, rngs: nnx.Rngs):
     d, k, e = cfg.width, cfg.num_heads, cfg.head_dim
-    kw = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     axes = ("embed", None, "heads", "head_dim")
     init = layers.xavier(d, 3 * k * e)
     self.qkv = Linear((d,), (3, k, e), axes, init=init, bias=cfg.qkv_bias, **kw)
@@ -141,7 +148,7 @@ class SelfAttention(nnx.Module):
   ) -> Float[Array, "B t N D"]:
     b, t, n, _ = x.shape
     q, k, v = jnp.moveaxis(self.qkv(x), 3, 0)  # three [B,t,N,K,E]
-    if self.q_norm is not None:
+    if self.q_norm is not None and self.k_norm is not None:
       q, k = self.q_norm(q), self.k_norm(k)
     if angles is not None:
       q, k = layers.rotate(q, angles), layers.rotate(k, angles)
@@ -160,7 +167,7 @@ class CrossAttention(nnx.Module):
 
   def __init__(self, cfg: Config, text_width: int, *, rngs: nnx.Rngs):
     d, k, e = cfg.width, cfg.num_heads, cfg.head_dim
-    kw = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     self.q = Linear((d,), (k, e), ("embed", "heads", "head_dim"), bias=cfg.qkv_bias, **kw)
     axes = ("embed", None, "heads", "head_dim")
     init = layers.xavier(text_width, 2 * k * e)
@@ -184,7 +191,7 @@ class Block(nnx.Module):
     self, cfg: Config, over: Literal["joint", "space", "time"], text: int, *, rngs: nnx.Rngs
   ):
     d, f = cfg.width, cfg.mlp
-    kw = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     # Zero gates: every block is the identity at initialisation.
     self.ada = Linear((d,), (6, d), ("embed", None, None), init=layers.zeros, **kw)
     self.attention = SelfAttention(cfg, over, rngs=rngs)
@@ -222,18 +229,20 @@ class Model(nnx.Module):
   def __init__(self, cfg: Config, *, rngs: nnx.Rngs):
     self.cfg = cfg
     d, dtype = cfg.width, jnp.dtype(cfg.dtype)
-    kw = dict(rngs=rngs, dtype=dtype)
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
     patch_numbers = math.prod(cfg.patch)
     p_in = patch_numbers * (cfg.channels + layers.known_channel_count(cfg.channels, cfg.known))
     self.patch = Linear((p_in,), (d,), ("patch", "embed"), **kw)
     self.time = layers.ScalarEmbed(d, null=False, **kw)
-    self.scalars = nnx.Dict({name: layers.ScalarEmbed(d, null=True, **kw) for name in cfg.scalars})
+    self.scalars: Any = nnx.Dict(
+      {name: layers.ScalarEmbed(d, null=True, **kw) for name in cfg.scalars}
+    )
     self.label = (
       layers.param(rngs, nnx.initializers.normal(0.02), (cfg.classes + 1, d), ("vocab", "embed"))
       if cfg.classes
       else None
     )
-    text = d if cfg.text == "bytes" else cfg.text or 0
+    text = cfg.text_width
     self.text = ByteEncoder(d, cfg.num_heads, **kw) if cfg.text == "bytes" else None
     normal = nnx.initializers.normal(0.02)
     self.null_text = layers.param(rngs, normal, (text,), (None,)) if text else None
@@ -270,7 +279,8 @@ class Model(nnx.Module):
       x = jnp.concatenate([x, layers.known_channels(x, cond, cfg.known)], -1)
     if shape[1] == 1 and cfg.patch[0] > 1:  # an image is a clip of one frame, held for a patch
       x = jnp.repeat(x, cfg.patch[0], axis=1)
-    grid = tuple(n // p for n, p in zip(x.shape[1:4], cfg.patch))  # (t, h, w)
+    pt, ph, pw = cfg.patch
+    grid = (x.shape[1] // pt, x.shape[2] // ph, x.shape[3] // pw)  # (t, h, w)
     x = self.patch(layers.patchify(x, cfg.patch))  # [B,t,N,D]
     angles = None
     if cfg.position == "rope":
@@ -286,16 +296,17 @@ class Model(nnx.Module):
       t = t[:, :: cfg.patch[0]]
     c = self.time(t)  # [B,1|t,D]
     if self.label is not None:
-      row = jnp.where(cond.label < 0, cfg.classes, cond.label)
+      row = jnp.where(cond.label < 0, self.label.shape[0] - 1, cond.label)
       c = c + self.label[...].astype(c.dtype)[row][:, None]
     for name, embed in self.scalars.items():
       c = c + embed(cond.scalars[name])[:, None]
     c = jax.nn.silu(c)
     text, mask = self.encode_text(cond)
 
-    kw = dict(remat=cfg.remat, scan=cfg.scan)
     depth = cfg.depth if cfg.attention == "joint" else cfg.depth // 2
-    x = layers.run_stack(self.blocks, x, c, angles, text, mask, depth=depth, **kw)
+    x = layers.run_stack(
+      self.blocks, x, c, angles, text, mask, remat=cfg.remat, scan=cfg.scan, depth=depth
+    )
 
     shift, scale = jnp.moveaxis(self.head_ada(c), 2, 0)  # [B,1|t,D]
     x = self.head(layers.modulate(layers.layer_norm(x), shift, scale))  # [B,t,N,P]
@@ -334,7 +345,7 @@ def products(
   out += layers.ScalarEmbed.products(d, rows, "time")
   for _ in cfg.scalars:
     out += layers.ScalarEmbed.products(d, 1, "scalars")
-  text_width = d if cfg.text == "bytes" else cfg.text or 0
+  text_width = cfg.text_width
   if cfg.text == "bytes":
     out += ByteEncoder.products(d, text_length)
   overs = ("joint",) if cfg.attention == "joint" else ("space", "time")

@@ -13,8 +13,8 @@ everything else is convention, and each convention has a name here.
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 # dense bf16 FLOP/s of one chip (one device of JAX where a chip has two: v4 and before, tpu7x).
 PEAK_FLOPS_PER_S = {
@@ -97,8 +97,8 @@ def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
   found = []
   for value in params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
-      if isinstance(item, jax.extend.core.ClosedJaxpr):
+      if isinstance(item, ClosedJaxpr):
         found.append(item.jaxpr)
-      elif isinstance(item, jax.extend.core.Jaxpr):
+      elif isinstance(item, Jaxpr):
         found.append(item)
   return found
