@@ -13,12 +13,15 @@ their shape stand in for them; our VP schedule is continuous. Run: parameters an
 from ml_collections import ConfigDict
 
 from videojax.config import complete
+from videojax.errors import check_choice
 from videojax.models.dit import DIT_IMAGE, SIZES
 
 
 def get_config(arg: str = "S/2") -> ConfigDict:
   """arg: SIZE/PATCH, e.g. 'XL/2'; 'smoke': a tiny one, two steps, for tests."""
   smoke = arg == "smoke"
+  variants = [f"{size}/{patch}" for size in SIZES for patch in (2, 4, 8)]
+  check_choice("variant", arg, ("smoke", *variants))
   size, patch = ("nano", 8) if smoke else (arg.split("/")[0], int(arg.split("/")[1]))
   c = ConfigDict()
   c.total_steps = 2 if smoke else 400_000

@@ -13,10 +13,12 @@ Hardware, time, result: docs/LOG.md.
 from ml_collections import ConfigDict
 
 from videojax.config import complete
+from videojax.errors import check_choice
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """arg 'smoke': two steps of a tiny model, for tests."""
+  check_choice("variant", arg, ("", "smoke"))
   smoke = arg == "smoke"
   c = ConfigDict()
   c.total_steps = 2 if smoke else 3000

@@ -57,7 +57,11 @@ def test_missing_key_and_missing_section_are_named():
     ({"model__width": 33}, "width=33"),
     ({"optim__schedule": "linear"}, "no schedule 'linear'"),
     ({"denoiser__process": "cosin"}, "did you mean 'cosine'"),
-    ({"condition__known_frames": 4}, "known_frames=4 must be between 1 and 3"),
+    ({"condition__known_frames": 3}, "known=2 and condition.known_frames=3 must be equal"),
+    (
+      {"condition__known_frames": 0, "data__worlds__known": 0},
+      "known_frames=0 must be between 1 and 3",
+    ),
     ({"model__known": None}, "set model.known='last'"),
     ({"ema": (0.5,)}, "sigma_rel=0.5"),
   ],

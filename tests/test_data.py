@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny
-from videojax.data import ENDLESS, Loader, LoaderConfig, Mixture, caption_text, pipeline
+from videojax.data import ENDLESS, Loader, LoaderConfig, Mixture, caption_text, pipeline, spread
 
 
 class Numbers:
@@ -98,9 +98,22 @@ def test_batch_of_a_mixture_is_of_one_kind_and_each_kind_is_read_in_its_own_orde
   assert sorted(video) == sorted(list(range(50)) * 2)
 
 
-def test_endless_source_is_not_shuffled():
-  loader = Loader({"a": Numbers(100, finite=False)}, [1], batch_size=4, seed=3)
-  assert take(loader, 2) == [("a", [0, 1, 2, 3]), ("a", [4, 5, 6, 7])]
+def test_endless_source_is_read_in_order_from_the_seed_on():
+  endless = Numbers(2**20, finite=False)
+  firsts = []
+  for seed in (0, 3):
+    rows = np.concatenate(
+      [r for _, r in take(Loader({"a": endless}, [1], batch_size=4, seed=seed), 2)]
+    )
+    np.testing.assert_array_equal(np.diff(rows), 1)
+    firsts.append(rows[0])
+  assert firsts[0] == 0 and firsts[1] > 1000  # each seed has a stretch of its own
+
+
+def test_evaluation_takes_clips_from_all_of_a_finite_source():
+  np.testing.assert_array_equal(spread(Numbers(100), 5), [0, 24, 49, 74, 99])
+  np.testing.assert_array_equal(spread(Numbers(3), 5), [0, 1, 2])
+  np.testing.assert_array_equal(spread(Numbers(100, finite=False), 3), [0, 1, 2])
 
 
 def test_unknown_source_is_named():

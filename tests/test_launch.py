@@ -75,6 +75,48 @@ def test_plan_writes_the_counts_without_allocating(command, tmp_path):
   assert world["activation_bytes"] > 0
 
 
+def test_plan_of_a_mesh_that_is_not_here_counts_bytes_per_device(command, tmp_path):
+  state = {}
+  for fsdp in (1, 16):
+    mesh = ["--config.mesh.data=1", f"--config.mesh.fsdp={fsdp}", "--config.batch_size=64"]
+    assert command(QUICK, *mesh, f"--workdir={tmp_path / str(fsdp)}", "--mode=plan")[0] == 0
+    plan = json.loads((tmp_path / str(fsdp) / "plan.json").read_text())
+    assert plan["devices"] == fsdp
+    state[fsdp] = plan["state_bytes"]["trainable"]
+  assert state[16] < state[1] / 4  # not 16: biases and norms are not divided
+
+
+def test_run_may_start_where_its_plan_was_written(command, tmp_path):
+  workdir = f"--workdir={tmp_path / 'run'}"
+  assert command(QUICK, WIDE, workdir, "--mode=plan")[0] == 0
+  code, _, err = command(QUICK, WIDE, workdir, "--config.data.worlds.size=15")
+  assert code == 1 and "does not divide a clip of 8 frames of 15x15" in err
+  assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+  "override,words",
+  [
+    ("model.channels=4", "model.channels=4, the data has 3"),
+    ("model.text=7", "['text', 'text_mask'], which the data does not have"),
+    ("optim.freeze=nothing", "matches no parameter"),
+    ("data.worlds.known=3", "must be equal"),
+    ("evaluate.splits.id.split=nosuch", "no split 'nosuch'"),
+    ("init_from=/nowhere", "/nowhere is no run directory"),
+  ],
+)
+def test_settings_that_do_not_fit_are_named_before_anything_is_written(
+  command, tmp_path, override, words
+):
+  code, _, err = command(QUICK, WIDE, f"--workdir={tmp_path / 'run'}", f"--config.{override}")
+  assert code == 1 and words in err and not (tmp_path / "run").exists()
+
+
+def test_workdir_that_cannot_be_made_is_named(command):
+  code, _, err = command(QUICK, WIDE, "--workdir=/dev/null/run")
+  assert code == 1 and "/dev/null/run" in err
+
+
 def test_remat_keeps_fewer_activations_in_the_plan(command, tmp_path):
   kept = {}
   for remat in ("none", "dots", "full"):

@@ -103,7 +103,8 @@ def test_samples_agree_on_8_devices():
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
     with jax.set_mesh(mesh):
       rows = put_batch(stack_examples(task.source, range(ROWS)), mesh, ROWS)
-      video, _ = jax.jit(lambda p, c: generate(task, e.sampler, e.guidance, p, c))(params, rows)
+      sampled = lambda p, c: generate(task, e.sampler, e.guidance, p, task.source.decode(c))
+      video = jax.jit(sampled)(params, rows)
       video = np.asarray(video)
     want = video if want is None else want
   assert relative_error(video, want) < 1e-5

@@ -56,7 +56,7 @@ class Experiment:
     model: architecture and sizes.
     data: training sources by name; the first is the one that is evaluated.
     denoiser, objective, condition, optim: what is learned and how.
-    seed: of parameters, order of the data, noise.
+    seed: of parameters, noise, the order of finite data and the stretch of endless data.
     accumulate: microbatches per update.
     ema: widths (sigma_rel) of the averages that are kept; the first is the one that is evaluated.
     init_from: run directory whose EMA weights are taken, and nothing else.
@@ -110,6 +110,12 @@ class Experiment:
     try:
       module = pipeline(source.name)
       config = build(module.Config, {**source.settings, **(settings or {})}, where)
+      known = self.condition.known_frames
+      if getattr(config, "frames", 1) not in (1, None) and getattr(config, "known", known) != known:
+        raise ConfigError(
+          f"{where}.known={config.known} and condition.known_frames={known} must be equal: the "
+          "known frames determine the rest of a clip"
+        )
       return Task(
         source=module.Source(config),
         codec=identity.Codec(),

@@ -96,9 +96,13 @@ class Mixture:
 
   def at(self, step: int) -> tuple[int, int]:
     """(kind of this step, number of earlier steps of that kind), in closed form."""
-    cycles, offset = divmod(step, len(self.order))
-    kind = int(self.order[offset])
-    return kind, int(cycles * self.weights[kind] + self.earlier[offset, kind])
+    kind = int(self.order[step % len(self.order)])
+    return kind, self.steps(step, kind)
+
+  def steps(self, total: int, kind: int) -> int:
+    """How many of the first `total` steps are of this kind."""
+    cycles, offset = divmod(total, len(self.order))
+    return int(cycles * self.weights[kind] + self.earlier[offset, kind])
 
 
 class Rows:
@@ -142,7 +146,7 @@ class Loader:
     config: LoaderConfig = LoaderConfig(),
   ):
     self.names, self.mixture, self.batch_size = list(sources), Mixture(weights), batch_size
-    self.orders = [order(source, seed + k) for k, source in enumerate(sources.values())]
+    self.orders = [order(source, seed, k) for k, source in enumerate(sources.values())]
     self.rows = np.arange(batch_size) if rows is None else rows
     self.config = config
 
@@ -153,16 +157,38 @@ class Loader:
       num_threads=self.config.threads, prefetch_buffer_size=self.config.prefetch
     )
     dataset = grain.MapDataset.source(rows).to_iter_dataset(read).batch(len(self.rows))
+    if self.config.threads:  # whole batches are put together while the device computes
+      dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=2)
     for step, carried in enumerate(dataset, start):
       yield self.names[self.mixture.at(step)[0]], carried
 
 
-def order(source: Source, seed: int) -> Any:
-  """Position -> example: shuffled anew each epoch, or as it is where the source is random."""
-  dataset = grain.MapDataset.source(source)
-  if source.finite:
-    dataset = dataset.seed(seed).shuffle()
-  return dataset.repeat()
+class Shifted:
+  """An endless source from another beginning: each seed and kind has its own stretch of it."""
+
+  def __init__(self, source: Source, seed: int, kind: int):
+    # Far enough apart that no run reaches the next one's: 2^31 / 1024 examples.
+    self.source, self.first = source, ((seed * 61 + kind) % 1024) * (len(source) // 1024)
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> Carried:
+    return self.source[(self.first + index) % len(self.source)]
+
+
+def order(source: Source, seed: int, kind: int) -> Any:
+  """Position -> example: shuffled anew each epoch, or, of an endless source, from the seed on."""
+  if not source.finite:
+    return grain.MapDataset.source(Shifted(source, seed, kind)).repeat()
+  return grain.MapDataset.source(source).seed(seed * 1024 + kind).shuffle().repeat()
+
+
+def spread(source: Source, clips: int) -> np.ndarray:
+  """Indices of a fixed set of clips: evenly spaced over a finite source, else the first ones."""
+  if not source.finite:
+    return np.arange(clips)
+  return np.unique(np.linspace(0, len(source) - 1, min(clips, len(source))).astype(int))
 
 
 def stack_examples(source: Source, indices: Sequence[int]) -> Carried:

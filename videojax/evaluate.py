@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from videojax.data import stack_examples
+from videojax.data import spread, stack_examples
+from videojax.errors import ConfigError
 from videojax.measures import frozen, physics
 from videojax.sample import generate
 from videojax.sharding import put_batch
@@ -64,6 +65,12 @@ class Evaluator:
       split: experiment.task(name, settings) for split, settings in self.config.splits.items()
     }
     self.first = next(iter(self.tasks))
+    for split, task in self.tasks.items():
+      if task.source.shape != self.train_task.source.shape:
+        raise ConfigError(
+          f"evaluate.splits.{split} has clips {task.source.shape}, training has "
+          f"{self.train_task.source.shape} (frames, height, width, channels): they must be equal"
+        )
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     self.batch = -(-self.config.batch_size // ways) * ways  # up to a multiple of the devices
     self._sources = {None: self.train_task.source} | {s: t.source for s, t in self.tasks.items()}
@@ -74,15 +81,15 @@ class Evaluator:
     self._generate = jax.jit(lambda p, example: generate(task, e.sampler, e.guidance, p, example))
 
   def examples(self, split: str | None, clips: int) -> Iterator[tuple[dict[str, Any], int]]:
-    """(decoded batch, number of real rows): the last one is padded by repeating its last row.
+    """(decoded batch, number of real rows) of a fixed set of clips; None: the training data.
 
-    None is the training data.
+    The last batch is padded by repeating its last row.
     """
     source = self._sources[split]
-    clips = min(clips, len(source))
-    for start in range(0, clips, self.batch):
-      rows = range(start, min(start + self.batch, clips))
-      padded = [*rows, *[rows[-1]] * (self.batch - len(rows))]
+    indices = spread(source, clips)
+    for start in range(0, len(indices), self.batch):
+      rows = indices[start : start + self.batch]
+      padded = np.pad(rows, (0, self.batch - len(rows)), mode="edge").tolist()
       carried = put_batch(stack_examples(source, padded), self.mesh, self.batch)
       yield self._decode[split](carried), len(rows)
 
@@ -91,7 +98,7 @@ class Evaluator:
     """[T,1,1,1]: 1 on frames that are not given."""
     task = self.train_task
     frame = np.arange(task.latent_shape[0]).reshape(-1, 1, 1, 1)
-    return (frame * task.codec.strides[0] >= task.condition.known_frames).astype(np.float64)
+    return (frame * task.codec.strides[0] >= task.known_frames).astype(np.float64)
 
   @functools.cached_property
   def reference(self) -> frozen.Reference:
@@ -136,7 +143,7 @@ class Evaluator:
     means: dict[str, dict[str, float]] = {}
     errors: dict[str, dict[str, float]] = {}
     world = getattr(self.train_task.source, "config", None)
-    known = self.experiment.condition.known_frames
+    known = self.train_task.known_frames
     if not self.config.coherence_clips or not hasattr(world, "extent") or not known:
       return means, errors
     for split in self.tasks:

@@ -16,7 +16,7 @@ from videojax.sharding import make_mesh
 def evaluate(experiment: Experiment, workdir: Path) -> None:
   """Frozen loss and coherence of the EMA weights -> evaluation.json."""
   mesh = make_mesh(experiment.mesh)
-  rundir.check_same(workdir, rundir.read_json(workdir / "config.json"), to_json(experiment))
+  rundir.check_same(workdir, rundir.read_config(workdir), to_json(experiment))
   with jax.set_mesh(mesh):
     weights, step = restore_weights(experiment, workdir, mesh)
     evaluator = Evaluator(experiment, mesh)
@@ -39,13 +39,13 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
 def sample(experiment: Experiment, workdir: Path) -> None:
   """Clips of every evaluation split -> samples/SPLIT/."""
   mesh = make_mesh(experiment.mesh)
-  rundir.check_same(workdir, rundir.read_json(workdir / "config.json"), to_json(experiment))
+  rundir.check_same(workdir, rundir.read_config(workdir), to_json(experiment))
   with jax.set_mesh(mesh):
     weights, step = restore_weights(experiment, workdir, mesh)
     evaluator = Evaluator(experiment, mesh)
     for split in evaluator.tasks:
       video, example = evaluator.samples(split, weights, 8)
-      known = experiment.condition.known_frames
+      known = evaluator.train_task.known_frames
       directory = workdir / "samples" / split
       for path in write_samples(directory, video, example, known_frames=known, step=step):
         print(path)

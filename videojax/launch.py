@@ -14,6 +14,8 @@ from ml_collections import config_flags
 from videojax import log
 from videojax.errors import ConfigError, check_choice
 
+STOPPED = 143  # what a process ended by SIGTERM returns: the job is not done
+
 
 def train(experiment: Any, workdir: Path) -> None:
   from videojax.train import Preempted, train
@@ -23,6 +25,7 @@ def train(experiment: Any, workdir: Path) -> None:
       print(f"{workdir} is finished: see {workdir}/result.json")
   except Preempted as stop:
     print(f"{stop}; the same command continues")
+    sys.exit(STOPPED)
 
 
 def evaluate(experiment: Any, workdir: Path) -> None:
@@ -69,7 +72,11 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
   values = flags.FlagValues()
   define: dict[str, Any] = {"flag_values": values}
   config_flags.DEFINE_config_file(
-    "config", None, "experiment file, with :arg for its variant; --config.a.b=value", **define
+    "config",
+    None,
+    "experiment file, with :arg for its variant; --config.a.b=value",
+    sys_argv=argv,
+    **define,
   )
   flags.DEFINE_string("workdir", None, "run directory", **define)
   flags.DEFINE_string("mode", "train", f"one of {', '.join(MODES)}", **define)
@@ -112,6 +119,9 @@ def main(argv: list[str]) -> int:
     mode(resolve(config), Path(values.workdir))
   except (ConfigError, CheckpointError, Diverged) as error:
     log.error(str(error))
+    return 1
+  except OSError as error:  # a disk that is full, a directory that may not be written
+    log.error(f"{error.strerror}: {error.filename}" if error.filename else str(error))
     return 1
   return 0
 

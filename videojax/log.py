@@ -28,7 +28,7 @@ class Log:
     if not quiet:
       _drop_after(self.path, start)
     self.file = None if quiet else open(self.path, "a", buffering=1)  # noqa: SIM115
-    self.events = _summary_writer(workdir) if tensorboard and not quiet else None
+    self.events = _summary_writer(workdir, start) if tensorboard and not quiet else None
     live = self.console.is_terminal
     self.progress = Progress(
       TextColumn("training"), BarColumn(bar_width=20), MofNCompleteColumn(),
@@ -101,7 +101,7 @@ def _drop_after(path: Path, start: int) -> None:
   temporary.replace(path)
 
 
-def _summary_writer(workdir: Path) -> Any:
+def _summary_writer(workdir: Path, start: int) -> Any:
   from tensorboardX import SummaryWriter  # extra `tensorboard`; train checks that it is there
 
-  return SummaryWriter(str(workdir / "tensorboard"))
+  return SummaryWriter(str(workdir / "tensorboard"), purge_step=start)

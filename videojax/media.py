@@ -92,36 +92,6 @@ def write_grid(
   temporary.replace(path)
 
 
-def write_filmstrip(
-  path: Path,
-  video: UInt8[np.ndarray, "B T H W C"],
-  truth: UInt8[np.ndarray, "B T H W C"],
-  *,
-  known_frames: int,
-) -> None:
-  """A still picture: per clip a row of true frames above a row of sampled ones."""
-  scale = max(1, 48 // video.shape[2])
-  up = lambda clips: clips.repeat(scale, 2).repeat(scale, 3)
-  video, truth = up(video), up(truth)
-  gap = 4
-  height, width = video.shape[2:4]
-  page = Image.new(
-    "RGB",
-    (video.shape[1] * (width + gap) + gap, len(video) * (2 * height + 3 * gap) + gap),
-    PAPER,
-  )
-  draw = ImageDraw.Draw(page)
-  for i in range(len(video)):
-    for row, clips in enumerate((truth, video)):
-      y = gap + i * (2 * height + 3 * gap) + row * (height + gap)
-      for t in range(video.shape[1]):
-        x = gap + t * (width + gap)
-        page.paste(Image.fromarray(clips[i, t]), (x, y))
-        if row and t < known_frames:
-          draw.rectangle((x - 2, y - 2, x + width + 1, y + height + 1), outline=GIVEN, width=2)
-  page.save(path)
-
-
 def _wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
   lines, line = [], ""
   for word in text.split():

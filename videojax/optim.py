@@ -103,8 +103,10 @@ def make_optimizer(
   else:
     update = muon(
       schedule(config, total_steps, config.muon_learning_rate),
-      beta=0.95, consistent_rms=0.2, weight_decay=config.weight_decay,
-      adam_b1=config.b1, adam_b2=config.b2, adam_learning_rate=rate,
+      beta=0.95, consistent_rms=0.2,
+      weight_decay=config.weight_decay, weight_decay_mask=is_matrix,
+      eps=config.eps, adam_b1=config.b1, adam_b2=config.b2, adam_learning_rate=rate,
+      adam_weight_decay=config.weight_decay,
       muon_weight_dimension_numbers=lambda params: muon_dimensions(params, info),
     )  # fmt: skip
   clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()

@@ -1,5 +1,6 @@
 """What a run would need, without allocating it: parameters, FLOPs, tokens and bytes."""
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +25,7 @@ from videojax.program import (
   task_products,
 )
 from videojax.scaling import flops
-from videojax.sharding import make_mesh
+from videojax.sharding import MESH_AXES, MeshConfig, make_mesh
 from videojax.task import Task
 
 
@@ -33,7 +35,7 @@ def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:
   Returns: the content of plan.json; bytes are per device, FLOPs are FLOP (2 per MAC).
   """
   e = experiment
-  mesh = make_mesh(e.mesh)
+  mesh = plan_mesh(e.mesh)
   check_divides(e, mesh)
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
@@ -71,6 +73,14 @@ def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:
   show(written)
   print(f"{workdir}/plan.json")
   return written
+
+
+def plan_mesh(config: MeshConfig) -> Mesh | AbstractMesh:
+  """The mesh of the config, of devices that need not be here where all its sizes are given."""
+  sizes = dataclasses.astuple(config)
+  if -1 in sizes:
+    return make_mesh(config)
+  return AbstractMesh(sizes, MESH_AXES)
 
 
 def fps(task: Task) -> float:

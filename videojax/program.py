@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from videojax import optim
 from videojax.config import Experiment
@@ -25,7 +25,7 @@ COMPILER_OPTIONS: dict[str, dict[str, bool | str]] = {
 }
 
 
-def check_divides(e: Experiment, mesh: Mesh) -> None:
+def check_divides(e: Experiment, mesh: Mesh | AbstractMesh) -> None:
   """The batch, and each microbatch of it, is split evenly."""
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
   if e.batch_size % (ways * e.accumulate):
@@ -38,10 +38,38 @@ def check_divides(e: Experiment, mesh: Mesh) -> None:
     )
 
 
+def check_loss(e: Experiment, tasks: dict[str, Task]) -> None:
+  """Traces the loss of every kind of batch on shapes, so that misfits show before anything runs.
+
+  Raises:
+    ConfigError: a patch, a condition or a number of channels that does not fit the data.
+  """
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+  for name, task in tasks.items():
+    rows = stack_examples(task.source, [0])
+    try:
+      example = jax.eval_shape(task.source.decode, rows)
+      missing = [key for key in task.needs if key not in example]
+      if missing:
+        raise ConfigError(f"the model's conditions need {missing}, which the data does not have")
+      channels = task.latent_shape[-1]
+      if e.model.config.channels != channels:
+        raise ConfigError(f"model.channels={e.model.config.channels}, the data has {channels}")
+      jax.eval_shape(task.loss, e.model.abstract_params, rows, keys)
+    except ValueError as error:
+      raise ConfigError(f"data.{name}: {error}") from error
+
+
 def make_update(e: Experiment) -> tuple[Any, dict[str, float]]:
   """The optimizer, and the exponents of the averages by name."""
-  tx = optim.make_optimizer(e.optim, e.total_steps, e.model.info)
-  return tx, {ema_name(width): optim.ema_gamma(width) for width in e.ema}
+  try:
+    optim.split_frozen(e.model.abstract_params, e.optim.freeze)
+    gammas = {ema_name(width): optim.ema_gamma(width) for width in e.ema}
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
+  if len(gammas) < len(e.ema):
+    raise ConfigError(f"ema={e.ema} has widths that are equal to three digits")
+  return optim.make_optimizer(e.optim, e.total_steps, e.model.info), gammas
 
 
 def ema_name(sigma_rel: float) -> str:
@@ -55,7 +83,9 @@ def create_state(e: Experiment, tx: Any) -> TrainState:
   return init_state(trainable, frozen, tx, tuple(ema_name(width) for width in e.ema))
 
 
-def state_shardings(model: ModelSpec, abstract: TrainState, mesh: Mesh) -> TrainState:
+def state_shardings(
+  model: ModelSpec, abstract: TrainState, mesh: Mesh | AbstractMesh
+) -> TrainState:
   """Where every leaf of the state lives: parameters by their logical axes, copies like them."""
   axes = {path: info.axes for path, info in model.info.items()}
   params = param_shardings(abstract.trainable, axes, mesh)

@@ -8,7 +8,10 @@ SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True)
 class Seconds:
-  """Wall-clock seconds by part; they add up to the whole run but for start-up."""
+  """Wall-clock seconds by part, over all starts of a run.
+
+  Not counted: start-up and restoring, and what a kill threw away after the last checkpoint.
+  """
 
   compile: float = 0.0
   data_wait: float = 0.0
@@ -22,7 +25,7 @@ class FrozenLossRecord:
   """The frozen loss (docs/measures.md), in units of the variance of the data.
 
   Attributes:
-    init, final: before training and after it, EMA weights.
+    init, final: before training, and the EMA weights after it.
     stderr: standard error of `final` over clips.
     raw: of the weights themselves, without averaging.
     zero_model, wiener: what ignorance scores.
@@ -63,7 +66,7 @@ class Result:
     seconds: by part.
     peak_bytes: of one device: the compiler's account of the training step where the device does
       not report its own.
-    frozen_loss: by evaluation split.
+    frozen_loss: of the first evaluation split.
     coherence: measure -> {split, 'floor', 'copy_last', 'extrapolate'} -> mean; empty where the
       data has no simulator behind it.
     coherence_stderr: the same for standard errors over clips.

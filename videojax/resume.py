@@ -60,7 +60,7 @@ def open_checkpoints(run: str | Path, what: str) -> Path:
 def load_weights(e: Experiment, state: TrainState, shardings: TrainState) -> dict[str, Any]:
   """Trainable and frozen parameters, and EMA, from the newest sound checkpoint of another run."""
   assert e.init_from is not None
-  other = from_json(rundir.read_json(Path(e.init_from) / "config.json"))
+  other = from_json(rundir.read_config(Path(e.init_from)))
   mesh = shardings.step.mesh
   weights, step = restore_weights(other, Path(e.init_from), mesh)
   want = {p: v.shape for p, v in flat_params(state.params).items()}

@@ -9,6 +9,7 @@ result.json       records.Result
 """
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -19,17 +20,35 @@ from typing import Any
 
 import jax
 
-from videojax.config import Experiment, flatten, identity_of, to_json
+from videojax.config import IDENTITY, Experiment, flatten, identity_of, to_json
 from videojax.errors import ConfigError
 
 PACKAGES = ("videojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
+# Files that plan and bench leave in a directory that a run may then be started in.
+OURS = {"plan.json", "bench.json", "trace"}
+
+
 def write_json(path: Path, value: Any) -> None:
-  """Writes by rename: a reader sees the old file or the new one, never half of one."""
+  """Writes by rename: a reader sees the old file or the new one, never half of one.
+
+  NaN (a measure that is not defined) becomes null, which is JSON.
+  """
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  temporary.write_text(json.dumps(value, indent=2) + "\n")
-  temporary.replace(path)
+  try:
+    temporary.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  if isinstance(value, dict):
+    return {k: _finite(v) for k, v in value.items()}
+  return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def read_json(path: Path) -> Any:
@@ -46,28 +65,47 @@ def read_json(path: Path) -> Any:
     raise ConfigError(f"{path} is damaged ({error})") from None
 
 
+def read_config(workdir: Path) -> dict[str, Any]:
+  """The resolved config of the run in `workdir`.
+
+  Raises:
+    ConfigError: there is none, or it is damaged.
+  """
+  path = workdir / "config.json"
+  written = read_json(path)
+  if not isinstance(written, dict) or not set(IDENTITY) <= written.keys():
+    raise ConfigError(f"{path} is damaged: it is not the config of a run")
+  return written
+
+
+def check_run(workdir: Path, experiment: Experiment) -> None:
+  """Checks that this experiment may run in `workdir`; writes nothing.
+
+  Raises:
+    ConfigError: the directory holds something else; the differing keys are listed.
+  """
+  if (workdir / "config.json").exists():
+    written = read_config(workdir)
+    check_same(workdir, written, to_json(experiment))
+    check_longer(workdir, experiment, written["total_steps"])
+  elif workdir.exists() and (not workdir.is_dir() or {p.name for p in workdir.iterdir()} - OURS):
+    raise ConfigError(
+      f"{workdir} is not empty and holds no run: give --workdir a new or an empty directory"
+    )
+
+
 def open_run(workdir: Path, experiment: Experiment) -> None:
-  """Makes the directory of a new run, or checks that the run in it is the same experiment.
+  """Writes config.json and environment.json of a run that is about to start or to go on.
 
   Allowed changes (mesh, kernel, remat, logging, saving, evaluation, a larger total_steps where no
   step so far depended on it) are recorded in config.json.
-
-  Raises:
-    ConfigError: if the directory holds something else; the differing keys are listed, nothing is
-      written.
   """
+  check_run(workdir, experiment)
   path, resolved = workdir / "config.json", to_json(experiment)
-  if not path.exists():
-    if workdir.exists() and any(workdir.iterdir()):
-      raise ConfigError(
-        f"{workdir} is not empty and holds no run: give --workdir a new or an empty directory"
-      )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, resolved)
-  else:
-    written = read_json(path)
+  workdir.mkdir(parents=True, exist_ok=True)
+  if path.exists():
+    written = read_config(workdir)
     changes = written.pop("changes", [])
-    check_same(workdir, written, resolved)
     before, after = flatten(written), flatten(resolved)
     changed = {
       k: [before.get(k), after.get(k)]
@@ -75,9 +113,10 @@ def open_run(workdir: Path, experiment: Experiment) -> None:
       if before.get(k) != after.get(k)
     }
     if changed:
-      check_longer(workdir, experiment, written["total_steps"])
       changes = [*changes, {"time": now(), "changed": changed}]
-    write_json(path, {**resolved, "changes": changes} if changes else resolved)
+    if changes:
+      resolved["changes"] = changes
+  write_json(path, resolved)
   environments = workdir / "environment.json"
   starts = read_json(environments) if environments.exists() else []
   write_json(environments, [*starts, environment()])

@@ -1,7 +1,6 @@
 """Clips from a model: noise keyed by example, the sampler's loop, and pictures of the result."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,15 @@ class GuidanceConfig:
   """Classifier-free guidance; scale 1 is none. See diffusion/guidance.py."""
 
   scale: float = 1.0
-  interval: tuple[float, float] = (0.0, math.inf)
+  interval: tuple[float, float] = (0.0, 1e6)
   rescale: float = 0.0
+
+  def __post_init__(self):
+    low, high = self.interval
+    if not 0 <= low < high:
+      raise ValueError(f"interval={self.interval} must be 0 <= low < high, in sigma / alpha")
+    if not 0 <= self.rescale <= 1:
+      raise ValueError(f"rescale={self.rescale} must be in [0, 1]")
 
 
 def generate(
@@ -83,7 +89,8 @@ def write_samples(
   # Latents without a decoder are shown by their first three channels.
   video, truth = media.to_uint8(video[..., :3]), media.to_uint8(example["video"][..., :3])
   fps = float(example["fps"][0])
-  captions = [caption_text(bytes(np.asarray(row))) for row in example["caption"]]
+  none = np.zeros((len(video), 1), np.uint8)  # a source may have embeddings and no words
+  captions = [caption_text(bytes(np.asarray(row))) for row in example.get("caption", none)]
   paths = [directory / f"step{step:07d}_{i:02d}.mp4" for i in range(len(video))]
   for path, clip in zip(paths, video):
     media.write_mp4(path, clip, fps=fps)

@@ -99,7 +99,9 @@ def spec(
   return PartitionSpec(*entries)
 
 
-def fallbacks(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> list[str]:
+def fallbacks(
+  axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> list[str]:
   """Dimensions that stay whole because the mesh does not divide them, in words."""
   found = []
   for name, size, entry in zip(axes, shape, spec(axes, shape, mesh)):
@@ -118,7 +120,9 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
 
 
-def param_shardings(params: Any, axes: dict[str, tuple[str | None, ...]], mesh: Mesh) -> Any:
+def param_shardings(
+  params: Any, axes: dict[str, tuple[str | None, ...]], mesh: Mesh | AbstractMesh
+) -> Any:
   """Shardings of a nested dict of (abstract) parameters from their logical axes by path."""
 
   def one(path, leaf):
@@ -127,7 +131,7 @@ def param_shardings(params: Any, axes: dict[str, tuple[str | None, ...]], mesh: 
   return jax.tree_util.tree_map_with_path(one, params)
 
 
-def like_params(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
+def like_params(tree: Any, params: Any, shardings: Any, mesh: Mesh | AbstractMesh) -> Any:
   """Shardings for a tree that holds copies of parameters somewhere (moments, EMA).
 
   A leaf whose path ends in a parameter's path, and which has its shape, is sharded as that

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from videojax.data import Source
 from videojax.diffusion.denoiser import Denoised, Denoiser
-from videojax.diffusion.objective import Objective
+from videojax.diffusion.objective import Objective, check_levels
 from videojax.models.cond import Cond, drop
 from videojax.models.layers import ParamInfo, param_info
 
@@ -95,7 +95,7 @@ class Task:
 
   def __post_init__(self):
     known, frames = self.condition.known_frames, self.source.shape[0]
-    if self.model.config.known and not 0 < known < frames:
+    if self.model.config.known and frames > 1 and not 0 < known < frames:
       raise ValueError(
         f"the model takes known frames, so condition.known_frames={known} must be between 1 and "
         f"{frames - 1}, one less than the clip's frames"
@@ -104,6 +104,19 @@ class Task:
       raise ValueError(
         f"condition.known_frames={known}, but the model takes none: set model.known='last'"
       )
+
+  @property
+  def known_frames(self) -> int:
+    """Leading frames that are given; of an image none."""
+    return self.condition.known_frames if self.source.shape[0] > 1 else 0
+
+  @property
+  def needs(self) -> list[str]:
+    """Keys that a decoded example must have for the conditions that the model declares."""
+    config, names = self.model.config, list[str]()
+    if config.text:
+      names += ["caption"] if config.text == "bytes" else ["text", "text_mask"]
+    return names + (["label"] if config.classes else []) + list(config.scalars)
 
   @property
   def latent_shape(self) -> tuple[int, int, int, int]:
@@ -130,7 +143,7 @@ class Task:
     if "known" in uses:
       frame = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1, 1)
       stride = self.codec.strides[0]
-      mask = (frame * stride < self.condition.known_frames).astype(jnp.float32)
+      mask = (frame * stride < self.known_frames).astype(jnp.float32)
       fields.update(known_mask=jnp.broadcast_to(mask, (x.shape[0], *mask.shape[1:])), known=x)
     return Cond(**fields)
 
@@ -145,7 +158,8 @@ class Task:
       cond = drop(cond, ("text", "label", "scalars"), gone)
     loss, aux = self.objective.loss(
       self.denoiser, self.model.network(params), x, keys, cond,
-      known=cond.known_mask, frames_per_level=self.frames_per_level,
+      known=cond.known_mask,
+      frames_per_level=min(self.frames_per_level, x.shape[1]),
     )  # fmt: skip
     return loss, {"x0_mse": aux["x0_mse"]}
 
@@ -157,5 +171,6 @@ class Task:
     self, params: dict, x_t: Float[Array, "B T H W C"], t: Float[Array, "B L"], cond: Cond
   ) -> Denoised:
     """What the model makes of noisy latents; known positions are imposed."""
+    check_levels(t, self.frames_per_level if self.source.shape[0] > 1 else 1)
     known = None if cond.known_mask is None else (cond.known_mask, cond.known)
     return self.denoiser(self.model.network(params), x_t, t, cond, known=known)

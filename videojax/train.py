@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from videojax import rundir
 from videojax.checkpoint import Checkpointer
-from videojax.config import Experiment
+from videojax.config import Experiment, to_json
 from videojax.data import Loader
 from videojax.errors import require_extra
 from videojax.evaluate import Evaluator
@@ -25,6 +25,7 @@ from videojax.models.attention import choose_kernel
 from videojax.program import (
   Counts,
   check_divides,
+  check_loss,
   compile_step,
   compiled_bytes,
   create_state,
@@ -39,7 +40,7 @@ from videojax.records import SCHEMA, FrozenLossRecord, Result, Seconds
 from videojax.resume import restore_or_create
 from videojax.sample import write_samples
 from videojax.scaling import flops
-from videojax.sharding import make_mesh, put_batch
+from videojax.sharding import fallbacks, make_mesh, path_name, put_batch
 from videojax.state import TrainState
 from videojax.task import Task
 
@@ -49,7 +50,7 @@ class Diverged(RuntimeError):
 
 
 class Preempted(Exception):
-  """SIGTERM came; the state is saved."""
+  """SIGTERM, or Ctrl-C; the state is saved."""
 
 
 def train(
@@ -64,15 +65,16 @@ def train(
   Returns: the record, also written as result.json; None when the run was already finished.
   Raises:
     ConfigError: a setting that cannot be used; CheckpointError: no sound checkpoint, a full disk.
-    Diverged: the loss is not finite. Preempted: SIGTERM.
+    Diverged: loss or gradient are not finite. Preempted: SIGTERM or Ctrl-C.
   """
   e = experiment
+  rundir.check_run(workdir, e)
+  if e.tensorboard:
+    require_extra("tensorboardX", "tensorboard")
   tasks = {name: e.task(name) for name in e.data}
   mesh = make_mesh(e.mesh, devices)
   check_divides(e, mesh)
-  if e.tensorboard:
-    require_extra("tensorboardX", "tensorboard")
-  rundir.open_run(workdir, e)
+  check_loss(e, tasks)
   main = jax.process_index() == 0
 
   tx, gammas = make_update(e)
@@ -85,15 +87,17 @@ def train(
   with jax.set_mesh(mesh), checkpoints:
     state, seconds, notes = restore_or_create(e, create, shardings, checkpoints)
     start = int(jax.device_get(state.step))
-    if start >= e.total_steps and (workdir / "result.json").exists():
+    if start >= e.total_steps and finished_steps(workdir) == e.total_steps:
       return None
+    evaluator = Evaluator(e, mesh)
+    if main:  # only now is it known that the run can start
+      rundir.open_run(workdir, e)
     log = Log(
       workdir, total_steps=e.total_steps, start=start, tensorboard=e.tensorboard, quiet=not main
     )
     with log, terminated() as stop:
       for line in (*notes, *describe_run(e, tasks, mesh, start)):
         log.say(line)
-      evaluator = Evaluator(e, mesh)
       loader = Loader(
         {name: task.source for name, task in tasks.items()},
         [e.data[name].weight for name in tasks],
@@ -113,7 +117,7 @@ def train(
       key = put_replicated(jax.random.key(e.seed), mesh)
 
       pending: tuple[int, str, Any] | None = None  # metrics are fetched one step late
-      window = Window()
+      window = Window(start)
 
       def fetch() -> None:
         nonlocal pending
@@ -122,7 +126,7 @@ def train(
         step, name, metrics = pending
         pending = None
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        if not math.isfinite(values["loss"]):
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
           raise Diverged(diverged_message(step, window.last_finite, checkpoints))
         window.done(step, e.batch_size * counts[name].tokens, e.batch_size * counts[name].flops)
         if step % e.log_every_steps == 0 or step == e.total_steps:
@@ -146,20 +150,21 @@ def train(
             fetch()  # a checkpoint starts only after its loss was seen finite
             seconds["step"] += time.perf_counter() - clock
             clock = time.perf_counter()
-            checkpoints.save(step, state, {"seconds": dict(seconds)})
+            with jax.transfer_guard("allow"):  # it copies the state to the host
+              checkpoints.save(step, state, {"seconds": dict(seconds)})
             seconds["save"] += time.perf_counter() - clock
             clock = time.perf_counter()
-          if stop() and not last:
-            checkpoints.wait()
-            raise Preempted(f"stopped by SIGTERM after step {step}, which is saved")
+          if stop():
+            break
+      checkpoints.wait()  # a full disk shows here, before the evaluation
+      if stop():
+        raise Preempted(f"stopped by {stop()} after step {step}, which is saved")
       seconds["step"] -= seconds["data_wait"]
 
       log.say("evaluating")
       clock = time.perf_counter()
       record = measure(evaluator, e, state, init_loss)
-      if main:
-        samples(evaluator, e, state, workdir)
-      checkpoints.wait()
+      samples(evaluator, e, state, workdir)
       seconds["evaluate"] += time.perf_counter() - clock
       result = make_result(e, tasks, counts, loader, state, seconds, peak_bytes, record)
       if main:
@@ -169,41 +174,56 @@ def train(
       return result
 
 
+def finished_steps(workdir: Path) -> int | None:
+  """Steps of the finished run whose record is in `workdir`."""
+  path = workdir / "result.json"
+  return rundir.read_json(path)["steps"] if path.exists() else None
+
+
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
   """Rows of the global batch that this process's devices hold."""
   sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
   spans = {
     s[0].indices(batch_size)[:2]
     for s in sharding.addressable_devices_indices_map((batch_size,)).values()
+    if s is not None
   }
   return np.concatenate([np.arange(a, b) for a, b in sorted(spans)])
 
 
 @contextlib.contextmanager
-def terminated() -> Iterator[Callable[[], bool]]:
-  """A function that says whether SIGTERM came; the default handler is back afterwards."""
-  asked = False
+def terminated() -> Iterator[Callable[[], str]]:
+  """A function that names the signal that asks to stop ('' : none); handlers are put back after.
 
-  def handle(*_: object) -> None:
+  A second one is not waited for: it ends the process as if it had not been caught.
+  """
+  asked = ""
+  before: dict[signal.Signals, Any] = {}
+
+  def handle(number: int, _: object) -> None:
     nonlocal asked
-    asked = True
+    asked = signal.Signals(number).name
+    for each, handler in before.items():
+      signal.signal(each, handler)
 
   try:
-    before = signal.signal(signal.SIGTERM, handle)
+    for each in (signal.SIGTERM, signal.SIGINT):
+      before[each] = signal.signal(each, handle)
   except ValueError:  # not in the main thread, where signals do not arrive
-    yield lambda: False
+    yield lambda: ""
     return
   try:
     yield lambda: asked
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for each, handler in before.items():
+      signal.signal(each, handler)
 
 
 class Window:
   """Rates since the last logged step."""
 
-  def __init__(self) -> None:
-    self.last_finite = 0
+  def __init__(self, start: int) -> None:
+    self.last_finite = start
     self._reset()
 
   def _reset(self) -> None:
@@ -236,8 +256,8 @@ def diverged_message(step: int, last_finite: int, checkpoints: Checkpointer) -> 
   steps = checkpoints.steps()
   saved = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint"
   return (
-    f"the loss is not finite at step {step}; it was last finite at step {last_finite}, and {saved} "
-    f"in {checkpoints.directory}. Lower the learning rate, or look at the data of that step."
+    f"loss or gradient are not finite at step {step}, after finite ones up to step {last_finite}; "
+    f"{saved} in {checkpoints.directory}. Lower the learning rate, or look at that step's data."
   )
 
 
@@ -245,16 +265,17 @@ def initial_loss(
   workdir: Path, evaluator: Evaluator, state: TrainState, seconds: dict[str, float]
 ) -> float:
   """The frozen loss before the first step, kept in the run directory for resumed runs."""
-  path = workdir / "initial.json"
+  path, protocol = workdir / "initial.json", to_json(evaluator.config)
   if path.exists():
-    return rundir.read_json(path)["frozen_loss"]
+    written = rundir.read_json(path)  # of another evaluation it cannot be compared
+    return written["frozen_loss"] if written["evaluate"] == protocol else float("nan")
   if int(jax.device_get(state.step)) > 0:
     return float("nan")  # a branch: its beginning lies in the trunk
   clock = time.perf_counter()
   value = evaluator.frozen_loss(state.params).mean
   seconds["evaluate"] += time.perf_counter() - clock
   if jax.process_index() == 0:
-    rundir.write_json(path, {"frozen_loss": value})
+    rundir.write_json(path, {"frozen_loss": value, "evaluate": protocol})
   return value
 
 
@@ -275,12 +296,11 @@ def measure(
 
 
 def samples(evaluator: Evaluator, e: Experiment, state: TrainState, workdir: Path) -> None:
-  """Sampled clips of the first evaluation split, EMA weights, as files."""
+  """Sampled clips of the first evaluation split, EMA weights, as files; all processes sample."""
   video, example = evaluator.samples(evaluator.first, state.ema_params(ema_name(e.ema[0])), 8)
-  write_samples(
-    workdir / "samples", video, example,
-    known_frames=e.condition.known_frames, step=e.total_steps,
-  )  # fmt: skip
+  if jax.process_index() == 0:
+    known = evaluator.train_task.known_frames
+    write_samples(workdir / "samples", video, example, known_frames=known, step=e.total_steps)
 
 
 def make_result(
@@ -296,7 +316,7 @@ def make_result(
   """Puts the record together."""
   tokens, by_part = 0, dict[str, float]()
   for kind, (name, task) in enumerate(tasks.items()):
-    clips = e.batch_size * steps_of_kind(loader, e.total_steps, kind)
+    clips = e.batch_size * loader.mixture.steps(e.total_steps, kind)
     tokens += clips * counts[name].tokens
     for part, value in flops.step(task_products(e, task)).items():
       by_part[part] = by_part.setdefault(part, 0.0) + float(clips * value)
@@ -309,12 +329,6 @@ def make_result(
     peak_bytes=int(stats["peak_bytes_in_use"]) if "peak_bytes_in_use" in stats else peak_bytes,
     frozen_loss=frozen_loss, coherence=coherence, coherence_stderr=stderr,
   )  # fmt: skip
-
-
-def steps_of_kind(loader: Loader, steps: int, kind: int) -> int:
-  mixture = loader.mixture
-  cycles, offset = divmod(steps, len(mixture.order))
-  return int(cycles * mixture.weights[kind] + mixture.earlier[offset, kind])
 
 
 def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) -> Iterator[str]:
@@ -333,7 +347,12 @@ def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) 
       f"{name}: {frames} frames of {height}x{width}, {Counts.of(e, task).tokens} tokens a clip, "
       f"{flops.step(task_products(e, task))['total'] / 1e9:.2f} GFLOP a clip and step"
     )
-  yield f"steps {start + 1} to {e.total_steps}, {e.batch_size} clips each"
+  info, shapes = e.model.info, e.model.abstract_params
+  for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+    for line in fallbacks(info[path_name(path)].axes, leaf.shape, mesh):
+      yield f"stored whole: {path_name(path)}: {line}"
+  if start < e.total_steps:
+    yield f"steps {start + 1} to {e.total_steps}, {e.batch_size} clips each"
 
 
 def describe_result(result: Result, workdir: Path) -> Iterator[str]:

@@ -99,9 +99,9 @@ def test_alternating_odd_blocks_mix_time_only_and_even_blocks_space_only():
     moved = jnp.abs(change).max((0, 4)) > 1e-6  # [T,H,W]
     return moved.any((1, 2)), moved.any(0)
 
-  frames, _ = touched("time")
+  frames, _ = touched("temporal")
   np.testing.assert_array_equal(frames, [False, True, False, False])
-  _, places = touched("space")
+  _, places = touched("spatial")
   patch = np.zeros((16, 16), bool)
   patch[4:8, 4:8] = True
   np.testing.assert_array_equal(places, patch)

@@ -17,13 +17,14 @@ def choose_kernel(kernel: str, *, platform: str, dtype: str, head_dim: int) -> s
   Raises:
     ValueError: if a kernel is asked for by name that cannot run here.
   """
-  fits_cudnn = platform == "gpu" and dtype in ("bfloat16", "float16") and head_dim % 8 == 0
+  small = head_dim % 8 == 0 and head_dim <= 128  # more runs on Hopper alone
+  fits_cudnn = platform == "gpu" and dtype in ("bfloat16", "float16") and small
   if kernel == "auto":
     return "cudnn" if fits_cudnn else "xla"
   if kernel == "cudnn" and not fits_cudnn:
     raise ValueError(
-      "attention kernel 'cudnn' needs a GPU, a 16-bit dtype and a head dim divisible by 8; here "
-      f"platform={platform}, dtype={dtype}, head dim={head_dim}: use 'auto' or 'xla'"
+      "attention kernel 'cudnn' needs a GPU, a 16-bit dtype and a head dim divisible by 8, up to "
+      f"128; here platform={platform}, dtype={dtype}, head dim={head_dim}: use 'auto' or 'xla'"
     )
   return kernel
 

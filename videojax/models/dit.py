@@ -69,6 +69,11 @@ class Config:
   kernel: str = "auto"
 
   def __post_init__(self):
+    if not isinstance(self.patch, tuple | list) or len(self.patch) != 3 or min(self.patch) < 1:
+      raise ValueError(f"patch={self.patch} must be three numbers: frames, height, width")
+    for name in ("width", "depth", "num_heads", "channels"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
     object.__setattr__(self, "patch", tuple(self.patch))
     object.__setattr__(self, "scalars", tuple(self.scalars))
     if not self.head_dim:
@@ -90,9 +95,6 @@ class Config:
       check_choice("known fill", self.known, layers.KNOWN_FILLS)
     if isinstance(self.text, str):
       check_choice("text", self.text, ("bytes",))
-    for name in ("width", "depth", "num_heads", "channels"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
 
   @property
   def mlp(self) -> int:
@@ -216,11 +218,11 @@ class Pair(nnx.Module):
   """A block within the frames, then a block along time."""
 
   def __init__(self, cfg: Config, text: int, *, rngs: nnx.Rngs):
-    self.space = Block(cfg, "space", text, rngs=rngs)
-    self.time = Block(cfg, "time", text, rngs=rngs)
+    self.spatial = Block(cfg, "space", text, rngs=rngs)
+    self.temporal = Block(cfg, "time", text, rngs=rngs)
 
   def __call__(self, x, c, angles, text, mask):
-    return self.time(self.space(x, c, angles, text, mask), c, angles, text, mask)
+    return self.temporal(self.spatial(x, c, angles, text, mask), c, angles, text, mask)
 
 
 class Model(nnx.Module):

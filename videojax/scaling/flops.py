@@ -7,7 +7,6 @@ everything else is convention, and each convention has a name here.
   forward     every matrix product and convolution; norms, softmax, activations are not counted.
   backward    exact: one product per gradient that exists, so none for the inputs of first layers.
   step        3 x forward: the convention of MFU, of budgets and of every other code base.
-  hardware    what runs under rematerialisation: step + one forward for remat='full'.
 """
 
 from collections.abc import Iterable
@@ -57,13 +56,6 @@ def backward(products: Iterable[Product]) -> int:
 def step(products: Iterable[Product]) -> dict[str, int]:
   """Model FLOPs of one training step of one clip, by part: 3 x forward."""
   return {part: 3 * flops for part, flops in forward(products).items()}
-
-
-def hardware_step(products: Iterable[Product], remat: str) -> int:
-  """FLOPs that run in a step: the blocks' forward again for remat='full'. 'dots' repeats scores."""
-  total = forward(products)
-  again = {"none": 0, "full": total["total"], "dots": total.get("attention scores", 0)}[remat]
-  return 3 * total["total"] + again
 
 
 def peak_flops_per_s(device_kind: str) -> float | None:
