@@ -19,8 +19,10 @@ setup: $(VENV)/.core
 demo: $(VENV)/.core
 	$(BIN)/python -m videojax.launch --config=experiments/quickstart.py --workdir=$(RUN)
 
+PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
 test: $(VENV)/.test lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(if $(SLOW),,-m "not slow") $(ARGS)
+	$(PYTEST) -n auto --dist loadfile -m "not timing$(if $(SLOW),, and not slow)" $(ARGS)
+	$(if $(SLOW),$(PYTEST) -m timing -s $(ARGS))
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
   check_choice("variant", arg, ("", "smoke"))
   smoke = arg == "smoke"
   c = ConfigDict()
-  c.total_steps = 2 if smoke else 3600
+  c.total_steps = 2 if smoke else 5000
   c.batch_size = 2 if smoke else 8
   c.model = dict(
     name="dit",

@@ -127,7 +127,7 @@ def test_caption_text_drops_the_padding():
   assert caption_text(b"red disc\0\0") == "red disc"
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_loader_reads_1300_raw_clips_a_second(tmp_path):
   """16x64x64 uint8 clips of a tfds dataset, batches of 32, default threads."""
   import time

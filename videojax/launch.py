@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from videojax import log
 from videojax.errors import ConfigError, check_choice
+from videojax.host import keep_freed_memory
 
 STOPPED = 143  # what a process ended by SIGTERM returns: the job is not done
 
@@ -110,10 +111,14 @@ def main(argv: list[str]) -> int:
   except ValueError as error:
     log.error(str(error))
     return 1
+  import jax
+
   from videojax.checkpoint import CheckpointError
   from videojax.config import resolve
   from videojax.train import Diverged
 
+  if jax.default_backend() == "cpu":
+    keep_freed_memory()
   mode = trace if values.mode == "bench" and values.trace else MODES[values.mode]
   try:
     mode(resolve(config), Path(values.workdir))

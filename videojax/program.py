@@ -18,12 +18,6 @@ from videojax.sharding import like_params, param_shardings, path_name
 from videojax.state import TrainState, init_state, train_step
 from videojax.task import ModelSpec, Task
 
-# XLA options of the training step by platform, each for a measured reason (docs/LOG.md).
-COMPILER_OPTIONS: dict[str, dict[str, bool | str]] = {
-  # Fusions around YNNPACK kernels made the step of small models 1.5 times slower.
-  "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
-}
-
 
 def check_divides(e: Experiment, mesh: Mesh | AbstractMesh) -> None:
   """The batch, and each microbatch of it, is split evenly."""
@@ -123,8 +117,7 @@ def compile_step(
   example = abstract_batch(e, task, mesh)
   key = jax.eval_shape(lambda: jax.random.key(0))
   key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated)
-  options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
-  return jitted.lower(state, example, key).compile(compiler_options=options)
+  return jitted.lower(state, example, key).compile()
 
 
 def abstract_batch(e: Experiment, task: Task, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

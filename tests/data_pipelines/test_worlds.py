@@ -519,7 +519,7 @@ def test_the_command_refuses_an_impossible_world_and_writes_nothing(tmp_path, ca
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_worlds_make_500_clips_a_second():
   decode = jax.jit(Source(config()).decode)
   batch = np.arange(64, dtype=np.uint32)
