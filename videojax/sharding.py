@@ -10,6 +10,7 @@ by them (`constrain(x, 'batch', 'frames', None, None)`). Only this file knows th
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -166,8 +167,14 @@ def put_batch(batch: Any, mesh: Mesh, global_rows: int) -> Any:
 
   def one(x):
     x = np.asarray(x)
-    shape = (global_rows, *x.shape[1:])
-    sharding = NamedSharding(mesh, spec(("batch",) + (None,) * (x.ndim - 1), shape, mesh))
-    return jax.make_array_from_process_local_data(sharding, x, shape)
+    sharding = _batch_sharding(mesh, (global_rows, *x.shape[1:]))
+    if jax.process_count() == 1:
+      return jax.device_put(x, sharding)
+    return jax.make_array_from_process_local_data(sharding, x, (global_rows, *x.shape[1:]))
 
   return jax.tree.map(one, batch)
+
+
+@functools.lru_cache
+def _batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+  return NamedSharding(mesh, spec(("batch",) + (None,) * (len(shape) - 1), shape, mesh))
