@@ -21,8 +21,8 @@ def get_config(arg: str = "") -> ConfigDict:
   check_choice("variant", arg, ("", "smoke"))
   smoke = arg == "smoke"
   c = ConfigDict()
-  c.total_steps = 2 if smoke else 3000
-  c.batch_size = 8
+  c.total_steps = 2 if smoke else 1200
+  c.batch_size = 8 if smoke else 4
   c.model = dict(
     name="dit",
     width=32 if smoke else 128,
@@ -32,12 +32,11 @@ def get_config(arg: str = "") -> ConfigDict:
     channels=3,
     known="last",
     dtype="float32",
-    scan=False,
   )
   c.data = dict(clips=dict(name="clips", path="runs/data/clips"))
   c.condition = dict(known_frames=2)
-  c.denoiser = dict(prediction="edm", sigma_data=0.5)
-  c.objective = dict(space="v")
+  c.denoiser = dict(prediction="data", sigma_data=0.5)
+  c.objective = dict(space="velocity")
   c.optim = dict(learning_rate=2e-3, schedule="wsd", warmup_steps=50, decay_fraction=0.5)
   c.ema = (0.05,)
   c.sampler = dict(steps=2 if smoke else 30)
