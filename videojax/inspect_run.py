@@ -1,6 +1,7 @@
 """--mode=evaluate and --mode=sample: the newest sound checkpoint of a run, measured or watched."""
 
-import dataclasses
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -13,13 +14,23 @@ from videojax.sample import write_samples
 from videojax.sharding import make_mesh
 
 
-def evaluate(experiment: Experiment, workdir: Path) -> None:
-  """Frozen loss and coherence of the EMA weights -> evaluation.json."""
-  mesh = make_mesh(experiment.mesh)
+@contextlib.contextmanager
+def opened(experiment: Experiment, workdir: Path) -> Iterator[tuple[Evaluator, dict, int]]:
+  """(evaluator, EMA weights, their step) of a run, under its mesh.
+
+  Raises:
+    ConfigError: `workdir` holds no run, or one of another experiment.
+  """
   rundir.check_same(workdir, rundir.read_config(workdir), to_json(experiment))
+  mesh = make_mesh(experiment.mesh)
   with jax.set_mesh(mesh):
     weights, step = restore_weights(experiment, workdir, mesh)
-    evaluator = Evaluator(experiment, mesh)
+    yield Evaluator(experiment, mesh), weights, step
+
+
+def evaluate(experiment: Experiment, workdir: Path) -> None:
+  """Frozen loss and coherence of the EMA weights -> evaluation.json."""
+  with opened(experiment, workdir) as (evaluator, weights, step):
     loss = evaluator.frozen_loss(weights)
     means, errors = evaluator.coherence(weights)
     written = {
@@ -27,7 +38,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
       "frozen_loss": loss._asdict() | evaluator.ignorance(),
       "coherence": means,
       "coherence_stderr": errors,
-      "evaluate": to_json(dataclasses.asdict(experiment.evaluate)),
+      "evaluate": to_json(experiment.evaluate),
     }
   rundir.write_json(workdir / "evaluation.json", written)
   print(f"step {step}: frozen loss {loss.mean:.4f} +- {loss.stderr:.4f}")
@@ -38,11 +49,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
 
 def sample(experiment: Experiment, workdir: Path) -> None:
   """Clips of every evaluation split -> samples/SPLIT/."""
-  mesh = make_mesh(experiment.mesh)
-  rundir.check_same(workdir, rundir.read_config(workdir), to_json(experiment))
-  with jax.set_mesh(mesh):
-    weights, step = restore_weights(experiment, workdir, mesh)
-    evaluator = Evaluator(experiment, mesh)
+  with opened(experiment, workdir) as (evaluator, weights, step):
     for split in evaluator.tasks:
       video, example = evaluator.samples(split, weights, 8)
       known = evaluator.train_task.known_frames

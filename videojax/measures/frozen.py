@@ -40,7 +40,7 @@ class Reference(NamedTuple):
 
 
 def fit_reference(
-  batches: Iterable[Float[np.ndarray, "B T H W C"]], unknown: Float[np.ndarray, "T #H #W 1"]
+  batches: Iterable[Float[np.ndarray, "_ T H W C"]], unknown: Float[np.ndarray, "T #H #W 1"]
 ) -> Reference:
   """Statistics of training clips, one pass, sums in float64.
 
