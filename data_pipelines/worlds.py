@@ -35,6 +35,7 @@ from data_pipelines.world_config import (
 )
 from data_pipelines.world_draws import Start, draw, split_hash
 from data_pipelines.world_physics import DISCS
+from videojax.data import caption_text
 
 
 def _words(*words: str) -> np.ndarray:
@@ -78,11 +79,6 @@ def caption(config: Config, start: Start) -> UInt8[Array, " L"]:
   text = jnp.concatenate([discs.reshape(-1), jnp.asarray(SCENE_WORDS)[scene]])
   text = text[jnp.argsort(text == 0, stable=True)]  # the padding of the words goes to the end
   return jnp.pad(text, (0, CAPTION_BYTES - len(text)))
-
-
-def caption_text(caption: UInt8[Array | np.ndarray, " L"]) -> str:
-  """The caption as text."""
-  return bytes(np.asarray(caption)).rstrip(b"\0").decode()
 
 
 def make_clip(config: Config, index: UInt32[Array | np.ndarray, ""]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ batch is of one kind, and kind k's examples are counted by its own earlier steps
 """
 
 import dataclasses
-import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -197,7 +196,6 @@ def stack_examples(source: Source, indices: Sequence[int]) -> Carried:
   return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-@functools.lru_cache(maxsize=32)
-def caption_text(caption: bytes) -> str:
-  """Zero-padded UTF-8 bytes -> str."""
-  return caption.rstrip(b"\0").decode("utf-8", errors="replace")
+def caption_text(caption: Any) -> str:
+  """Zero-padded UTF-8 bytes, or an array of them, -> str."""
+  return bytes(caption).rstrip(b"\0").decode("utf-8", errors="replace")

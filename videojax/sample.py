@@ -90,7 +90,7 @@ def write_samples(
   video, truth = media.to_uint8(video[..., :3]), media.to_uint8(example["video"][..., :3])
   fps = float(example["fps"][0])
   none = np.zeros((len(video), 1), np.uint8)  # a source may have embeddings and no words
-  captions = [caption_text(bytes(np.asarray(row))) for row in example.get("caption", none)]
+  captions = [caption_text(np.asarray(row)) for row in example.get("caption", none)]
   paths = [directory / f"step{step:07d}_{i:02d}.mp4" for i in range(len(video))]
   for path, clip in zip(paths, video):
     media.write_mp4(path, clip, fps=fps)
