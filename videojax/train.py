@@ -145,8 +145,8 @@ def train(
           state, metrics = steps[name](state, batch, key)
           fetch()
           pending = step, name, metrics
-          last = step == e.total_steps
-          if step % e.checkpoint.save_every_steps == 0 or last or stop():
+          last, stopping = step == e.total_steps, stop()  # asked once: what stops is saved
+          if step % e.checkpoint.save_every_steps == 0 or last or stopping:
             fetch()  # a checkpoint starts only after its loss was seen finite
             seconds["step"] += time.perf_counter() - clock
             clock = time.perf_counter()
@@ -154,11 +154,12 @@ def train(
               checkpoints.save(step, state, {"seconds": dict(seconds)})
             seconds["save"] += time.perf_counter() - clock
             clock = time.perf_counter()
-          if stop():
+          if stopping:
             break
       checkpoints.wait()  # a full disk shows here, before the evaluation
       if stop():
-        raise Preempted(f"stopped by {stop()} after step {step}, which is saved")
+        done = int(jax.device_get(state.step))
+        raise Preempted(f"stopped by {stop()} after step {done}, which is saved")
       seconds["step"] -= seconds["data_wait"]
 
       log.say("evaluating")
