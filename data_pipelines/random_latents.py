@@ -45,8 +45,8 @@ class Source:
   def __len__(self) -> int:
     return 2**31 - 1
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    return {"index": np.uint32(index)}
+  def __getitem__(self, index: int | np.ndarray) -> dict[str, Any]:
+    return {"index": np.asarray(index, np.uint32)[()]}
 
   def decode(self, carried: dict[str, UInt32[Array, " B"]]) -> dict[str, Any]:
     """`video` [B,T,H,W,C] standard normal, and the conditions that the config asks for."""

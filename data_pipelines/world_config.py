@@ -82,6 +82,7 @@ class Config:
     scenes: names in SCENES, equally likely (one named twice, twice as likely); a split that names
       its own scenes shows those instead.
     split: a name in SPLITS.
+    clips: training clips, each seen once an epoch; None: endless, as all other splits are.
     seed: of all clips.
     speed: lowest and highest speed at the first frame, world units/s.
     radius: smallest and largest, world units.
@@ -97,6 +98,7 @@ class Config:
   known: int = 3
   scenes: tuple[str, ...] = ("one", "two", "collision")
   split: str = "train"
+  clips: int | None = None
   seed: int = 0
   speed: tuple[float, float] = (1.0, 4.0)
   radius: tuple[float, float] = (0.7, 1.4)
@@ -114,6 +116,8 @@ class Config:
     for name in ("size", "frames", "extent", "fps"):
       if not getattr(self, name) > 0:
         raise ValueError(f"worlds: {name} must be above 0, got {getattr(self, name)}")
+    if self.clips is not None and not 0 < self.clips < 2**31:
+      raise ValueError(f"worlds: clips must be from 1 to 2**31 - 1, or None, got {self.clips}")
     if not 0 <= self.seed < 2**32:
       raise ValueError(f"worlds: seed must be from 0 to 2**32 - 1, got {self.seed}")
     for name in ("speed", "radius"):

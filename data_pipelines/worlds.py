@@ -127,26 +127,25 @@ def _make_clips(config: Config, index: UInt32[Array | np.ndarray, " B"]) -> dict
 
 
 class Source:
-  """An endless source of clips of a world: indices until the device, where clips are made.
+  """A source of clips of a world: indices until the device, where clips are made.
 
   Args:
     config: the world.
   """
 
-  finite = False
-
   def __init__(self, config: Config):
     self.config = config
     self.shape = (config.frames, config.size, config.size, 3)
+    self.finite = config.clips is not None and config.split == "train"
 
   def __len__(self) -> int:
-    return 2**31 - 1
+    return self.config.clips if self.finite and self.config.clips else 2**31 - 1
 
-  def __getitem__(self, index: int) -> dict[str, np.uint32]:
-    """What is carried of example `index`: the index."""
-    if not 0 <= index < len(self):
+  def __getitem__(self, index: int | np.ndarray) -> dict[str, Any]:
+    """What is carried of example `index`, or of many: the index."""
+    if np.min(index) < 0 or np.max(index) >= len(self):
       raise IndexError(f"worlds: index {index} is not in [0, {len(self)})")
-    return {"index": np.uint32(index)}
+    return {"index": np.asarray(index, np.uint32)[()]}
 
   def decode(self, carried: dict[str, UInt32[Array | np.ndarray, " B"]]) -> dict[str, Any]:
     """Draws, simulates and renders the clips; jittable, and each is the same in any batch.

@@ -10,6 +10,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # Most of the suite's time is XLA compiling small programs: half of it without LLVM's passes.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+# Of 8 fake devices each may wait in a collective for the others: a thread for all of them at once.
+os.environ.setdefault("PJRT_NPROC", "32")
+
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -20,8 +20,8 @@ class Numbers:
     return self.size
 
   def __getitem__(self, index):
-    assert 0 <= index < self.size
-    return {"index": np.int64(index + self.offset)}
+    assert np.min(index) >= 0 and np.max(index) < self.size
+    return {"index": np.asarray(index + self.offset)}
 
   def decode(self, carried):
     return carried

@@ -19,6 +19,7 @@ LAYERS = [
   ("videojax.diffusion", 2),
   ("videojax.codecs", 2),
   ("videojax.measures", 2),
+  ("videojax.scaling.__main__", 13),
   ("videojax.scaling", 2),
   ("videojax.data", 2),
   ("videojax.optim", 3),
@@ -35,7 +36,10 @@ LAYERS = [
   ("videojax.plan", 11),
   ("videojax.bench", 11),
   ("videojax.inspect_run", 11),
-  ("videojax.launch", 12),
+  ("videojax.coordinates", 11),
+  ("videojax.jobs", 11),
+  ("videojax.sweep", 12),
+  ("videojax.launch", 13),
 ]
 # Beyond the layers: packages that must not know each other.
 APART = [

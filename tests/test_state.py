@@ -26,7 +26,11 @@ def run(mesh_config, devices, *, steps=3, tx=None, accumulate=1, **changes):
   e = tiny(**{**CONFIG, **changes})
   task = e.task("worlds")
   mesh = make_mesh(mesh_config, jax.devices()[:devices])
-  tx = optax.sgd(0.05) if tx is None else tx(e)
+  schedule = optim.schedule(e.optim, e.total_steps)
+  if tx is None:  # SGD with learning rate .05
+    tx, schedule = optax.sgd(1.0), dataclasses.replace(schedule, peak=np.float32(0.05))
+  else:
+    tx = tx(e)
   create = lambda: init_state(filled(e.model.abstract_params), {}, tx, ("0.100",))
   shardings = state_shardings(e.model, jax.eval_shape(create), mesh)
   step = functools.partial(
@@ -36,10 +40,11 @@ def run(mesh_config, devices, *, steps=3, tx=None, accumulate=1, **changes):
   with jax.set_mesh(mesh):
     state = jax.device_put(create(), shardings)
     step = jax.jit(step, out_shardings=(shardings, None))
-    key, losses = put_replicated(jax.random.key(3), mesh), []
+    key, schedule = put_replicated((jax.random.key(3), schedule), mesh)
+    losses = []
     for s in range(steps):
       rows = stack_examples(task.source, range(s * ROWS, (s + 1) * ROWS))
-      state, metrics = step(state, put_batch(rows, mesh, ROWS), key)
+      state, metrics = step(state, put_batch(rows, mesh, ROWS), key, schedule)
       losses.append(jax.device_get(metrics))
   return losses, jax.device_get(state)
 
@@ -149,7 +154,7 @@ def test_frozen_parameters_have_no_moments_and_do_not_move():
   rows = stack_examples(task.source, range(ROWS))
   new, _ = jax.jit(
     functools.partial(train_step, loss_fn=task.loss, tx=tx, gammas=gammas, accumulate=1)
-  )(state, rows, jax.random.key(0))
+  )(state, rows, jax.random.key(0), optim.schedule(e.optim, 4))
   assert relative_error(new.frozen, state.frozen) == 0
   assert relative_error(new.trainable["head"], filled(state.trainable["head"])) > 0
   merged = new.params
@@ -181,7 +186,8 @@ def test_overfits_one_batch():
 
   def frozen_noise(state: TrainState, _):
     # The same step count each time: the same noise, so that the batch can be learnt by heart.
-    new, metrics = step(dataclasses.replace(state, step=jnp.int32(0)), rows, jax.random.key(0))
+    state = dataclasses.replace(state, step=jnp.int32(0))
+    new, metrics = step(state, rows, jax.random.key(0), optim.schedule(e.optim, 4))
     return new, metrics["loss"]
 
   _, losses = jax.jit(lambda s: jax.lax.scan(frozen_noise, s, None, 200))(create_state(e, tx))

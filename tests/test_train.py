@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny
+from videojax import program
 from videojax import train as loop
 from videojax.checkpoint import Checkpointer
+from videojax.config import program_of
+from videojax.data import Mixture
 from videojax.errors import ConfigError
+from videojax.sharding import make_mesh
 from videojax.train import Diverged, Preempted, train
 
 ONE = jax.devices()[:1]
@@ -91,7 +95,7 @@ def test_longer_run_continues_and_equals_an_uninterrupted_one(whole, tmp_path):
 
 
 def test_sigterm_saves_and_the_same_command_continues_bit_for_bit(whole, tmp_path, monkeypatch):
-  real = loop.put_batch
+  real = program.put_batch
   calls = []
 
   def kill_at_third(*args):
@@ -100,10 +104,10 @@ def test_sigterm_saves_and_the_same_command_continues_bit_for_bit(whole, tmp_pat
       os.kill(os.getpid(), signal.SIGTERM)
     return real(*args)
 
-  monkeypatch.setattr(loop, "put_batch", kill_at_third)
+  monkeypatch.setattr(program, "put_batch", kill_at_third)
   with pytest.raises(Preempted, match="SIGTERM after step 3"):
     run(tmp_path / "run")
-  monkeypatch.setattr(loop, "put_batch", real)
+  monkeypatch.setattr(program, "put_batch", real)
   with Checkpointer(tmp_path / "run" / "checkpoints", keep_last=2) as checkpoints:
     assert checkpoints.steps()[-1] == 3
   assert run(tmp_path / "run").params_sha256 == whole[1].params_sha256
@@ -193,22 +197,22 @@ class Late:
 @pytest.mark.timing
 def test_host_overhead_of_the_loop_is_at_most_2_percent_of_a_50_ms_step(tmp_path, monkeypatch):
   """A stated fake step: a device that sleeps 50 ms a step, in the order of dispatch."""
-  real, device = loop.compile_step, concurrent.futures.ThreadPoolExecutor(1)
+  real, device = program.compile_step, concurrent.futures.ThreadPoolExecutor(1)
 
   def slow(*args):
     step = real(*args)
     kept = []
 
-    def fake_step(state, batch, key):
+    def fake_step(*args):
       if not kept:
-        kept.extend(step(state, batch, key))
+        kept.extend(step(*args))
         jax.block_until_ready(kept)
       return kept[0], kept[1] | {"loss": Late(device.submit(time.sleep, 0.05), 0.5)}
 
     fake_step.memory_analysis = step.memory_analysis
     return fake_step
 
-  monkeypatch.setattr(loop, "compile_step", slow)
+  monkeypatch.setattr(program, "compile_step", slow)
   result = run(
     tmp_path / "run", total_steps=100, checkpoint__save_every_steps=1000, log_every_steps=10
   )
@@ -217,3 +221,58 @@ def test_host_overhead_of_the_loop_is_at_most_2_percent_of_a_50_ms_step(tmp_path
   waited = result.seconds.data_wait / 100
   print(f"overhead {overhead:.2%} of a 50 ms step, data wait {waited * 1e3:.2f} ms a step")
   assert overhead <= 0.02
+
+
+def test_several_steps_in_a_dispatch_do_not_show(whole, tmp_path):
+  """Dispatches end at checkpoints, at the run's end and where the kind of batch changes."""
+  several = run(tmp_path / "run", steps_per_dispatch=3, log_every_steps=1)
+  one = [line["loss"] for line in lines(whole[0])]
+  assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
+  np.testing.assert_allclose([line["loss"] for line in lines(tmp_path / "run")], one, rtol=1e-5)
+  assert several.frozen_loss.final == pytest.approx(whole[1].frozen_loss.final, rel=1e-4)
+
+
+def test_a_run_killed_between_dispatches_ends_with_the_same_bits(tmp_path):
+  changes = dict(steps_per_dispatch=3, total_steps=8, checkpoint__save_every_steps=100)
+  want = run(tmp_path / "whole", **changes)
+  with pytest.raises(Preempted, match="time limit"):
+    train(tiny(**{**FAST, **changes}), tmp_path / "cut", devices=ONE, deadline=0.0)
+  assert run(tmp_path / "cut", **changes).params_sha256 == want.params_sha256
+
+
+def test_dispatches_end_where_something_is_due():
+  e = tiny(total_steps=10, steps_per_dispatch=4, checkpoint__save_every_steps=6,
+           optim__schedule="wsd", optim__decay_fraction=0.2)  # fmt: skip
+  got = list(loop.dispatches(e, Mixture([1]), 0))
+  assert got == [(0, 4), (4, 2), (6, 2), (8, 2)]  # a checkpoint at 6, the trunk's end at 8
+  e = tiny(total_steps=6, steps_per_dispatch=4, checkpoint__save_every_steps=100)
+  mixture = Mixture([2, 1])
+  kinds = list(loop.dispatches(e, mixture, 0))
+  assert sum(number for _, number in kinds) == 6
+  for before, number in kinds:
+    assert len({mixture.at(s)[0] for s in range(before, before + number)}) == 1
+
+
+WSD = dict(optim__schedule="wsd", optim__decay_fraction=0.25, checkpoint__save_every_steps=100)
+
+
+def test_a_longer_run_from_a_shorter_ones_trunk_equals_the_run_alone(tmp_path):
+  alone = run(tmp_path / "alone", total_steps=8, **WSD)
+  run(tmp_path / "short", total_steps=4, **WSD)
+  with Checkpointer(tmp_path / "short" / "checkpoints", keep_last=2) as checkpoints:
+    assert checkpoints.steps() == [3, 4]  # the step before its decay is kept
+  longer = train(tiny(**{**FAST, **WSD, "total_steps": 8}), tmp_path / "long", devices=ONE,
+                 trunk=(tmp_path / "short", 3))  # fmt: skip
+  assert longer.params_sha256 == alone.params_sha256
+
+
+def test_a_program_serves_runs_that_differ_in_data_alone(tmp_path):
+  base = dict(FAST, total_steps=2)
+  e = tiny(**base)
+  shared = program.Program(e, make_mesh(e.mesh, ONE))
+  changes = dict(seed=1, optim__learning_rate=3e-3, optim__schedule="cosine", total_steps=3)
+  other = tiny(**{**base, **changes})
+  got = train(other, tmp_path / "shared", program=shared)
+  assert got.params_sha256 == train(other, tmp_path / "own", devices=ONE).params_sha256
+  wider = tiny(**base, model__width=64)
+  assert shared.key == program_of(other) != program_of(wider)

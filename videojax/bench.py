@@ -1,6 +1,6 @@
 """How fast the real training step runs here, with the conditions that make it a number."""
 
-import functools
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -9,22 +9,13 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from videojax import rundir
+from videojax import optim, rundir
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.models.attention import choose_kernel
-from videojax.program import (
-  Counts,
-  check_divides,
-  compile_step,
-  compiled_bytes,
-  create_state,
-  make_update,
-  put_replicated,
-  state_shardings,
-)
+from videojax.program import Counts, Program, compiled_bytes, next_dispatch, put_replicated
 from videojax.scaling import flops
-from videojax.sharding import make_mesh, put_batch
+from videojax.sharding import make_mesh
 
 WARMUP, TIMED = 3, 10
 
@@ -36,31 +27,29 @@ def bench(experiment: Experiment, workdir: Path, *, trace: bool) -> dict[str, An
     experiment: resolved.
     workdir: for bench.json and the trace.
     trace: keep a profile (workdir/trace) of three further steps.
-  Returns: the content of bench.json. seconds_per_step is the median of TIMED steps, each waited
-    for, compile excluded.
+  Returns: the content of bench.json. seconds_per_step is the median of TIMED dispatches, each
+    waited for, over the steps in one; compile excluded.
   """
   e = experiment
   mesh = make_mesh(e.mesh)
-  check_divides(e, mesh)
-  name = next(iter(e.data))
-  task = e.task(name)
-  tx, gammas = make_update(e)
-  create = functools.partial(create_state, e, tx)
-  shardings = state_shardings(e.model, jax.eval_shape(create), mesh)
+  program = Program(e, mesh)
+  name, task = next(iter(program.tasks.items()))
   with jax.set_mesh(mesh):
-    state = jax.jit(create, out_shardings=shardings)()
+    state = program.create(e.seed)
     clock = time.perf_counter()
-    step = compile_step(e, task, tx, gammas, shardings, state, mesh)
+    step = program.steps[name]
     compile_s = time.perf_counter() - clock
-    batch = put_batch(stack_examples(task.source, range(e.batch_size)), mesh, e.batch_size)
+    rows = stack_examples(task.source, range(e.batch_size))
+    _, batch, scalars = next_dispatch(itertools.repeat((name, rows)), program.most, program)
     key = put_replicated(jax.random.key(e.seed), mesh)
+    schedule = put_replicated(optim.schedule(e.optim, e.total_steps), mesh)
 
     def once() -> float:
       nonlocal state
       clock = time.perf_counter()
-      state, metrics = step(state, batch, key)
+      state, metrics = step(state, batch, key, schedule, *scalars)
       jax.block_until_ready((state, metrics))
-      return time.perf_counter() - clock
+      return (time.perf_counter() - clock) / program.most
 
     for _ in range(WARMUP):
       once()
@@ -89,6 +78,7 @@ def bench(experiment: Experiment, workdir: Path, *, trace: bool) -> dict[str, An
       "attention_kernel": choose_kernel(
         config.kernel, platform=device.platform, dtype=config.dtype, head_dim=config.head_dim
       ),
+      "steps_per_dispatch": program.most,
       "optimizer": e.optim.name, "ema": list(e.ema), "jax": jax.__version__,
       "timed_steps": TIMED, "flops_convention": "3 x forward",
     },

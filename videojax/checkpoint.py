@@ -85,17 +85,21 @@ class Checkpointer:
     directory: holds one directory per step; made by the first save.
     keep_last: this many newest checkpoints stay.
     keep_every_steps: checkpoints of multiples of this step stay too.
+    keep_steps: these stay too.
   """
 
   def __init__(
-    self, directory: str | os.PathLike, *, keep_last: int, keep_every_steps: int | None = None
-  ) -> None:
+    self, directory: str | os.PathLike, *, keep_last: int, keep_every_steps: int | None = None,
+    keep_steps: tuple[int, ...] = (),
+  ) -> None:  # fmt: skip
     _check_retention(keep_last, keep_every_steps)
     path = epath.Path(directory)
     self.directory = path if "://" in str(path) else path.absolute()
     keep: list[Any] = [ocp.checkpoint_managers.LatestN(keep_last)]
     if keep_every_steps is not None:
       keep.append(ocp.checkpoint_managers.EveryNSteps(keep_every_steps))
+    if keep_steps:
+      keep.append(ocp.checkpoint_managers.CustomSteps(list(keep_steps)))
     self._policy = ocp.checkpoint_managers.AnyPreservationPolicy(keep)
     self._manager: ocp.CheckpointManager | None = None
     self._saving: int | None = None

@@ -7,6 +7,7 @@ The defaults of every setting stand once, in the dataclass that uses it; an expe
 import dataclasses
 import difflib
 import importlib
+import json
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -58,9 +59,13 @@ class Experiment:
     denoiser, objective, condition, optim: what is learned and how.
     seed: of parameters, noise, the order of finite data and the stretch of endless data.
     accumulate: microbatches per update.
+    mup_base_width: width at which `optim.learning_rate` was found and the model starts as written:
+      other widths train by muP's rules (scaling/mup.py); None: the standard parametrisation.
     ema: widths (sigma_rel) of the averages that are kept; the first is the one that is evaluated.
     init_from: run directory whose EMA weights are taken, and nothing else.
     branch_from: 'RUN@STEP', whose whole state is carried on.
+    steps_per_dispatch: updates per call of the compiled step; more than 1 where a step is shorter
+      than what the host needs for it.
     log_every_steps: steps between lines of metrics.jsonl.
     tensorboard: also write TensorBoard events (extra `tensorboard`).
   """
@@ -77,6 +82,7 @@ class Experiment:
   checkpoint: CheckpointConfig
   seed: int = 0
   accumulate: int = 1
+  mup_base_width: int | None = None
   ema: tuple[float, ...] = (0.1,)
   loader: LoaderConfig = LoaderConfig()
   mesh: MeshConfig = MeshConfig()
@@ -84,11 +90,13 @@ class Experiment:
   guidance: GuidanceConfig = GuidanceConfig()
   init_from: str | None = None
   branch_from: str | None = None
+  steps_per_dispatch: int = 1
   log_every_steps: int = 10
   tensorboard: bool = False
 
   def __post_init__(self):
-    for name in ("total_steps", "batch_size", "accumulate", "log_every_steps"):
+    counts = "total_steps", "batch_size", "accumulate", "steps_per_dispatch", "log_every_steps"
+    for name in counts:
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
     if self.batch_size % self.accumulate:
@@ -99,6 +107,12 @@ class Experiment:
       raise ValueError("ema is empty: give at least one width, e.g. (0.1,)")
     if self.init_from and self.branch_from:
       raise ValueError("init_from and branch_from exclude each other: weights, or the whole state")
+
+  @property
+  def trunk_end(self) -> int | None:
+    """The last step that a longer run with the same schedule shares: its checkpoint is kept."""
+    end = self.optim.decay_start(self.total_steps)
+    return end if 0 < end < self.total_steps else None
 
   def task(self, name: str, settings: Mapping[str, Any] | None = None) -> Task:
     """The task on the training source `name`, with some of the source's settings replaced.
@@ -133,10 +147,16 @@ class Experiment:
 # What makes two runs the same experiment (DESIGN section 3); the rest may change on resume.
 IDENTITY = (
   "model", "data", "denoiser", "objective", "condition", "optim", "batch_size", "seed", "ema",
-  "init_from", "branch_from",
+  "mup_base_width", "init_from", "branch_from",
 )  # fmt: skip
 # Fields of the model that change how it is computed, not what.
 EXECUTION = ("remat", "scan", "kernel")
+# What is data to a compiled training step: runs that differ in nothing else share it.
+AS_DATA = (
+  "total_steps", "seed", "optim.learning_rate", "optim.schedule", "optim.warmup_steps",
+  "optim.decay_fraction", "init_from", "branch_from", "checkpoint.save_every_steps",
+  "checkpoint.keep_last", "checkpoint.keep_every_steps", "log_every_steps", "tensorboard",
+)  # fmt: skip
 
 
 def resolve(config: Mapping[str, Any]) -> Experiment:
@@ -284,6 +304,12 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
   for name, below in value.items():
     out |= flatten(below, f"{prefix}.{name}" if prefix else name)
   return out
+
+
+def program_of(experiment: Experiment) -> str:
+  """What runs must have in common to share one compiled program, as text to compare."""
+  flat = flatten(to_json(experiment))
+  return json.dumps({k: v for k, v in flat.items() if k not in AS_DATA}, sort_keys=True)
 
 
 def identity_of(resolved: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ batch is of one kind, and kind k's examples are counted by its own earlier steps
 
 import dataclasses
 import importlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,7 +27,7 @@ class Source(Protocol):
   finite: bool
 
   def __len__(self) -> int: ...
-  def __getitem__(self, index: int) -> Carried: ...
+  def __getitem__(self, index: int | np.ndarray) -> Carried: ...  # of endless ones, many at once
   def decode(self, carried: Carried) -> dict[str, Any]: ...
 
 
@@ -151,6 +152,10 @@ class Loader:
 
   def batches(self, start: int = 0) -> Iterator[tuple[str, Carried]]:
     """(name of the source, carried rows) of step `start`, start + 1, ..."""
+    if all(isinstance(order, Stretch) for order in self.orders):  # nothing to read: indices
+      for step in itertools.count(start):
+        kind, earlier = self.mixture.at(step)
+        yield self.names[kind], self.orders[kind][earlier * self.batch_size + self.rows]
     rows = Rows(self.orders, self.mixture, self.batch_size, self.rows, start)
     read = grain.ReadOptions(
       num_threads=self.config.threads, prefetch_buffer_size=self.config.prefetch
@@ -162,7 +167,7 @@ class Loader:
       yield self.names[self.mixture.at(step)[0]], carried
 
 
-class Shifted:
+class Stretch:
   """An endless source from another beginning: each seed and kind has its own stretch of it."""
 
   def __init__(self, source: Source, seed: int, kind: int):
@@ -172,14 +177,14 @@ class Shifted:
   def __len__(self) -> int:
     return len(self.source)
 
-  def __getitem__(self, index: int) -> Carried:
+  def __getitem__(self, index: int | np.ndarray) -> Carried:
     return self.source[(self.first + index) % len(self.source)]
 
 
 def order(source: Source, seed: int, kind: int) -> Any:
   """Position -> example: shuffled anew each epoch, or, of an endless source, from the seed on."""
   if not source.finite:
-    return grain.MapDataset.source(Shifted(source, seed, kind)).repeat()
+    return Stretch(source, seed, kind)
   return grain.MapDataset.source(source).seed(seed * 1024 + kind).shuffle().repeat()
 
 

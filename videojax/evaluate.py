@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,8 @@ class EvaluateConfig:
   """What is measured, and on what.
 
   Attributes:
-    splits: name -> settings of the first data source that make it that split; the first one gets
-      the frozen loss, all get coherence (on worlds).
+    splits: name -> settings of the first data source that make it that split; all get the frozen
+      loss, and coherence (on worlds).
     clips: for the frozen loss.
     coherence_clips: sampled per split; 0: none.
     reference_clips: training clips for the data's variance and the Wiener value.
@@ -45,6 +45,19 @@ class EvaluateConfig:
     for name in ("clips", "reference_clips", "batch_size"):
       if getattr(self, name) < 1:
         raise ValueError(f"evaluate.{name}={getattr(self, name)} must be >= 1")
+
+
+class Coherence(NamedTuple):
+  """Measures of sampled clips (docs/measures.md).
+
+  Attributes:
+    mean, stderr: measure -> {split, 'floor', 'copy_last', 'extrapolate'} -> value.
+    per_example: measure -> split -> value of every clip.
+  """
+
+  mean: dict[str, dict[str, float]]
+  stderr: dict[str, dict[str, float]]
+  per_example: dict[str, dict[str, list[float]]]
 
 
 class Evaluator:
@@ -113,12 +126,13 @@ class Evaluator:
     process = self.train_task.denoiser.process
     return frozen.level_errors(denoise, process, x, example["id"], unknown)
 
-  def frozen_loss(self, params: dict) -> frozen.FrozenLoss:
-    """The frozen loss of these weights on the first split."""
-    batches = self.examples(self.first, self.config.clips)
+  def frozen_loss(self, params: dict, split: str | None = None) -> frozen.FrozenLoss:
+    """The frozen loss of these weights on a split; None: the first one."""
+    batches = self.examples(split or self.first, self.config.clips)
     errors = [_host(self._errors(params, b))[:n] for b, n in batches]
     return frozen.summarize(np.concatenate(errors), self.reference.total)
 
+  @functools.cached_property
   def ignorance(self) -> dict[str, float]:
     """The frozen loss of the zero model and of the best per-pixel affine denoiser."""
     zero, wiener = [], []
@@ -135,44 +149,50 @@ class Evaluator:
     video = _host(self._generate(params, example))[:n]
     return video, {k: _host(v)[:n] for k, v in example.items() if k != "state"}
 
-  def coherence(self, params: dict) -> tuple[dict, dict]:
-    """Means and standard errors: measure -> {split, 'floor', 'copy_last', 'extrapolate'} -> value.
+  def coherence(self, params: dict) -> Coherence:
+    """How coherent sampled clips of every split are, beside floor and baselines of the first one.
 
-    Floor and baselines are those of the first split. Empty without a simulator behind the data.
+    Empty without a simulator behind the data.
     """
-    means: dict[str, dict[str, float]] = {}
-    errors: dict[str, dict[str, float]] = {}
-    world = getattr(self.train_task.source, "config", None)
-    known = self.train_task.known_frames
-    if not self.config.coherence_clips or not hasattr(world, "extent") or not known:
-      return means, errors
-    for split in self.tasks:
-      for row, per_clip in self._coherence_of(split, params, world, known).items():
-        for measure, cell in physics.coherence_table(per_clip).items():
-          means.setdefault(measure, {})[row] = cell["mean"]
-          errors.setdefault(measure, {})[row] = cell["stderr"]
-    return means, errors
+    out = Coherence({}, {}, {})
+    if not self.measures_coherence:
+      return out
+    rows = {s: self._measured(s, lambda x: self._generate(params, x)) for s in self.tasks}
+    for row, per_clip in (rows | self.yardsticks).items():
+      for measure, cell in physics.coherence_table(per_clip).items():
+        out.mean.setdefault(measure, {})[row] = cell["mean"]
+        out.stderr.setdefault(measure, {})[row] = cell["stderr"]
+        if row in rows:
+          values = [float(v) for v in per_clip[measure]]
+          out.per_example.setdefault(measure, {})[row] = values
+    return out
 
-  def _coherence_of(
-    self, split: str, params: dict, world: Any, known: int
-  ) -> dict[str, dict[str, np.ndarray]]:
-    """Row of the table -> measure -> value per clip."""
-    rows: dict[str, list[dict[str, np.ndarray]]] = {}
-    for example, n in self.examples(split, self.config.coherence_clips):
-      state = example["state"]
-      clips = {split: self._generate(params, example)}
-      if split == self.first:
-        video = example["video"]
-        clips["floor"] = video
-        clips["copy_last"] = physics.copy_last(video, known)
-        clips["extrapolate"] = _extrapolate(video, state, world.extent, world.fps, known)
-      for row, clip in clips.items():
-        values = _measure(clip, state, world.extent, world.fps, known)
-        rows.setdefault(row, []).append({k: _host(v)[:n] for k, v in values.items()})
-    return {
-      row: {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
-      for row, parts in rows.items()
+  @property
+  def measures_coherence(self) -> bool:
+    """Whether there is a simulator behind the data, and frames to continue."""
+    world = getattr(self.train_task.source, "config", None)
+    wanted = self.config.coherence_clips and self.train_task.known_frames
+    return bool(wanted) and hasattr(world, "extent")
+
+  @functools.cached_property
+  def yardsticks(self) -> dict[str, dict[str, np.ndarray]]:
+    """What truth and the baselines score on the first split: row -> measure -> value per clip."""
+    known, world = self.train_task.known_frames, self.train_task.source.config  # type: ignore[attr-defined]
+    clips = {
+      "floor": lambda x: x["video"],
+      "copy_last": lambda x: physics.copy_last(x["video"], known),
+      "extrapolate": lambda x: _extrapolate(x["video"], x["state"], world.extent, world.fps, known),
     }
+    return {row: self._measured(self.first, make) for row, make in clips.items()}
+
+  def _measured(self, split: str, make: Callable[[dict], Any]) -> dict[str, np.ndarray]:
+    """Measure -> value per clip, of what `make` makes of a split's examples."""
+    known, world = self.train_task.known_frames, self.train_task.source.config  # type: ignore[attr-defined]
+    parts = []
+    for example, n in self.examples(split, self.config.coherence_clips):
+      values = _measure(make(example), example["state"], world.extent, world.fps, known)
+      parts.append({k: _host(v)[:n] for k, v in values.items()})
+    return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))

@@ -32,17 +32,17 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
   """Frozen loss and coherence of the EMA weights -> evaluation.json."""
   with opened(experiment, workdir) as (evaluator, weights, step):
     loss = evaluator.frozen_loss(weights)
-    means, errors = evaluator.coherence(weights)
+    coherence = evaluator.coherence(weights)
     written = {
       "step": step,
-      "frozen_loss": loss._asdict() | evaluator.ignorance(),
-      "coherence": means,
-      "coherence_stderr": errors,
+      "frozen_loss": loss._asdict() | evaluator.ignorance,
+      "coherence": coherence.mean,
+      "coherence_stderr": coherence.stderr,
       "evaluate": to_json(experiment.evaluate),
     }
   rundir.write_json(workdir / "evaluation.json", written)
   print(f"step {step}: frozen loss {loss.mean:.4f} +- {loss.stderr:.4f}")
-  for name, row in means.items():
+  for name, row in coherence.mean.items():
     print(f"  {name:28s}" + "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
   print(f"{workdir}/evaluation.json")
 

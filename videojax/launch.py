@@ -3,6 +3,7 @@
 Flags -> config -> one mode. No logic here.
 """
 
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from ml_collections import config_flags
 
 from videojax import log
 from videojax.errors import ConfigError, check_choice
-from videojax.host import keep_freed_memory
+from videojax.host import keep_freed_memory, threads_for_fake_devices
 
 STOPPED = 143  # what a process ended by SIGTERM returns: the job is not done
 
@@ -59,9 +60,40 @@ def trace(experiment: Any, workdir: Path) -> None:
   bench(experiment, workdir, trace=True)
 
 
+def coordinates(experiment: Any, workdir: Path) -> None:
+  from videojax.coordinates import coordinates
+
+  coordinates(experiment, workdir)
+
+
 MODES: dict[str, Callable[[Any, Path], None]] = {
-  f.__name__: f for f in (train, evaluate, sample, plan, bench)
+  f.__name__: f for f in (train, evaluate, sample, plan, bench, coordinates)
 }
+
+
+def sweep(values: flags.FlagValues, config: dict[str, Any]) -> None:
+  """Cells of the experiment file's get_sweep; the command line's overrides go to all of them."""
+  from videojax.jobs import list_cells
+  from videojax.scaling.cells import part_of
+  from videojax.sweep import Preempted
+  from videojax.sweep import sweep as run
+
+  path, _, argument = config_flags.get_config_filename(values["config"]).partition(":")
+  module = runpy.run_path(path)
+  if "get_sweep" not in module:
+    raise ConfigError(f"{path} defines no get_sweep(): it is an experiment, not a sweep")
+  cells, workdir = module["get_sweep"](argument), Path(values.workdir)
+  part = part_of(values.cells, len(cells))
+  if values.list:
+    list_cells(config, cells, workdir)
+    return
+  limit = float("inf") if values.max_seconds is None else values.max_seconds
+  try:
+    settings = module.get("SETTINGS", {})
+    run(config, cells, workdir, part=part, max_seconds=limit, settings=settings)
+  except Preempted as stop:
+    print(f"{stop}; the same command continues")
+    sys.exit(STOPPED)
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
@@ -80,7 +112,10 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
     **define,
   )
   flags.DEFINE_string("workdir", None, "run directory", **define)
-  flags.DEFINE_string("mode", "train", f"one of {', '.join(MODES)}", **define)
+  flags.DEFINE_string("mode", "train", f"one of {', '.join((*MODES, 'sweep'))}", **define)
+  flags.DEFINE_string("cells", None, "sweep: i:j, only these of its cells", **define)
+  flags.DEFINE_bool("list", False, "sweep: show the cells and how they stand", **define)
+  flags.DEFINE_float("max_seconds", None, "sweep: stop, saved, after so long", **define)
   flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
   flags.DEFINE_bool("help", False, "show this", **define)
   try:
@@ -92,7 +127,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
     raise ConfigError(" ".join(text.split())) from error
   if rest:
     raise ConfigError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
-  check_choice("mode", values.mode, MODES)
+  check_choice("mode", values.mode, (*MODES, "sweep"))
   if not values.help and (config is None or values.workdir is None):
     raise ConfigError(
       "--config=FILE and --workdir=DIR are needed, e.g. "
@@ -111,6 +146,7 @@ def main(argv: list[str]) -> int:
   except ValueError as error:
     log.error(str(error))
     return 1
+  threads_for_fake_devices()
   import jax
 
   from videojax.checkpoint import CheckpointError
@@ -119,9 +155,12 @@ def main(argv: list[str]) -> int:
 
   if jax.default_backend() == "cpu":
     keep_freed_memory()
-  mode = trace if values.mode == "bench" and values.trace else MODES[values.mode]
   try:
-    mode(resolve(config), Path(values.workdir))
+    if values.mode == "sweep":
+      sweep(values, config)
+    else:
+      mode = trace if values.mode == "bench" and values.trace else MODES[values.mode]
+      mode(resolve(config), Path(values.workdir))
   except (ConfigError, CheckpointError, Diverged) as error:
     log.error(str(error))
     return 1

@@ -17,18 +17,21 @@ class Log:
     total_steps: for the progress bar.
     start: the first step that will be done.
     tensorboard: also write events to workdir/tensorboard.
-    quiet: no progress bar (other processes than the first).
+    writes: files; one process does.
+    quiet: nothing for people.
   """
 
   def __init__(
-    self, workdir: Path, *, total_steps: int, start: int, tensorboard: bool, quiet: bool
-  ):
+    self, workdir: Path, *, total_steps: int, start: int, tensorboard: bool, writes: bool,
+    quiet: bool = False,
+  ):  # fmt: skip
+    quiet = quiet or not writes
     self.console = Console(stderr=False, quiet=quiet, highlight=False, soft_wrap=True)
     self.path, self.quiet = workdir / "metrics.jsonl", quiet
-    if not quiet:
+    if writes:
       _drop_after(self.path, start)
-    self.file = None if quiet else open(self.path, "a", buffering=1)  # noqa: SIM115
-    self.events = _summary_writer(workdir, start) if tensorboard and not quiet else None
+    self.file = open(self.path, "a", buffering=1) if writes else None  # noqa: SIM115
+    self.events = _summary_writer(workdir, start) if tensorboard and writes else None
     live = self.console.is_terminal
     self.progress = Progress(
       TextColumn("training"), BarColumn(bar_width=20), MofNCompleteColumn(),

@@ -1,4 +1,8 @@
-"""Optimizers, learning-rate schedules and which parameters train."""
+"""Optimizers, learning-rate schedules and which parameters train.
+
+The optimizer makes an update of learning rate 1; the training step multiplies it by the rate, which
+is data: runs that differ in rate, schedule or length share one compiled step.
+"""
 
 import dataclasses
 import re
@@ -63,54 +67,95 @@ class OptimConfig:
     return 0
 
 
-def schedule(config: OptimConfig, total_steps: int, peak: float) -> optax.Schedule:
-  """Step -> learning rate."""
-  warmup = config.warmup_steps
-  decay_start = max(config.decay_start(total_steps), warmup)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """A learning-rate schedule as fp32 scalars; see `rate_at`.
 
-  def rate(step):
-    step = jnp.asarray(step, jnp.float32)
-    ramp = jnp.minimum((step + 1) / max(warmup, 1), 1.0) if warmup else 1.0
-    done = jnp.clip((step - decay_start) / max(total_steps - decay_start, 1), 0.0, 1.0)
-    if config.schedule == "cosine":
-      done = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
-      return peak * ramp * 0.5 * (1 + jnp.cos(jnp.pi * done))
-    return peak * ramp * (1 - done if config.schedule == "wsd" else 1.0)
+  Attributes:
+    peak: the learning rate after warm-up.
+    warmup: steps of the linear rise from zero.
+    start, end: steps between which the rate falls to zero; equal: it does not.
+    cosine: 1: the fall is half a cosine, 0: linear.
+  """
 
-  return rate
+  # Any: trees of shapes and of shardings have this structure too.
+  peak: Any
+  warmup: Any
+  start: Any
+  end: Any
+  cosine: Any
+
+
+def schedule(config: OptimConfig, total_steps: int) -> Schedule:
+  """The schedule of a run."""
+  end = total_steps
+  start = end if config.schedule == "constant" else config.decay_start(end)
+  numbers = (
+    config.learning_rate, config.warmup_steps, max(start, config.warmup_steps),
+    max(end, config.warmup_steps), float(config.schedule == "cosine"),
+  )  # fmt: skip
+  return Schedule(*(np.float32(number) for number in numbers))
+
+
+def rate_at(s: Schedule, step: Any) -> jax.Array:
+  """The learning rate of the update after `step` steps (0, 1, ...)."""
+  step = jnp.asarray(step, jnp.float32)
+  ramp = jnp.minimum((step + 1) / jnp.maximum(s.warmup, 1), 1.0)
+  done = jnp.clip((step - s.start) / jnp.maximum(s.end - s.start, 1), 0.0, 1.0)
+  return s.peak * ramp * jnp.where(s.cosine > 0, 0.5 * (1 + jnp.cos(jnp.pi * done)), 1 - done)
 
 
 def make_optimizer(
-  config: OptimConfig, total_steps: int, info: Mapping[str, Any]
+  config: OptimConfig, info: Mapping[str, Any], rates: Mapping[str, float] | None = None
 ) -> optax.GradientTransformation:
-  """The update rule; learning rates are functions of its own step count.
+  """The update rule at a learning rate of 1.
 
   Args:
     config: settings.
-    total_steps: length of the schedule.
     info: ParamInfo of the trainable parameters by path (models/layers.py).
+    rates: muP's factors on the learning rate by path; None: all 1. Weight decay is not scaled by
+      them (Yang et al. 2022, arXiv:2203.03466, appendix B.3).
   """
 
   def is_matrix(params):
     return jax.tree_util.tree_map_with_path(lambda p, _: info[path_name(p)].inputs > 0, params)
 
-  rate = schedule(config, total_steps, config.learning_rate)
   if config.name == "adamw":
-    update = optax.adamw(
-      rate, b1=config.b1, b2=config.b2, eps=config.eps,
-      weight_decay=config.weight_decay, mask=is_matrix, mu_dtype=jnp.float32,
-    )  # fmt: skip
+    parts = [
+      optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=jnp.float32),
+      optax.identity() if rates is None else scale_by_path(rates),
+      optax.add_decayed_weights(config.weight_decay, is_matrix)
+      if config.weight_decay
+      else optax.identity(),
+      optax.scale(-1.0),
+    ]
   else:
-    update = muon(
-      schedule(config, total_steps, config.muon_learning_rate),
-      beta=0.95, consistent_rms=0.2,
-      weight_decay=config.weight_decay, weight_decay_mask=is_matrix,
-      eps=config.eps, adam_b1=config.b1, adam_b2=config.b2, adam_learning_rate=rate,
-      adam_weight_decay=config.weight_decay,
-      muon_weight_dimension_numbers=lambda params: muon_dimensions(params, info),
-    )  # fmt: skip
+    if rates is not None:
+      raise ValueError(
+        "mup_base_width goes with optim.name='adamw': Muon's updates transfer anyway"
+      )
+    parts = [
+      muon(
+        config.muon_learning_rate / config.learning_rate,
+        beta=0.95, consistent_rms=0.2,
+        weight_decay=config.weight_decay, weight_decay_mask=is_matrix,
+        eps=config.eps, adam_b1=config.b1, adam_b2=config.b2, adam_learning_rate=1.0,
+        adam_weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=lambda params: muon_dimensions(params, info),
+      )
+    ]  # fmt: skip
   clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-  return optax.chain(clip, update)
+  return optax.chain(clip, *parts)
+
+
+def scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
+  """Multiplies each parameter's update by its factor."""
+
+  def scale(updates: Any, _: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda p, u: factors[path_name(p)] * u, updates)
+
+  return optax.stateless(scale)
 
 
 def muon_dimensions(params: Any, info: Mapping[str, Any]) -> Any:
@@ -120,7 +165,7 @@ def muon_dimensions(params: Any, info: Mapping[str, Any]) -> Any:
   """
 
   def one(path, leaf):
-    axes, inputs = info[path_name(path)]
+    axes, inputs = info[path_name(path)][:2]
     if not inputs or axes[0] != "layers":
       return None
     stacked = leaf.ndim - (len(axes) - axes.count("layers"))

@@ -1,4 +1,7 @@
-"""The state and the compiled step of an experiment: what training, plan and bench share."""
+"""The state and the compiled step of an experiment: what training, plan and bench share.
+
+A `Program` is what runs of one size have in common; a sweep hands it from cell to cell.
+"""
 
 import dataclasses
 import functools
@@ -10,12 +13,20 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from videojax import optim
-from videojax.config import Experiment
+from videojax.config import Experiment, program_of
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
-from videojax.scaling import flops
-from videojax.sharding import like_params, param_shardings, path_name
-from videojax.state import TrainState, init_state, train_step
+from videojax.evaluate import Evaluator
+from videojax.scaling import flops, mup
+from videojax.sharding import (
+  batch_sharding,
+  by_path,
+  like_params,
+  param_shardings,
+  path_name,
+  put_batch,
+)
+from videojax.state import TrainState, init_state, train_step, train_steps
 from videojax.task import ModelSpec, Task
 
 
@@ -54,25 +65,45 @@ def check_loss(e: Experiment, tasks: dict[str, Task]) -> None:
       raise ConfigError(f"data.{name}: {error}") from error
 
 
+def mup_rules(e: Experiment) -> dict[str, mup.Rule] | None:
+  """muP's rule of every parameter by path; None without muP."""
+  if e.mup_base_width is None:
+    return None
+  model, shapes = e.model, lambda m: {p: x.shape for p, x in by_path(m.abstract_params).items()}
+  ratio = model.config.width / e.mup_base_width
+  return mup.rules(model.info, shapes(model), shapes(model.wider), ratio)
+
+
 def make_update(e: Experiment) -> tuple[Any, dict[str, float]]:
   """The optimizer, and the exponents of the averages by name."""
   try:
     optim.split_frozen(e.model.abstract_params, e.optim.freeze)
     gammas = {ema_name(width): optim.ema_gamma(width) for width in e.ema}
+    rules = mup_rules(e)
+    rates = None if rules is None else {path: rule.rate for path, rule in rules.items()}
+    tx = optim.make_optimizer(e.optim, e.model.info, rates)
   except ValueError as error:
     raise ConfigError(str(error)) from error
   if len(gammas) < len(e.ema):
     raise ConfigError(f"ema={e.ema} has widths that are equal to three digits")
-  return optim.make_optimizer(e.optim, e.total_steps, e.model.info), gammas
+  return tx, gammas
 
 
 def ema_name(sigma_rel: float) -> str:
   return f"{sigma_rel:.3f}"
 
 
-def create_state(e: Experiment, tx: Any) -> TrainState:
-  """A fresh state; jittable."""
-  params = e.model.init(jax.random.key(e.seed))
+def create_state(e: Experiment, tx: Any, key: Any = None) -> TrainState:
+  """A fresh state; jittable.
+
+  Args:
+    key: of the parameters; None: that of the experiment's seed.
+  """
+  params = e.model.init(jax.random.key(e.seed) if key is None else key)
+  rules = mup_rules(e)
+  if rules is not None:
+    scale = lambda path, x: rules[path_name(path)].init * x
+    params = jax.tree_util.tree_map_with_path(scale, params)
   trainable, frozen = optim.split_frozen(params, e.optim.freeze)
   return init_state(trainable, frozen, tx, tuple(ema_name(width) for width in e.ema))
 
@@ -99,36 +130,91 @@ def with_shardings(abstract: Any, shardings: Any) -> Any:
   )
 
 
-def compile_step(
-  e: Experiment,
-  task: Task,
-  tx: Any,
-  gammas: dict[str, float],
-  shardings: TrainState,
-  state: TrainState,
-  mesh: Mesh,
-) -> Any:
-  """The training step on one kind of batch, compiled ahead: state donated, shardings pinned."""
+class Program:
+  """What runs share that differ in seed, length and learning rate alone: see config.AS_DATA.
+
+  Args:
+    e: an experiment; its values that are data do not matter.
+    mesh: of the devices.
+  Raises:
+    ConfigError: a setting that cannot be used.
+  """
+
+  def __init__(self, e: Experiment, mesh: Mesh):
+    self.key, self.mesh, self.experiment = program_of(e), mesh, e
+    self.tasks = {name: e.task(name) for name in e.data}
+    check_divides(e, mesh)
+    check_loss(e, self.tasks)
+    self.tx, self.gammas = make_update(e)
+    abstract = jax.eval_shape(functools.partial(create_state, e, self.tx))
+    self.shardings = state_shardings(e.model, abstract, mesh)
+    self.abstract = with_shardings(abstract, self.shardings)
+    self.most = e.steps_per_dispatch
+    self._create = jax.jit(
+      functools.partial(create_state, e, self.tx), out_shardings=self.shardings
+    )
+
+  def create(self, seed: int) -> TrainState:
+    """A fresh state."""
+    return self._create(key=put_replicated(jax.random.key(seed), self.mesh))
+
+  @functools.cached_property
+  def evaluator(self) -> Evaluator:
+    return Evaluator(self.experiment, self.mesh)
+
+  @functools.cached_property
+  def steps(self) -> dict[str, Any]:
+    """The compiled step of every kind of batch."""
+    return {name: compile_step(self, task) for name, task in self.tasks.items()}
+
+  @property
+  def peak_bytes(self) -> int:
+    """The compiler's account of one device's peak, over the kinds of batch."""
+    return max(compiled_bytes(step) for step in self.steps.values())
+
+
+def compile_step(program: Program, task: Task) -> Any:
+  """The training step on one kind of batch, compiled ahead: state donated, shardings pinned.
+
+  Returns: `state.train_step`'s, or `state.train_steps`' where a dispatch has several.
+  """
+  e, mesh = program.experiment, program.mesh
   step = functools.partial(
-    train_step, loss_fn=task.loss, tx=tx, gammas=gammas, accumulate=e.accumulate
-  )
+    train_step if program.most == 1 else train_steps,
+    loss_fn=task.loss, tx=program.tx, gammas=program.gammas, accumulate=e.accumulate,
+  )  # fmt: skip
   replicated = NamedSharding(mesh, PartitionSpec())
-  jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
-  example = abstract_batch(e, task, mesh)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated)
-  return jitted.lower(state, example, key).compile()
+  jitted = jax.jit(step, donate_argnums=0, out_shardings=(program.shardings, replicated))
+  scalars: tuple[Any, ...] = jax.random.key(0), optim.schedule(e.optim, e.total_steps)
+  if program.most > 1:
+    scalars += (np.int32(0),)
+  scalars = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, scalars))
+  whole = jax.tree.map(lambda _: replicated, scalars)
+  batch = abstract_batch(e, task, mesh)
+  return jitted.lower(program.abstract, batch, *with_shardings(scalars, whole)).compile()
+
+
+def next_dispatch(batches: Any, number: int, program: Program) -> tuple[str, Any, tuple]:
+  """(kind, rows on the devices, further arguments) of the compiled step's next call."""
+  mesh, rows = program.mesh, program.experiment.batch_size
+  name, carried = next(batches)
+  if program.most == 1:
+    return name, put_batch(carried, mesh, rows), ()
+  parts = [carried, *(next(batches)[1] for _ in range(number - 1))]
+  parts += [carried] * (program.most - number)  # never used: there is one program for any number
+  stacked = jax.tree.map(lambda *x: np.stack(x), *parts)
+  return name, put_batch(stacked, mesh, rows, lead=1), (put_replicated(np.int32(number), mesh),)
 
 
 def abstract_batch(e: Experiment, task: Task, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of a carried batch."""
+  """Shapes of what one dispatch takes: [B, ...], or several of them."""
   rows = stack_examples(task.source, [0])
-  split = PartitionSpec(("data", "fsdp"))
+  lead = (e.steps_per_dispatch,) if e.steps_per_dispatch > 1 else ()
 
   def one(x: np.ndarray) -> jax.ShapeDtypeStruct:
-    shape = (e.batch_size, *x.shape[1:])
-    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, split))
+    shape = (*lead, e.batch_size, *x.shape[1:])
+    sharding = batch_sharding(mesh, shape, len(lead))
+    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(x.dtype), sharding=sharding)
 
   return jax.tree.map(one, rows)
 

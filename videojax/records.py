@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,18 @@ class FrozenLossRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class SplitLoss:
+  """The frozen loss on another split; fields as in FrozenLossRecord."""
+
+  final: float
+  stderr: float
+  by_level: list[float]
+  velocity: float
+  dynamics: float
+  per_example: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
   """A finished run.
 
@@ -67,9 +79,11 @@ class Result:
     peak_bytes: of one device: the compiler's account of the training step where the device does
       not report its own.
     frozen_loss: of the first evaluation split.
+    frozen_loss_by_split: of the others, in units of the same variance.
     coherence: measure -> {split, 'floor', 'copy_last', 'extrapolate'} -> mean; empty where the
       data has no simulator behind it.
     coherence_stderr: the same for standard errors over clips.
+    coherence_per_example: measure -> split -> value of every sampled clip; null: not defined.
   """
 
   schema: int
@@ -82,8 +96,10 @@ class Result:
   seconds: Seconds
   peak_bytes: int
   frozen_loss: FrozenLossRecord
+  frozen_loss_by_split: dict[str, SplitLoss]
   coherence: dict[str, dict[str, float]]
   coherence_stderr: dict[str, dict[str, float]]
+  coherence_per_example: dict[str, dict[str, list[float]]]
 
   def to_json(self) -> dict[str, Any]:
     return dataclasses.asdict(self)

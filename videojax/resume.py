@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,29 @@ from videojax import optim, rundir
 from videojax.checkpoint import Checkpointer
 from videojax.config import Experiment, from_json
 from videojax.errors import ConfigError
-from videojax.program import create_state, ema_name, make_update, state_shardings, with_shardings
+from videojax.program import (
+  Program,
+  create_state,
+  ema_name,
+  make_update,
+  state_shardings,
+  with_shardings,
+)
 from videojax.records import Seconds
-from videojax.sharding import path_name
+from videojax.sharding import by_path
 from videojax.state import TrainState
 
 
 def restore_or_create(
-  e: Experiment,
-  create: Callable[[], TrainState],
-  shardings: TrainState,
-  checkpoints: Checkpointer,
+  e: Experiment, program: Program, checkpoints: Checkpointer, trunk: tuple[Path, int] | None
 ) -> tuple[TrainState, dict[str, float], list[str]]:
-  """The state to go on from, seconds spent so far, and what to tell about it."""
+  """The state to go on from, seconds spent so far, and what to tell about it.
+
+  Args:
+    trunk: (run directory, step) of a shorter run that equals this one up to that step.
+  """
   seconds = dataclasses.asdict(Seconds())
-  abstract = with_shardings(jax.eval_shape(create), shardings)
-  restored = checkpoints.restore(abstract)
+  restored = checkpoints.restore(program.abstract)
   if restored is not None:
     notes = [f"damaged, not used: {text}" for text in restored.skipped]
     notes.append(f"resuming after step {restored.step}")
@@ -38,14 +44,19 @@ def restore_or_create(
     run, _, step = e.branch_from.rpartition("@")
     if not run or not step.isdigit():
       raise ConfigError(f"branch_from={e.branch_from!r} must be RUN@STEP, e.g. runs/trunk@1000")
-    with Checkpointer(open_checkpoints(run, "branch_from"), keep_last=1) as trunk:
-      branch = trunk.restore(abstract, int(step))
+    with Checkpointer(open_checkpoints(run, "branch_from"), keep_last=1) as branches:
+      branch = branches.restore(program.abstract, int(step))
     if branch is None:
       raise ConfigError(f"branch_from={e.branch_from!r}: {run} has no checkpoints")
     return branch.state, seconds, [f"branched from {run} at step {step}"]
-  state = jax.jit(create, out_shardings=shardings)()
+  if trunk is not None:
+    with Checkpointer(trunk[0] / "checkpoints", keep_last=1) as shared:
+      restored = shared.restore(program.abstract, trunk[1])
+    assert restored is not None
+    return restored.state, restored.metadata["seconds"], [f"goes on from {trunk[0]} at {trunk[1]}"]
+  state = program.create(e.seed)
   if e.init_from:
-    state = dataclasses.replace(state, **load_weights(e, state, shardings))
+    state = dataclasses.replace(state, **load_weights(e, state, program.shardings))
     return state, seconds, [f"initialised with the EMA weights of {e.init_from}"]
   return state, seconds, []
 
@@ -63,8 +74,8 @@ def load_weights(e: Experiment, state: TrainState, shardings: TrainState) -> dic
   other = from_json(rundir.read_config(Path(e.init_from)))
   mesh = shardings.step.mesh
   weights, step = restore_weights(other, Path(e.init_from), mesh)
-  want = {p: v.shape for p, v in flat_params(state.params).items()}
-  have = {p: v.shape for p, v in flat_params(weights).items()}
+  want = {p: v.shape for p, v in by_path(state.params).items()}
+  have = {p: v.shape for p, v in by_path(weights).items()}
   if want != have:
     differing = sorted(p for p in want.keys() | have.keys() if want.get(p) != have.get(p))
     raise ConfigError(
@@ -74,10 +85,6 @@ def load_weights(e: Experiment, state: TrainState, shardings: TrainState) -> dic
   trainable, frozen = optim.split_frozen(weights, e.optim.freeze)
   ema = {name: jax.tree.map(jnp.copy, trainable) for name in state.ema}
   return {"trainable": trainable, "frozen": frozen, "ema": ema}
-
-
-def flat_params(params: dict) -> dict[str, Any]:
-  return {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def restore_weights(e: Experiment, run: Path, mesh: Mesh) -> tuple[dict, int]:

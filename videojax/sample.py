@@ -75,7 +75,7 @@ def write_samples(
   known_frames: int,
   step: int,
 ) -> list[Path]:
-  """Clips as mp4, and all of them, truth beside sample where there is one, as one WebP grid.
+  """Clips as mp4, all of them as one WebP grid (truth beside sample), and their numbers as npz.
 
   Args:
     directory: of the samples.
@@ -99,4 +99,11 @@ def write_samples(
     grid, video, truth if known_frames else None, captions,
     fps=fps, known_frames=known_frames,
   )  # fmt: skip
-  return [*paths, grid]
+  numbers = directory / f"step{step:07d}.npz"
+  with open(temporary := numbers.with_name(f".{numbers.name}"), "wb") as file:
+    np.savez_compressed(
+      file, video=video, truth=truth, caption=np.array(captions), fps=fps,
+      known_frames=known_frames,
+    )  # fmt: skip
+  temporary.replace(numbers)
+  return [*paths, grid, numbers]

@@ -162,19 +162,34 @@ def path_name(path: tuple) -> str:
   return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
-def put_batch(batch: Any, mesh: Mesh, global_rows: int) -> Any:
-  """Local rows of a batch -> global arrays, split along (data, fsdp)."""
+def by_path(tree: Any) -> dict[str, Any]:
+  """The leaves of a nested dict by path."""
+  return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def put_batch(batch: Any, mesh: Mesh, global_rows: int, lead: int = 0) -> Any:
+  """Local rows of a batch -> global arrays, split along (data, fsdp).
+
+  Args:
+    batch: tree of arrays [*lead, rows, ...].
+    mesh: of the run.
+    global_rows: B.
+    lead: axes before the rows (several batches in one dispatch).
+  """
 
   def one(x):
     x = np.asarray(x)
-    sharding = _batch_sharding(mesh, (global_rows, *x.shape[1:]))
+    shape = (*x.shape[:lead], global_rows, *x.shape[lead + 1 :])
+    sharding = batch_sharding(mesh, shape, lead)
     if jax.process_count() == 1:
       return jax.device_put(x, sharding)
-    return jax.make_array_from_process_local_data(sharding, x, (global_rows, *x.shape[1:]))
+    return jax.make_array_from_process_local_data(sharding, x, shape)
 
   return jax.tree.map(one, batch)
 
 
 @functools.lru_cache
-def _batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-  return NamedSharding(mesh, spec(("batch",) + (None,) * (len(shape) - 1), shape, mesh))
+def batch_sharding(mesh: Mesh, shape: tuple[int, ...], lead: int = 0) -> NamedSharding:
+  """Of a batch whose rows are axis `lead`."""
+  axes = (None,) * lead + ("batch",) + (None,) * (len(shape) - lead - 1)
+  return NamedSharding(mesh, spec(axes, shape, mesh))

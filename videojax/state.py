@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int32, Key
 
 from videojax.diffusion.objective import row_keys
-from videojax.optim import ema_beta, merge
+from videojax.optim import Schedule, ema_beta, merge, rate_at
 
 LossFn = Callable[[dict, Any, Key[Array, "B"]], tuple[Float[Array, "B"], dict[str, Array]]]
 
@@ -59,6 +59,7 @@ def train_step(
   state: TrainState,
   batch: Any,
   key: Key[Array, ""],
+  schedule: Schedule,
   *,
   loss_fn: LossFn,
   tx: optax.GradientTransformation,
@@ -72,7 +73,8 @@ def train_step(
     batch: carried rows, leading axis B.
     key: of the run; the step is folded in here.
     loss_fn: (params, rows, keys [n]) -> (loss [n], aux of [n]).
-    tx: update rule.
+    schedule: of the learning rate.
+    tx: update rule at a learning rate of 1.
     gammas: EMA exponents by name.
     accumulate: microbatches per update; B is divisible by it.
   Returns: the new state, and metrics (fp32 scalars): loss, grad_norm, and the means of aux.
@@ -104,6 +106,8 @@ def train_step(
     grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
 
   updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
+  rate = rate_at(schedule, state.step)
+  updates = jax.tree.map(lambda update: rate * update, updates)
   trainable = optax.apply_updates(state.trainable, updates)
   ema = {
     name: average(state.ema[name], trainable, ema_beta(state.step, gamma))
@@ -112,6 +116,36 @@ def train_step(
   metrics["grad_norm"] = optax.tree.norm(grads)
   new = TrainState(state.step + 1, trainable, state.frozen, opt_state, ema)
   return new, metrics
+
+
+def train_steps(
+  state: TrainState,
+  batches: Any,
+  key: Key[Array, ""],
+  schedule: Schedule,
+  number: Int32[Array, ""],
+  **how: Any,
+) -> tuple[TrainState, dict[str, Array]]:
+  """The first `number` of several updates in one dispatch: for steps shorter than a dispatch.
+
+  Args:
+    state, key, schedule, how: of `train_step`.
+    batches: carried rows, leading axes [most updates, B].
+    number: updates to do; data, so that the last dispatch of a run needs no program of its own.
+  Returns: the new state, and metrics of every update [most updates]; 0 after the last one.
+  """
+  most = jax.tree.leaves(batches)[0].shape[0]
+  at = lambda i: jax.tree.map(lambda x: x[i], batches)
+  step = lambda state, i: train_step(state, at(i), key, schedule, **how)
+  shapes = jax.eval_shape(step, state, 0)[1]
+  metrics = jax.tree.map(lambda m: jnp.zeros((most, *m.shape), m.dtype), shapes)
+
+  def body(i, carry):
+    state, metrics = carry
+    state, new = step(state, i)
+    return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
+
+  return jax.lax.fori_loop(0, number, body, (state, metrics))
 
 
 def average(ema: dict, params: dict, beta: Array) -> dict:

@@ -75,6 +75,11 @@ class ModelSpec:
   def abstract_params(self) -> dict:
     return jax.eval_shape(self.init, jax.random.key(0))
 
+  @property
+  def wider(self) -> "ModelSpec":
+    """The same architecture twice as wide."""
+    return ModelSpec(self.name, self.module.wider(self.config))
+
   def network(self, params: dict) -> Any:
     """(x, t, cond, key=) -> like x."""
     graphdef, state = nnx.split(self.abstract)

@@ -1,7 +1,6 @@
 """The only training loop. Read `train` top to bottom."""
 
 import contextlib
-import functools
 import math
 import signal
 import time
@@ -13,10 +12,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from videojax import rundir
+from videojax import optim, rundir
 from videojax.checkpoint import Checkpointer
-from videojax.config import Experiment, to_json
-from videojax.data import Loader
+from videojax.config import Experiment, program_of, to_json
+from videojax.data import Loader, Mixture
 from videojax.errors import require_extra
 from videojax.evaluate import Evaluator
 from videojax.integrity import params_sha256
@@ -24,23 +23,18 @@ from videojax.log import Log
 from videojax.models.attention import choose_kernel
 from videojax.program import (
   Counts,
-  check_divides,
-  check_loss,
-  compile_step,
-  compiled_bytes,
-  create_state,
+  Program,
   ema_name,
-  make_update,
+  next_dispatch,
   parameters_by_part,
   put_replicated,
-  state_shardings,
   task_products,
 )
-from videojax.records import SCHEMA, FrozenLossRecord, Result, Seconds
+from videojax.records import SCHEMA, FrozenLossRecord, Result, Seconds, SplitLoss
 from videojax.resume import restore_or_create
 from videojax.sample import write_samples
 from videojax.scaling import flops
-from videojax.sharding import fallbacks, make_mesh, path_name, put_batch
+from videojax.sharding import fallbacks, make_mesh, path_name
 from videojax.state import TrainState
 from videojax.task import Task
 
@@ -50,11 +44,18 @@ class Diverged(RuntimeError):
 
 
 class Preempted(Exception):
-  """SIGTERM, or Ctrl-C; the state is saved."""
+  """SIGTERM, Ctrl-C or a time limit; the state is saved."""
 
 
 def train(
-  experiment: Experiment, workdir: Path, *, devices: list[jax.Device] | None = None
+  experiment: Experiment,
+  workdir: Path,
+  *,
+  devices: list[jax.Device] | None = None,
+  program: Program | None = None,
+  trunk: tuple[Path, int] | None = None,
+  deadline: float = math.inf,
+  quiet: bool = False,
 ) -> Result | None:
   """Runs an experiment to its end, from wherever the run in `workdir` stands.
 
@@ -62,40 +63,41 @@ def train(
     experiment: resolved.
     workdir: run directory, made if it is not there.
     devices: None: all.
+    program: of a run that differs in data alone (config.AS_DATA), already compiled; None: its own.
+    trunk: (run directory, step) of a shorter run that is the same one up to that step.
+    deadline: time.perf_counter() after which it stops and saves, as on SIGTERM.
+    quiet: nothing on the console.
   Returns: the record, also written as result.json; None when the run was already finished.
   Raises:
     ConfigError: a setting that cannot be used; CheckpointError: no sound checkpoint, a full disk.
-    Diverged: loss or gradient are not finite. Preempted: SIGTERM or Ctrl-C.
+    Diverged: loss or gradient are not finite. Preempted: SIGTERM, Ctrl-C or the deadline.
   """
   e = experiment
   rundir.check_run(workdir, e)
   if e.tensorboard:
     require_extra("tensorboardX", "tensorboard")
-  tasks = {name: e.task(name) for name in e.data}
-  mesh = make_mesh(e.mesh, devices)
-  check_divides(e, mesh)
-  check_loss(e, tasks)
+  program = program or Program(e, make_mesh(e.mesh, devices))
+  assert program.key == program_of(e)
+  mesh, tasks = program.mesh, program.tasks
   main = jax.process_index() == 0
-
-  tx, gammas = make_update(e)
-  create = functools.partial(create_state, e, tx)
-  shardings = state_shardings(e.model, jax.eval_shape(create), mesh)
   checkpoints = Checkpointer(
     workdir / "checkpoints",
     keep_last=e.checkpoint.keep_last, keep_every_steps=e.checkpoint.keep_every_steps,
+    keep_steps=(e.trunk_end,) if e.trunk_end else (),
   )  # fmt: skip
   with jax.set_mesh(mesh), checkpoints:
-    state, seconds, notes = restore_or_create(e, create, shardings, checkpoints)
+    state, seconds, notes = restore_or_create(e, program, checkpoints, trunk)
     start = int(jax.device_get(state.step))
     if start >= e.total_steps and finished_steps(workdir) == e.total_steps:
       return None
-    evaluator = Evaluator(e, mesh)
+    evaluator = program.evaluator
     if main:  # only now is it known that the run can start
       rundir.open_run(workdir, e)
     log = Log(
-      workdir, total_steps=e.total_steps, start=start, tensorboard=e.tensorboard, quiet=not main
-    )
-    with log, terminated() as stop:
+      workdir, total_steps=e.total_steps, start=start, tensorboard=e.tensorboard,
+      writes=main, quiet=quiet,
+    )  # fmt: skip
+    with log, asked_to_stop(deadline) as stop:
       for line in (*notes, *describe_run(e, tasks, mesh, start)):
         log.say(line)
       loader = Loader(
@@ -105,48 +107,50 @@ def train(
       )  # fmt: skip
 
       clock = time.perf_counter()
-      steps = {
-        name: compile_step(e, task, tx, gammas, shardings, state, mesh)
-        for name, task in tasks.items()
-      }
-      peak_bytes = max(compiled_bytes(step) for step in steps.values())
+      steps = program.steps
       seconds["compile"] += time.perf_counter() - clock
       init_loss = initial_loss(workdir, evaluator, state, seconds)
       counts = {name: Counts.of(e, task) for name, task in tasks.items()}
       peak = flops.peak_flops_per_s(jax.devices()[0].device_kind)
       key = put_replicated(jax.random.key(e.seed), mesh)
+      schedule = put_replicated(optim.schedule(e.optim, e.total_steps), mesh)
 
-      pending: tuple[int, str, Any] | None = None  # metrics are fetched one step late
+      pending: tuple[int, int, str, Any] | None = None  # metrics are fetched one dispatch late
       window = Window(start)
 
       def fetch() -> None:
         nonlocal pending
         if pending is None:
           return
-        step, name, metrics = pending
+        before, number, name, metrics = pending
         pending = None
-        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-          raise Diverged(diverged_message(step, window.last_finite, checkpoints))
-        window.done(step, e.batch_size * counts[name].tokens, e.batch_size * counts[name].flops)
-        if step % e.log_every_steps == 0 or step == e.total_steps:
-          log.metrics(step, values | window.rates(peak, mesh.size))
+        rows = {k: np.atleast_1d(np.asarray(v)) for k, v in jax.device_get(metrics).items()}
+        due: dict[int, dict[str, float]] = {}
+        for i, step in enumerate(range(before + 1, before + number + 1)):
+          values = {k: float(v[i]) for k, v in rows.items()}
+          if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+            raise Diverged(diverged_message(step, window.last_finite, checkpoints))
+          window.done(step, e.batch_size * counts[name].tokens, e.batch_size * counts[name].flops)
+          if step % e.log_every_steps == 0 or step == e.total_steps:
+            due[step] = values
+        rates = window.rates(peak, mesh.size) if due else {}
+        for step, values in due.items():
+          log.metrics(step, values | rates)
 
       batches = loader.batches(start)
       with jax.transfer_guard("disallow"):
         clock = time.perf_counter()
-        for step in range(start + 1, e.total_steps + 1):
+        for before, number in dispatches(e, loader.mixture, start):
           waiting = time.perf_counter()
-          name, rows = next(batches)
-          batch = put_batch(rows, mesh, e.batch_size)
+          name, batch, scalars = next_dispatch(batches, number, program)
           waited = time.perf_counter() - waiting
           seconds["data_wait"] += waited
           window.waited(waited)
-          state, metrics = steps[name](state, batch, key)
+          state, metrics = steps[name](state, batch, key, schedule, *scalars)
           fetch()
-          pending = step, name, metrics
-          last, stopping = step == e.total_steps, stop()  # asked once: what stops is saved
-          if step % e.checkpoint.save_every_steps == 0 or last or stopping:
+          pending = before, number, name, metrics
+          step, stopping = before + number, stop()  # asked once: what stops is saved
+          if save_is_due(e, step) or stopping:
             fetch()  # a checkpoint starts only after its loss was seen finite
             seconds["step"] += time.perf_counter() - clock
             clock = time.perf_counter()
@@ -157,22 +161,46 @@ def train(
           if stopping:
             break
       checkpoints.wait()  # a full disk shows here, before the evaluation
-      if stop():
+      if why := stop():
         done = int(jax.device_get(state.step))
-        raise Preempted(f"stopped by {stop()} after step {done}, which is saved")
+        raise Preempted(f"stopped by {why} after step {done}, which is saved")
       seconds["step"] -= seconds["data_wait"]
 
       log.say("evaluating")
       clock = time.perf_counter()
-      record = measure(evaluator, e, state, init_loss)
+      measured = measure(evaluator, e, state, init_loss)
       samples(evaluator, e, state, workdir)
       seconds["evaluate"] += time.perf_counter() - clock
-      result = make_result(e, tasks, counts, loader, state, seconds, peak_bytes, record)
+      result = make_result(e, tasks, counts, loader, state, seconds, program.peak_bytes, measured)
       if main:
         rundir.write_json(workdir / "result.json", result.to_json())
         for line in describe_result(result, workdir):
           log.say(line)
       return result
+
+
+def save_is_due(e: Experiment, step: int) -> bool:
+  """Whether a checkpoint is written after this many steps."""
+  return step % e.checkpoint.save_every_steps == 0 or step in (e.trunk_end, e.total_steps)
+
+
+def dispatches(e: Experiment, mixture: Mixture, start: int) -> Iterator[tuple[int, int]]:
+  """(steps before, updates) of each call of the compiled step, to the end of the run.
+
+  A call has batches of one kind, and ends where a checkpoint is due.
+  """
+  before = start
+  while before < e.total_steps:
+    after = before + 1
+    while (
+      after - before < e.steps_per_dispatch
+      and after < e.total_steps
+      and not save_is_due(e, after)
+      and mixture.at(after)[0] == mixture.at(before)[0]
+    ):
+      after += 1
+    yield before, after - before
+    before = after
 
 
 def finished_steps(workdir: Path) -> int | None:
@@ -193,13 +221,15 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def terminated() -> Iterator[Callable[[], str]]:
-  """A function that names the signal that asks to stop ('' : none); handlers are put back after.
+def asked_to_stop(deadline: float) -> Iterator[Callable[[], str]]:
+  """A function that names what asks to stop ('': nothing): a signal, or the time.
 
-  A second one is not waited for: it ends the process as if it had not been caught.
+  Handlers are put back after. A second signal is not waited for: it ends the process as if it had
+  not been caught.
   """
   asked = ""
   before: dict[signal.Signals, Any] = {}
+  late = lambda: "the time limit" if time.perf_counter() > deadline else ""
 
   def handle(number: int, _: object) -> None:
     nonlocal asked
@@ -211,10 +241,10 @@ def terminated() -> Iterator[Callable[[], str]]:
     for each in (signal.SIGTERM, signal.SIGINT):
       before[each] = signal.signal(each, handle)
   except ValueError:  # not in the main thread, where signals do not arrive
-    yield lambda: ""
+    yield late
     return
   try:
-    yield lambda: asked
+    yield lambda: asked or late()
   finally:
     for each, handler in before.items():
       signal.signal(each, handler)
@@ -282,18 +312,31 @@ def initial_loss(
 
 def measure(
   evaluator: Evaluator, e: Experiment, state: TrainState, init_loss: float
-) -> tuple[FrozenLossRecord, dict, dict]:
-  """All measures of the final weights."""
+) -> dict[str, Any]:
+  """All measures of the final weights: fields of the record."""
   ema = state.ema_params(ema_name(e.ema[0]))
-  final, ignorance = evaluator.frozen_loss(ema), evaluator.ignorance()
+  final = evaluator.frozen_loss(ema)
   record = FrozenLossRecord(
     init=init_loss, final=final.mean, stderr=final.stderr,
-    raw=evaluator.frozen_loss(state.params).mean, **ignorance,
+    raw=evaluator.frozen_loss(state.params).mean, **evaluator.ignorance,
     by_level=final.by_level, velocity=final.velocity, dynamics=final.dynamics,
     variance=evaluator.reference.total, clips=len(final.per_example),
     per_example=final.per_example,
   )  # fmt: skip
-  return record, *evaluator.coherence(ema)
+  others = {s: evaluator.frozen_loss(ema, s) for s in evaluator.tasks if s != evaluator.first}
+  coherence = evaluator.coherence(ema)
+  return {
+    "frozen_loss": record,
+    "frozen_loss_by_split": {
+      s: SplitLoss(
+        loss.mean, loss.stderr, loss.by_level, loss.velocity, loss.dynamics, loss.per_example
+      )
+      for s, loss in others.items()
+    },
+    "coherence": coherence.mean,
+    "coherence_stderr": coherence.stderr,
+    "coherence_per_example": coherence.per_example,
+  }
 
 
 def samples(evaluator: Evaluator, e: Experiment, state: TrainState, workdir: Path) -> None:
@@ -312,7 +355,7 @@ def make_result(
   state: TrainState,
   seconds: dict[str, float],
   peak_bytes: int,
-  record: tuple[FrozenLossRecord, dict, dict],
+  measured: dict[str, Any],
 ) -> Result:
   """Puts the record together."""
   tokens, by_part = 0, dict[str, float]()
@@ -321,14 +364,13 @@ def make_result(
     tokens += clips * counts[name].tokens
     for part, value in flops.step(task_products(e, task)).items():
       by_part[part] = by_part.setdefault(part, 0.0) + float(clips * value)
-  frozen_loss, coherence, stderr = record
   stats = jax.local_devices()[0].memory_stats() or {}
   return Result(
     schema=SCHEMA, params_sha256=params_sha256(state.params),
     parameters=parameters_by_part(e.model), steps=e.total_steps,
     clips=e.batch_size * e.total_steps, tokens=tokens, flops=by_part, seconds=Seconds(**seconds),
     peak_bytes=int(stats["peak_bytes_in_use"]) if "peak_bytes_in_use" in stats else peak_bytes,
-    frozen_loss=frozen_loss, coherence=coherence, coherence_stderr=stderr,
+    **measured,
   )  # fmt: skip
 
 

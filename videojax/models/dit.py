@@ -125,6 +125,12 @@ SIZES = {
   "micro": dict(width=128, depth=4, num_heads=2),
 }
 
+
+def wider(cfg: Config) -> Config:
+  """The same model twice as wide, with twice the heads: what muP tells its axes apart by."""
+  return dataclasses.replace(cfg, width=2 * cfg.width, num_heads=2 * cfg.num_heads)
+
+
 # Exactly what the DiT paper has, on latents of 4 channels: for comparison with it.
 DIT_IMAGE = dict(
   channels=4, position="sincos", qk_norm=False, qkv_bias=True, classes=1000, out_channels=2
@@ -138,8 +144,7 @@ class SelfAttention(nnx.Module):
     d, k, e = cfg.width, cfg.num_heads, cfg.head_dim
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     axes = ("embed", None, "heads", "head_dim")
-    init = layers.xavier(d, 3 * k * e)
-    self.qkv = Linear((d,), (3, k, e), axes, init=init, bias=cfg.qkv_bias, **kw)
+    self.qkv = Linear((d,), (3, k, e), axes, bias=cfg.qkv_bias, **kw)
     self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), **kw)
     self.q_norm = layers.RMSNorm(e, rngs=rngs) if cfg.qk_norm else None
     self.k_norm = layers.RMSNorm(e, rngs=rngs) if cfg.qk_norm else None
@@ -172,10 +177,9 @@ class CrossAttention(nnx.Module):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     self.q = Linear((d,), (k, e), ("embed", "heads", "head_dim"), bias=cfg.qkv_bias, **kw)
     axes = ("embed", None, "heads", "head_dim")
-    init = layers.xavier(text_width, 2 * k * e)
-    self.kv = Linear((text_width,), (2, k, e), axes, init=init, bias=cfg.qkv_bias, **kw)
+    self.kv = Linear((text_width,), (2, k, e), axes, bias=cfg.qkv_bias, **kw)
     # Zero: the block is the identity at initialisation, with text as without.
-    self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), init=layers.zeros, **kw)
+    self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), init=layers.ZEROS, **kw)
     self.kernel = cfg.kernel
 
   def __call__(self, x: Float[Array, "B t N D"], text: Array, mask: Array) -> Array:
@@ -195,7 +199,7 @@ class Block(nnx.Module):
     d, f = cfg.width, cfg.mlp
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     # Zero gates: every block is the identity at initialisation.
-    self.ada = Linear((d,), (6, d), ("embed", None, None), init=layers.zeros, **kw)
+    self.ada = Linear((d,), (6, d), ("embed", None, None), init=layers.ZEROS, **kw)
     self.attention = SelfAttention(cfg, over, rngs=rngs)
     # Text enters along the blocks that see a whole frame; a temporal block has no place for it.
     self.cross = CrossAttention(cfg, text, rngs=rngs) if text and over != "time" else None
@@ -240,22 +244,21 @@ class Model(nnx.Module):
       {name: layers.ScalarEmbed(d, null=True, **kw) for name in cfg.scalars}
     )
     self.label = (
-      layers.param(rngs, nnx.initializers.normal(0.02), (cfg.classes + 1, d), ("vocab", "embed"))
+      layers.param(rngs, layers.normal(0.02), (cfg.classes + 1, d), ("vocab", "embed"))
       if cfg.classes
       else None
     )
     text = cfg.text_width
     self.text = ByteEncoder(d, cfg.num_heads, **kw) if cfg.text == "bytes" else None
-    normal = nnx.initializers.normal(0.02)
-    self.null_text = layers.param(rngs, normal, (text,), (None,)) if text else None
+    self.null_text = layers.param(rngs, layers.normal(0.02), (text,), (None,)) if text else None
     if cfg.attention == "joint":
       self.blocks = layers.stack(lambda r: Block(cfg, "joint", text, rngs=r), cfg.depth, rngs)
     else:
       self.blocks = layers.stack(lambda r: Pair(cfg, text, rngs=r), cfg.depth // 2, rngs)
-    self.head_ada = Linear((d,), (2, d), ("embed", None, None), init=layers.zeros, **kw)
+    self.head_ada = Linear((d,), (2, d), ("embed", None, None), init=layers.ZEROS, **kw)
     # Zero: the model's output is zero at initialisation.
     p_out = patch_numbers * cfg.channels * cfg.out_channels
-    self.head = Linear((d,), (p_out,), ("embed", "patch"), init=layers.zeros, **kw)
+    self.head = Linear((d,), (p_out,), ("embed", "patch"), init=layers.ZEROS, **kw)
 
   def __call__(
     self,

@@ -41,26 +41,62 @@ class Product(NamedTuple):
 # --- parameters -------------------------------------------------------------------------------
 
 
+class Init(NamedTuple):
+  """How a parameter starts; its std can be asked at other fans too, as muP does (scaling/mup.py).
+
+  Attributes:
+    kind: 'xavier' (Glorot & Bengio 2010, uniform), 'normal' or 'constant'.
+    value: std of 'normal', the value of 'constant'.
+  """
+
+  kind: str
+  value: float = 0.0
+
+  def std(self, fan_in: int | float, fan_out: int | float) -> float:
+    """Standard deviation; 0 of a constant."""
+    if self.kind == "xavier":
+      return math.sqrt(2 / (fan_in + fan_out))
+    return self.value if self.kind == "normal" else 0.0
+
+  def draw(self, key: Array, shape: tuple[int, ...], inputs: int) -> Array:
+    """The initial value; kernels may have several input and output axes (heads, head dim)."""
+    if self.kind == "constant":
+      return jnp.full(shape, self.value, jnp.float32)
+    if self.kind == "normal":
+      return self.value * jax.random.normal(key, shape, jnp.float32)
+    limit = math.sqrt(3) * self.std(math.prod(shape[:inputs]), math.prod(shape[inputs:]))
+    return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+
+
+XAVIER, ZEROS, ONES = Init("xavier"), Init("constant", 0.0), Init("constant", 1.0)
+
+
+def normal(std: float) -> Init:
+  return Init("normal", std)
+
+
 def param(
-  rngs: nnx.Rngs, init: Callable[..., Array], shape: tuple[int, ...], axes: Axes, inputs: int = 0
+  rngs: nnx.Rngs, init: Init, shape: tuple[int, ...], axes: Axes, inputs: int = 0
 ) -> nnx.Param:
-  """An fp32 master parameter that knows its logical axes and how many of them are inputs.
+  """An fp32 master parameter that knows its logical axes, its start and which axes are inputs.
 
   Args:
     rngs: for the initial value.
-    init: (key, shape, dtype) -> array.
+    init: how it starts.
     shape: without the axes of a stack.
     axes: logical names (sharding.RULES), one per axis of `shape`.
     inputs: leading axes that a matrix product contracts; 0: not a matrix.
   """
-  return nnx.Param(init(rngs.params(), shape, jnp.float32), axes=axes, inputs=inputs)
+  value = init.draw(rngs.params(), shape, inputs)
+  return nnx.Param(value, axes=axes, inputs=inputs, start=init)
 
 
 class ParamInfo(NamedTuple):
-  """What a parameter says of itself: logical axes, those of its stack included, and inputs."""
+  """What a parameter says of itself: logical axes (those of its stack first), inputs, start."""
 
   axes: Axes
   inputs: int
+  init: Init
 
 
 def param_info(model: nnx.Module) -> dict[str, ParamInfo]:
@@ -68,19 +104,10 @@ def param_info(model: nnx.Module) -> dict[str, ParamInfo]:
 
   def info(variable: Any) -> ParamInfo:
     stacked = len(variable.shape) - len(variable.axes)
-    return ParamInfo(("layers",) * stacked + tuple(variable.axes), variable.inputs)
+    return ParamInfo(("layers",) * stacked + tuple(variable.axes), variable.inputs, variable.start)
 
   flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
   return {"/".join(map(str, path)): info(variable) for path, variable in flat}
-
-
-def xavier(fan_in: int, fan_out: int) -> Callable[..., Array]:
-  """Glorot & Bengio 2010, uniform, with the fans given (kernels here may have 3 or 4 axes)."""
-  limit = math.sqrt(6 / (fan_in + fan_out))
-  return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -limit, limit)
-
-
-zeros = nnx.initializers.zeros
 
 
 class Linear(nnx.Module):
@@ -97,12 +124,11 @@ class Linear(nnx.Module):
     *,
     rngs: nnx.Rngs,
     dtype: Any,
-    init: Callable[..., Array] | None = None,
+    init: Init = XAVIER,
     bias: bool = True,
   ):
-    init = xavier(math.prod(d_in), math.prod(d_out)) if init is None else init
     self.kernel = param(rngs, init, d_in + d_out, axes, inputs=len(d_in))
-    self.bias = param(rngs, zeros, d_out, axes[len(d_in) :]) if bias else None
+    self.bias = param(rngs, ZEROS, d_out, axes[len(d_in) :]) if bias else None
     self.contract, self.dtype = len(d_in), dtype
 
   def __call__(self, x: Array) -> Array:
@@ -126,7 +152,7 @@ class RMSNorm(nnx.Module):
   """x / rms(x) * scale over the last axis; statistics in fp32 (Zhang & Sennrich 2019)."""
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
-    self.scale = param(rngs, nnx.initializers.ones, (dim,), ("head_dim",))
+    self.scale = param(rngs, ONES, (dim,), ("head_dim",))
 
   def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
     y = x.astype(jnp.float32)
@@ -158,12 +184,12 @@ class ScalarEmbed(nnx.Module):
   FEATURES = 256
 
   def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: Any, null: bool):
-    init = nnx.initializers.normal(0.02)  # DiT initialises its timestep MLP so
+    init = normal(0.02)  # DiT initialises its timestep MLP so
     self.hidden = Linear(
       (self.FEATURES,), (width,), (None, "embed"), rngs=rngs, dtype=dtype, init=init
     )
     self.out = Linear((width,), (width,), ("embed", None), rngs=rngs, dtype=dtype, init=init)
-    self.null = param(rngs, zeros, (width,), (None,)) if null else None
+    self.null = param(rngs, ZEROS, (width,), (None,)) if null else None
 
   def __call__(self, value: Float[Array, "*B"]) -> Float[Array, "*B D"]:
     missing = jnp.isnan(value)

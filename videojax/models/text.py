@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt8
 
 from videojax.models.attention import attention
-from videojax.models.layers import Linear, Product, layer_norm, param, sincos_1d
+from videojax.models.layers import Linear, Product, layer_norm, normal, param, sincos_1d
 
 
 class ByteEncoder(nnx.Module):
@@ -23,7 +23,7 @@ class ByteEncoder(nnx.Module):
 
   def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs, dtype: Any):
     d, k, e = width, num_heads, width // num_heads
-    self.table = param(rngs, nnx.initializers.normal(0.02), (256, d), ("vocab", "embed"))
+    self.table = param(rngs, normal(0.02), (256, d), ("vocab", "embed"))
     self.qkv = Linear(
       (d,), (3, k, e), ("embed", None, "heads", "head_dim"), rngs=rngs, dtype=dtype, bias=False
     )

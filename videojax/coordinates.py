@@ -1,0 +1,129 @@
+"""--mode=coordinates: the coordinate check of a model, with muP and without, and its picture."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+
+from videojax import optim, rundir
+from videojax.config import Experiment
+from videojax.data import stack_examples
+from videojax.errors import ConfigError
+from videojax.program import create_state, make_update
+from videojax.scaling.coordinates import product_sizes, slopes
+from videojax.sharding import path_name
+from videojax.state import TrainState, train_step
+from videojax.task import Task
+
+DOUBLINGS, STEPS = 4, (1, 3, 10)
+FLAT = 0.15  # |slope| up to here is called flat: a factor 1.5 over 16 times the width
+
+
+def coordinates(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+  """Trains the model at 1 to 16 times its width for ten steps; writes coordinates.json and .png.
+
+  Args:
+    experiment: its width is the base width; learning rate, batch and data are its own.
+    workdir: for the results.
+  Returns: the content of coordinates.json: per parametrisation and number of steps the slope of
+    log(RMS) over log(width) of every matrix product of the forward pass.
+  """
+  if not hasattr(experiment.model.config, "scan"):
+    raise ConfigError(f"model {experiment.model.name} cannot be unrolled: it has no `scan`")
+  written: dict[str, Any] = {"steps": list(STEPS), "learning_rate": experiment.optim.learning_rate}
+  for name, base in (("mup", experiment.model.config.width), ("standard", None)):
+    widths, sizes = [], []
+    for e in widened(dataclasses.replace(experiment, mup_base_width=base), DOUBLINGS):
+      widths.append(e.model.config.width)
+      sizes.append(sizes_after(e, STEPS))
+    written |= {"widths": widths, name: dict(zip(map(str, STEPS), map(list, zip(*sizes))))}
+    written[f"{name}_slopes"] = {
+      str(step): slopes(widths, [size[i] for size in sizes]) for i, step in enumerate(STEPS)
+    }
+  workdir.mkdir(parents=True, exist_ok=True)
+  rundir.write_json(workdir / "coordinates.json", written)
+  draw(written, workdir / "coordinates.png")
+  for name in ("mup", "standard"):
+    for step, found in written[f"{name}_slopes"].items():
+      worst = max(found, key=lambda k: abs(found[k]))
+      steep = sum(abs(v) > FLAT for v in found.values())
+      print(
+        f"{name:8s} after {step:>2s} steps: steepest {worst} ~ width^{found[worst]:+.2f}; "
+        f"{steep} of {len(found)} products steeper than {FLAT}"
+      )
+  print(f"{workdir}/coordinates.png")
+  return written
+
+
+def widened(e: Experiment, doublings: int) -> Iterator[Experiment]:
+  """The experiment at 1, 2, 4, ... times its width, unrolled."""
+  model = e.model
+  for _ in range(doublings + 1):
+    config = dataclasses.replace(model.config, scan=False, remat="none")
+    yield dataclasses.replace(e, model=dataclasses.replace(model, config=config))
+    model = model.wider
+
+
+def sizes_after(e: Experiment, steps: tuple[int, ...]) -> list[dict[str, float]]:
+  """RMS of every product after these numbers of updates, on the same clips and noise."""
+  task = e.task(next(iter(e.data)))
+  tx, gammas = make_update(e)
+  create = lambda: create_state(e, tx)
+  schedule, key = optim.schedule(e.optim, max(steps)), jax.random.key(e.seed)
+  update = jax.jit(
+    lambda state, rows: train_step(
+      state, rows, key, schedule, loss_fn=task.loss, tx=tx, gammas=gammas, accumulate=1
+    )[0]
+  )
+  measure, state = jax.jit(lambda state, rows: products(task, state, rows)), jax.jit(create)()
+  probe = stack_examples(task.source, range(e.batch_size))
+  out = []
+  for step in range(max(steps)):
+    first = (step + 1) * e.batch_size
+    state = update(state, stack_examples(task.source, range(first, first + e.batch_size)))
+    if step + 1 in steps:
+      out.append({k: float(v) for k, v in measure(state, probe).items()})
+  return out
+
+
+def products(task: Task, state: TrainState, rows: Any) -> dict[str, jax.Array]:
+  """The forward pass's products on clips with half their noise."""
+  x, cond = task.prepare(task.source.decode(rows))
+  t = jnp.full((x.shape[0], 1), 0.5, jnp.float32)
+  noisy = 0.5 * x + 0.5 * jax.random.normal(jax.random.key(0), x.shape)
+  params = state.params
+  names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  return product_sizes(
+    lambda p, x_t: task.denoise(p, x_t, t, cond).output, params, noisy, names=names
+  )
+
+
+def draw(written: dict[str, Any], path: Path) -> None:
+  """RMS over width, a line per product: a row per parametrisation, a column per number of steps."""
+  figure, axes = plt.subplots(
+    2, len(STEPS), figsize=(3.2 * len(STEPS), 5.6), sharex=True, sharey=True,
+    layout="constrained", squeeze=False,
+  )  # fmt: skip
+  for row, (name, title) in enumerate((("mup", "muP"), ("standard", "standard"))):
+    for column, step in enumerate(map(str, STEPS)):
+      axis, sizes = axes[row, column], written[name][step]
+      for product, slope in written[f"{name}_slopes"][step].items():
+        color = "#0072B2" if abs(slope) <= FLAT else "#D55E00"
+        axis.plot(written["widths"], [s[product] for s in sizes], color=color, lw=0.9, alpha=0.7)
+      axis.set_xscale("log", base=2)
+      axis.set_yscale("log")
+      axis.set_title(f"{title}, after {step} step{'s' if step != '1' else ''}", fontsize=10)
+      axis.grid(alpha=0.25, lw=0.5)
+      if row:
+        axis.set_xlabel("width")
+    axes[row, 0].set_ylabel("RMS of a product's output")
+  figure.suptitle(
+    f"Every matrix product of the forward pass (orange: steeper than width$^{{{FLAT}}}$)",
+    fontsize=10,
+  )
+  figure.savefig(path, dpi=160)
+  plt.close(figure)
