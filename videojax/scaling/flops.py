@@ -7,6 +7,12 @@ everything else is convention, and each convention has a name here.
   forward     every matrix product and convolution; norms, softmax, activations are not counted.
   backward    exact: one product per gradient that exists, so none for the inputs of first layers.
   step        3 x forward: the convention of MFU, of budgets and of every other code base.
+  hardware    4 x forward: what the chip does in a step under full remat, which repeats the forward
+              pass. MFU divides the model's FLOPs by the peak, HFU these.
+  N           total; non-embedding: without tables that are looked up, not multiplied; effective:
+              the N for which 6 N per token is the step (`effective_parameters`).
+Full, causal or factorised attention, and adaLN once a clip or once a folded row, are not options
+here: a model lists the products that it does.
 """
 
 from collections.abc import Iterable
@@ -15,10 +21,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from videojax.errors import check_choice
+
 # dense bf16 FLOP/s of one chip (one device of JAX where a chip has two: v4 and before, tpu7x).
 PEAK_FLOPS_PER_S = {
   "NVIDIA H100": 989.4e12,  # NVIDIA H100 datasheet, SXM, without sparsity
   "NVIDIA H200": 989.4e12,  # NVIDIA H200 datasheet, SXM
+  "NVIDIA B200": 2250e12,  # NVIDIA HGX B200 datasheet: 36 PFLOP/s for 8, with sparsity
   "NVIDIA A100": 312e12,  # NVIDIA A100 datasheet
   "NVIDIA L4": 121e12,  # NVIDIA L4 datasheet, without sparsity
   "TPU v4": 275e12,  # Google Cloud TPU documentation, per chip (megacore: one device)
@@ -30,14 +39,22 @@ PEAK_FLOPS_PER_S = {
   "TPU v6e": 918e12,
 }  # fmt: skip
 
+PF_DAY = 8.64e19  # FLOP: 1e15 a second for 86,400 seconds
+
+PER_MAC = {"mac": 1, "flop": 2}  # the units of `count`
+FORWARDS = {"forward": 1, "step": 3, "hardware": 4}  # what `count` counts, in forward passes
+
 
 @runtime_checkable
 class Product(Protocol):
   """What a model lists: see models/layers.py."""
 
-  part: str
-  macs: int
-  input_grad: bool
+  @property
+  def part(self) -> str: ...
+  @property
+  def macs(self) -> int: ...
+  @property
+  def input_grad(self) -> bool: ...
 
 
 def forward(products: Iterable[Product]) -> dict[str, int]:
@@ -56,6 +73,31 @@ def backward(products: Iterable[Product]) -> int:
 def step(products: Iterable[Product]) -> dict[str, int]:
   """Model FLOPs of one training step of one clip, by part: 3 x forward."""
   return {part: 3 * flops for part, flops in forward(products).items()}
+
+
+def count(
+  products: Iterable[Product], *, unit: str = "flop", work: str = "forward"
+) -> dict[str, int]:
+  """One clip's work under named conventions, by part and 'total'.
+
+  Args:
+    products: of one forward pass of one clip.
+    unit: 'flop', or 'mac' as the DiT paper's table.
+    work: 'forward', 'step', or 'hardware' (see the top of this file).
+  """
+  check_choice("unit", unit, PER_MAC)
+  check_choice("work", work, FORWARDS)
+  return {
+    part: flops // 2 * PER_MAC[unit] * FORWARDS[work] for part, flops in forward(products).items()
+  }
+
+
+def effective_parameters(products: Iterable[Product], tokens: int) -> float:
+  """N such that 6 N FLOPs a token is the training step: multiply-accumulates per token.
+
+  Below the total where weights work once a clip (adaLN), above it where attention scores weigh.
+  """
+  return count(products, unit="mac")["total"] / tokens
 
 
 def peak_flops_per_s(device_kind: str) -> float | None:

@@ -1,0 +1,86 @@
+"""python -m videojax.scaling COMMAND ...: laws, predictions, reports and prices."""
+
+import importlib
+import sys
+
+from videojax import log
+from videojax.errors import check_choice
+from videojax.scaling import flops
+from videojax.scaling.systems import Fact, Row, Trained
+
+COMMANDS = {
+  "fit": "a law from a table of runs",
+  "predict": "the loss of a budget that has not been run, dated and sealed",
+  "report": "a page about a sweep, from its run directories",
+  "cost": "what video models cost to train and to serve",
+}
+
+
+def main(argv: list[str]) -> int:
+  """Runs a command; a user's mistake is a line on standard error, not a traceback."""
+  if not argv or argv[0] in ("-h", "--help"):
+    print(__doc__)
+    for name, does in COMMANDS.items():
+      print(f"  {name:8s} {does} (python -m videojax.scaling {name} --help)")
+    return 0 if argv else 2
+  try:
+    check_choice("command", argv[0], COMMANDS)
+    hooks = (experiment_rows,) if argv[0] == "cost" else ()
+    importlib.import_module(f"videojax.scaling.{argv[0]}").main(argv[1:], *hooks)
+  except (ValueError, OSError) as error:
+    log.error(str(error))
+    return 1
+  return 0
+
+
+def experiment_rows(config: list[str]) -> list[Row]:
+  """An experiment as rows of the cost table, one per kind of data; nothing is allocated.
+
+  Args:
+    config: --config=FILE[:arg] and --config.a.b=value flags.
+  """
+  # Only this front end knows both what a config is and what a price is.
+  import jax
+
+  from videojax.config import resolve
+  from videojax.data import stack_examples
+  from videojax.launch import parse
+  from videojax.plan import fps
+  from videojax.program import Counts, parameters_by_part, task_products
+
+  _, settings = parse(["cost", *config, "--workdir=unused"])
+  e, given = resolve(settings), next(flag for flag in config if flag.startswith("--config="))
+  name = given.removeprefix("--config=")
+  parts = parameters_by_part(e.model)
+  weights = {kind: source.weight for kind, source in e.data.items()}
+  rows = []
+  for kind in e.data:
+    task = e.task(kind)
+    frames, height, width, _ = task.source.shape
+    _, h, w, channels = task.latent_shape
+    products, model = task_products(e, task), e.model.config
+    text = 0
+    if model.text:
+      example = jax.eval_shape(task.source.decode, stack_examples(task.source, [0]))
+      text = example["caption" if model.text == "bytes" else "text"].shape[1]
+    image = e.model.module.products(model, (1, h, w, channels), text_length=text)
+    clips = e.total_steps * e.batch_size * weights[kind] / sum(weights.values())
+    work = clips * flops.count(products, work="step")["total"]
+    rows.append(
+      Row(
+        name=f"{name} ({kind})", source=name, size=(frames, height, width),
+        fps=fps(task) if frames > 1 else None, tokens=Counts.of(e, task).tokens,
+        products=products, image=image,
+        image_tokens=(h // model.patch[1]) * (w // model.patch[2]),
+        steps=e.sampler.evaluations, branches=1 if e.guidance.scale == 1 else 2,
+        # A codec that changes no size is the identity: it multiplies nothing.
+        decode=() if task.latent_shape[:3] == task.source.shape[:3] else None,
+        parameters=Fact(parts["total"], name, "derived"), embeddings=parts.get("label", 0),
+        given="derived", training=(Trained(work, name, f"3 x forward x {clips:,.0f} clips"),),
+      )
+    )  # fmt: skip
+  return rows
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
