@@ -89,8 +89,8 @@ def sweep(values: flags.FlagValues, config: dict[str, Any]) -> None:
     return
   limit = float("inf") if values.max_seconds is None else values.max_seconds
   try:
-    settings = module.get("SETTINGS", {})
-    run(config, cells, workdir, part=part, max_seconds=limit, settings=settings)
+    notes = module["get_notes"](argument) if "get_notes" in module else {}
+    run(config, cells, workdir, part=part, max_seconds=limit, notes=notes)
   except Preempted as stop:
     print(f"{stop}; the same command continues")
     sys.exit(STOPPED)

@@ -1,0 +1,37 @@
+"""Does the size of a head matter at one width and one budget?
+
+  python -m videojax.launch --mode=sweep --config=experiments/scaling/head_size.py[:cpu] \\
+    --workdir=runs/head_size
+
+The model of worlds_isoflop at one width, heads of 16 to 128 numbers. The products are the same in
+all cells, and so are the steps. Three seeds. Hardware, time and result: docs/LOG.md.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.scaling import worlds_isoflop
+from videojax.scaling.cells import Cell, cells, product, vary, zipped
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg: as in worlds_isoflop."""
+  c = worlds_isoflop.get_config(arg)
+  c.model.width = 256 if arg == "" else 64
+  return c
+
+
+def get_sweep(arg: str = "") -> list[Cell]:
+  """Heads of one size by seed."""
+  budget, width = {"": (6.4e14, 256), "cpu": (1.2e12, 64), "smoke": (1e10, 64)}[arg]
+  dims = (16, 32, 64, 128) if arg == "" else (8, 16, 32, 64)
+  heads = zipped(
+    vary("model.head_dim", *dims), vary("model.num_heads", *(width // dim for dim in dims))
+  )
+  return cells(product(vary("budget", budget), heads, vary("seed", 0, 1, 2)))
+
+
+def get_notes(arg: str = "") -> dict[str, Any]:
+  """What the report should know."""
+  return worlds_isoflop.get_notes(arg) | {"title": "Heads of several sizes"}

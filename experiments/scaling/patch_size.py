@@ -1,0 +1,36 @@
+"""What should a token hold? Patches of space and time at matched FLOPs.
+
+  python -m videojax.launch --mode=sweep --config=experiments/scaling/patch_size.py[:cpu] \\
+    --workdir=runs/patch_size
+
+The model of worlds_isoflop at one width and two budgets. A patch changes the tokens of a clip, and
+with them what a step costs: the steps follow from the budget. Losses of different patches are of
+the same clips and noise, so they compare; whether they rank models as coherence does is what this
+sweep shows. Hardware, time and result: docs/LOG.md.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.scaling import worlds_isoflop
+from videojax.scaling.cells import Cell, cells, product, vary
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg: as in worlds_isoflop."""
+  return worlds_isoflop.get_config(arg)
+
+
+def get_sweep(arg: str = "") -> list[Cell]:
+  """Patch (frames, height, width) by budget."""
+  budgets = {"": (6.4e14, 2.56e15), "cpu": (3e11, 1.2e12), "smoke": (1e10,)}[arg]
+  patches = [(2, 8, 8), (2, 4, 4), (4, 4, 4), (16, 4, 4), (1, 8, 8)]
+  if arg != "":
+    patches = [(8, 2, 2), (4, 2, 2), (8, 4, 4), (2, 4, 4), (1, 4, 4)]
+  return cells(product(vary("budget", *budgets), vary("model.patch", *patches)))
+
+
+def get_notes(arg: str = "") -> dict[str, Any]:
+  """What the report should know."""
+  return worlds_isoflop.get_notes(arg) | {"title": "What a token holds"}

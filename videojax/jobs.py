@@ -1,0 +1,213 @@
+"""The cells of a sweep as experiments: how long each is, in which order, from which trunk."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.optimize import nnls
+
+from videojax import rundir
+from videojax.config import Experiment, flatten, identity_of, program_of, resolve, to_json
+from videojax.errors import ConfigError
+from videojax.program import Counts, parameters_by_part
+from videojax.scaling import flops
+from videojax.scaling.cells import Cell, read_sweep
+from videojax.scaling.cost_tables import CHIPS
+from videojax.train import finished_steps
+
+# What the time of a sweep is guessed from before a cell has run: share of the peak that small
+# models reach on an accelerator, and FLOP/s of a processor without a published peak.
+ASSUMED_MFU, ASSUMED_FLOPS_PER_S = 0.05, 5e10
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A cell with the experiment that it is, and what it will take."""
+
+  cell: Cell
+  experiment: Experiment
+  params: int
+  tokens: int
+  flops: float
+
+  @property
+  def planned(self) -> dict[str, int | float]:
+    steps = self.experiment.total_steps
+    clips = steps * self.experiment.batch_size
+    return {
+      "params": self.params, "tokens": self.tokens, "flops": self.flops, "clips": clips,
+      "total_steps": steps,
+    }  # fmt: skip
+
+
+def make_job(base: Mapping[str, Any], cell: Cell) -> Job:
+  """The cell's experiment; a budget says how many steps it has.
+
+  Raises:
+    ConfigError: what is wrong, with the cell's name.
+  """
+  try:
+    values = override(base, cell.overrides)
+    e = resolve(values)
+    name = next(iter(e.data))
+    counts = Counts.of(e, e.task(name))
+    if cell.budget is not None:
+      steps = round(cell.budget / (counts.flops * e.batch_size))
+      if steps < 1:
+        raise ConfigError(f"budget={cell.budget:.4g} FLOP is less than one step")
+      e = dataclasses.replace(e, total_steps=steps)
+    clips = e.total_steps * e.batch_size
+    total = parameters_by_part(e.model)["total"]
+    return Job(cell, e, total, clips * counts.tokens, float(clips * counts.flops))
+  except ConfigError as error:
+    raise ConfigError(f"cell {cell.name}: {error}") from None
+
+
+def override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+  """The base with dotted keys replaced; lists of settings stay what they were."""
+  values = {k: override(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
+  for dotted, value in overrides.items():
+    below, *path = values, *dotted.split(".")
+    for key in path[:-1]:
+      if not isinstance(below.get(key), dict):
+        raise ConfigError(f"the config has no section {key!r} for {dotted}")
+      below = below[key]
+    below[path[-1]] = value
+  return values
+
+
+def in_order(jobs: Sequence[Job]) -> list[Job]:
+  """Small programs first, cells of one program together, and in them short runs before long."""
+  cost: dict[str, float] = {}
+  for job in jobs:
+    key = program_of(job.experiment)
+    cost[key] = max(cost.get(key, 0.0), job.flops / job.experiment.total_steps)
+  order = lambda job: (
+    cost[program_of(job.experiment)], program_of(job.experiment), job.experiment.seed,
+    job.experiment.optim.learning_rate, job.experiment.total_steps,
+  )  # fmt: skip
+  return sorted(jobs, key=order)
+
+
+def trunk_of(job: Job, jobs: Sequence[Job], workdir: Path) -> tuple[Path, int] | None:
+  """(run directory, step) of the longest finished run that equals this one up to that step."""
+  mine, best = identity_of(to_json(job.experiment)), None
+  for other in jobs:
+    end, run = other.experiment.trunk_end, workdir / "cells" / other.cell.name
+    if (
+      end is not None
+      and end <= (job.experiment.trunk_end or 0)
+      and other.cell.name != job.cell.name
+      and identity_of(to_json(other.experiment)) == mine
+      and (run / "checkpoints" / str(end)).exists()
+      and (best is None or end > best[1])
+    ):
+      best = run, end
+  return best
+
+
+def is_finished(job: Job, workdir: Path) -> bool:
+  """Whether the cell's record is there, or it failed in a way that repeats itself."""
+  run = workdir / "cells" / job.cell.name
+  if (run / "failed.json").exists():
+    return str(rundir.read_json(run / "failed.json")["why"]).startswith("Diverged")
+  return finished_steps(run) == job.experiment.total_steps
+
+
+def write_sweep(workdir: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) -> None:
+  """Writes sweep.json.
+
+  Raises:
+    ConfigError: the directory holds another sweep; the differing cells are named.
+  """
+  path = workdir / "sweep.json"
+  written = {
+    "cells": [dataclasses.asdict(job.cell) for job in jobs],
+    "planned": {job.cell.name: job.planned for job in jobs},
+    "price": price_per_hour(),
+    **notes,
+  }
+  if path.exists():
+    before, after = (
+      {c["name"]: flatten(c) | p["planned"][c["name"]] for c in p["cells"]}
+      for p in (rundir.read_json(path), to_json(written))
+    )
+    changed = sorted(name for name in before if before[name] != after.get(name))
+    if changed:
+      raise ConfigError(
+        f"{workdir} holds another sweep; nothing was changed. It differs in cells "
+        f"{', '.join(changed[:5])}: choose another --workdir"
+      )
+  elif workdir.exists() and any(workdir.iterdir()):
+    raise ConfigError(f"{workdir} is not empty and holds no sweep: give --workdir a new directory")
+  workdir.mkdir(parents=True, exist_ok=True)
+  rundir.write_json(path, to_json(written))
+
+
+def statement(jobs: Sequence[Job], workdir: Path) -> str:
+  """What the sweep will take, before it starts."""
+  todo = [job for job in jobs if not is_finished(job, workdir)]
+  device, devices = jax.devices()[0], jax.device_count()
+  peak = flops.peak_flops_per_s(device.device_kind)
+  rate = peak * devices * ASSUMED_MFU if peak else ASSUMED_FLOPS_PER_S
+  how = f"{ASSUMED_MFU:.0%} of the peak" if peak else f"{ASSUMED_FLOPS_PER_S:.0e} FLOP/s"
+  own = sum(job.flops * own_share(job, jobs) for job in todo)
+  price = price_per_hour()
+  money = f", {own / rate / 3600 * price:.2f} dollars at {price:.2f} an hour" if price else ""
+  return (
+    f"{len(jobs)} cells, {len(todo)} to run: {sum(j.flops for j in todo):.3g} FLOP of training "
+    f"({own:.3g} to compute: longer runs go on from shorter ones), "
+    f"{sum(j.tokens for j in todo):,} tokens; about {clock_text(own / rate)}{money} on "
+    f"{devices} x {device.device_kind} if it reaches {how}, evaluation not counted"
+  )
+
+
+def price_per_hour() -> float | None:
+  """Dollars for all devices here, as assumed in scaling/cost_tables.py; None: unknown."""
+  kind = jax.devices()[0].device_kind
+  known = [chip.price for chip in CHIPS.values() if kind.startswith(chip.kind)]
+  return float(known[0]) * jax.device_count() if known else None
+
+
+def own_share(job: Job, jobs: Sequence[Job]) -> float:
+  """The share of its steps that a cell must take itself."""
+  mine = identity_of(to_json(job.experiment))
+  ends = [
+    j.experiment.trunk_end or 0
+    for j in jobs
+    if j.experiment.total_steps < job.experiment.total_steps
+    and identity_of(to_json(j.experiment)) == mine
+  ]
+  return 1 - max(ends, default=0) / job.experiment.total_steps
+
+
+def list_cells(base: Mapping[str, Any], cells: Sequence[Cell], workdir: Path) -> None:
+  """--list: every cell with its size, its length and how it stands; nothing runs."""
+  status: dict[str, str] = {}
+  if (workdir / "sweep.json").exists():
+    status = {row.cell.name: row.status for row in read_sweep(workdir)}
+  for number, job in enumerate(make_job(base, cell) for cell in cells):
+    held = "  held out" if job.cell.held_out else ""
+    print(
+      f"{number:3d}  {job.cell.name:40s} {job.params:>12,} parameters "
+      f"{job.experiment.total_steps:>8,} steps  {job.flops:.3g} FLOP  "
+      f"{status.get(job.cell.name, 'waiting')}{held}"
+    )
+
+
+def time_left(work: Sequence[float], spent: Sequence[float]) -> float:
+  """Seconds that the other cells will take: so much a cell and so much a FLOP, fitted so far."""
+  done = len(spent)
+  rows = np.array([[1.0, flops / max(work)] for flops in work])
+  cost = nnls(rows[:done], np.asarray(spent))[0]
+  return float((rows[done:] @ cost).sum())
+
+
+def clock_text(seconds: float) -> str:
+  """'42 s', '12 min', '3.1 h'."""
+  if seconds < 100:
+    return f"{seconds:.0f} s"
+  return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
