@@ -1,0 +1,322 @@
+"""Fits of the additive law to many resamples at once, the resamples, and intervals from them.
+
+A law is y = offset + c_0 + sum_j c_j exp(-e_j x_j), with coefficients c >= 0 and x_j the logarithm
+of parameters, of data or of FLOPs: the loss of N parameters and D tokens, or a power law alone.
+
+Letters: R resamples (or starts), n rows, k exponents, m coefficients (k, one more with c_0).
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+
+Array = np.ndarray
+Scalar = float | int | np.number
+
+EXPONENTS = (0.01, 5.0)  # below, a power cannot be told from a constant
+PASSES = 3  # weights 1/y^2 shrink the law by 1.5 sd^2; from the second pass they are 1/fitted^2
+DELTA = 1e-3  # of Huber's loss, on log residuals: Hoffmann et al. 2022, eq. 3
+SCALE = 1e4  # of the sum of Huber losses, which is about 1e-3: unscaled, searches stop early
+GRADIENT = 1e-6  # of its largest possible value (n DELTA): where a search has arrived
+AGREE = 1e-6  # relative difference of objectives below which two starts found the same minimum
+LEVERAGE = 0.99  # largest that a residual is divided by 1 minus of
+
+
+@dataclass(frozen=True)
+class Fits:
+  """R fits of one law to n rows."""
+
+  exponents: Array  # [R,k]
+  coefficients: Array  # [R,m], the constant last
+  fitted: Array  # [R,n]
+  objective: Array  # [R]
+  converged: Array  # [R]
+  at_bounds: Array  # [R], a coefficient is 0 or an exponent at its bound
+  agreement: float  # share of the starts that reached the best minimum
+  warm: Any  # where the fits of resamples begin
+
+
+def _at_bounds(exponents: Array, c: Array) -> Array:
+  """[R], for coefficients c in units of the loss at the middle of the data."""
+  low, high = EXPONENTS
+  edge = (exponents <= low * 1.001) | (exponents >= high * 0.999)
+  return edge.any(-1) | (c <= 1e-9 * c.sum(-1, keepdims=True)).any(-1)
+
+
+def nonnegative(gram: Array, projection: Array) -> Array:
+  """argmin over c >= 0 of c'Gc - 2p'c, for gram [...,m,m] and projection [...,m].
+
+  The minimiser of Lawson & Hanson's NNLS (scipy.optimize.nnls), by trying all supports: for m <= 3
+  and many problems at once that is cheaper than an active-set loop for each.
+  """
+  scale = np.sqrt(np.einsum("...ii->...i", gram)) + 1e-300
+  gram, projection = gram / (scale[..., :, None] * scale[..., None, :]), projection / scale
+  best, value = np.zeros_like(projection), np.zeros(projection.shape[:-1])
+  m = gram.shape[-1]
+  for support in itertools.chain(*(itertools.combinations(range(m), s) for s in range(1, m + 1))):
+    index = np.array(support)
+    block = gram[..., index[:, None], index] + 1e-14 * np.eye(len(index))
+    solution = np.linalg.solve(block, projection[..., index, None])[..., 0]
+    reached = -np.einsum("...i,...i->...", solution, projection[..., index])
+    better = (solution >= 0).all(-1) & (reached < value)
+    full = np.zeros_like(projection)
+    full[..., index] = solution
+    best, value = np.where(better[..., None], full, best), np.where(better, reached, value)
+  return best / scale
+
+
+def _project(exponents: Array, x: Array, y: Array, w: Array, constant: bool):
+  """Best coefficients [R,m] at given exponents, fitted values, objectives, columns [R,n,m]."""
+  columns = np.exp(-exponents[:, None, :] * x.T)  # [R,n,k]
+  if constant:
+    columns = np.concatenate([columns, np.ones((*columns.shape[:2], 1))], -1)  # [R,n,m]
+  weighted = columns * w[..., None]
+  c = nonnegative(weighted.swapaxes(1, 2) @ columns, np.einsum("rnm,rn->rm", weighted, y))
+  fitted = np.einsum("rnm,rm->rn", columns, c)
+  return c, fitted, (w * (y - fitted) ** 2).sum(-1), columns
+
+
+def _jacobian(exponents: Array, x: Array, c: Array, columns: Array) -> Array:
+  """d fitted / d (coefficients, exponents) [R,n,m+k]; nothing moves where a coefficient is 0."""
+  k = exponents.shape[-1]
+  return np.concatenate(
+    [columns * (c > 0)[:, None, :], -x.T * columns[..., :k] * c[:, None, :k]], -1
+  )
+
+
+def _step(exponents, x, c, columns, w, residual, damping) -> Array:
+  """Damped Gauss-Newton step of the exponents, the coefficients projected out (Kaufman 1975)."""
+  m = c.shape[-1]
+  full = _jacobian(exponents, x, c, columns)  # [R,n,m+k]
+  weighted = full * w[..., None]
+  gram = weighted.swapaxes(1, 2) @ full
+  diagonal = np.einsum("rii->ri", gram)
+  scale = np.where(diagonal > 0, np.sqrt(diagonal), 1.0)
+  gram = gram / (scale[:, :, None] * scale[:, None, :])
+  gram += np.eye(gram.shape[-1]) * np.where(diagonal > 0, 1e-13, 1.0)[:, None, :]
+  cross = gram[:, :m, m:]
+  schur = gram[:, m:, m:] - cross.swapaxes(1, 2) @ np.linalg.solve(gram[:, :m, :m], cross)
+  schur += np.eye(exponents.shape[-1]) * damping[:, None, None]
+  gradient = np.einsum("rnk,rn->rk", weighted[..., m:], residual) / scale[:, m:]
+  return np.linalg.solve(schur, gradient[..., None])[..., 0] / scale[:, m:]
+
+
+def _search(exponents: Array, x: Array, y: Array, w: Array, constant: bool):
+  """Levenberg-Marquardt in the exponents alone, for all R at once."""
+  damping, done = np.full(len(y), 1e-3), np.zeros(len(y), bool)
+  c, fitted, cost, columns = _project(exponents, x, y, w, constant)
+  for _ in range(100):
+    step = _step(exponents, x, c, columns, w, y - fitted, damping)
+    tried = np.clip(exponents + np.clip(step, -0.5, 0.5), *EXPONENTS)
+    new = _project(tried, x, y, w, constant)
+    better = new[2] < cost
+    done |= (np.abs(tried - exponents) < 1e-7).all(-1) | (damping > 1e8)
+    done |= better & (new[2] > cost * (1 - 1e-10))
+    pairs = zip((tried, *new), (exponents, c, fitted, cost, columns))
+    exponents, c, fitted, cost, columns = (
+      np.where(better.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs
+    )
+    damping = np.where(better, np.maximum(damping * 0.2, 1e-9), damping * 5)
+    if done.all():
+      break
+  return exponents, c, fitted, cost, done
+
+
+def _best_of_grid(x: Array, y: Array, w: Array, constant: bool) -> tuple[Array, float]:
+  """Exponents [1,k] reached from the 8 best points of a grid, and how many of the 8 agree."""
+  axis = np.geomspace(0.03, 3.0, 12)
+  grid = np.stack(np.meshgrid(*[axis] * len(x), indexing="ij"), -1).reshape(-1, len(x))
+  spread = lambda a: np.repeat(a, len(grid), 0)
+  cost = _project(grid, x, spread(y), spread(w), constant)[2]
+  grid = grid[np.argsort(cost)[:8]]
+  exponents, _, _, cost, _ = _search(grid, x, spread(y), spread(w), constant)
+  agree = cost <= cost.min() * (1 + AGREE) + 1e-20 * (w * y**2).sum()
+  return exponents[[np.argmin(cost)]], float(agree.mean())
+
+
+def variable_projection(
+  x: Array, y: Array, counts: Array, *, constant: bool, offset: Scalar = 0.0, warm=None
+) -> Fits:
+  """NNLS for the coefficients inside, a search over the exponents outside.
+
+  Residuals are relative, (y - fitted) / fitted, so that small and large losses count alike.
+
+  Args:
+    x: [k,n] logarithms. y: [R,n], positive. counts: [R,n], how often each row was drawn.
+    constant: fit c_0. offset: the known part of y.
+    warm: of earlier Fits, where every search begins; without, the best of a grid (R = 1).
+  Source: Golub & Pereyra 1973; for this law Czech et al. 2026, arXiv:2603.22339. Differs: relative
+    residuals, analytic Gauss-Newton steps in place of Nelder-Mead.
+  """
+  centre = x.mean(1, keepdims=True)
+  x, w, rest, agreement = x - centre, counts / y**2, y - offset, 1.0
+  if warm is None:
+    exponents, agreement = _best_of_grid(x, rest, w, constant)
+  else:
+    exponents = np.tile(warm, (len(y), 1))
+  for _ in range(PASSES):
+    exponents, c, fitted, cost, done = _search(exponents, x, rest, w, constant)
+    w = counts / np.maximum(offset + fitted, 1e-3 * y) ** 2
+  bounds = _at_bounds(exponents, c)
+  c[:, : len(x)] *= np.exp(exponents * centre[:, 0])
+  return Fits(exponents, c, offset + fitted, cost, done, bounds, agreement, exponents[0])
+
+
+def leverage(fits: Fits, x: Array) -> Array:
+  """Diagonal [n] of the hat matrix of the first fit, linearised: sums to the free parameters."""
+  centre = x.mean(1, keepdims=True)
+  k, m = len(x), fits.coefficients.shape[1]
+  c = fits.coefficients[:1].copy()
+  c[:, :k] *= np.exp(-fits.exponents[:1] * centre[:, 0])
+  columns = np.exp(-fits.exponents[:1, None, :] * (x - centre).T)
+  columns = np.concatenate([columns, np.ones((1, x.shape[1], m - k))], -1)
+  full = _jacobian(fits.exponents[:1], x - centre, c, columns)[0] / fits.fitted[0][:, None]
+  u, s, _ = np.linalg.svd(full / np.maximum(np.linalg.norm(full, axis=0), 1e-300), False)
+  return (u[:, s > 1e-10 * s[0]] ** 2).sum(1)
+
+
+def _huber(theta: Array, x: Array, log_y: Array, counts: Array, log_offset: float):
+  """Sum of Huber losses of log residuals, and its gradient; theta: log c [m], exponents [k]."""
+  k, m = len(x), len(theta) - len(x)
+  terms = np.full((m + 1, x.shape[1]), log_offset)
+  terms[:m] = theta[:m, None]
+  terms[:k] -= theta[m:, None] * x
+  top = terms.max(0)
+  share = np.exp(terms - top)
+  total = share.sum(0)
+  residual = top + np.log(total) - log_y
+  size = np.abs(residual)
+  loss = np.where(size <= DELTA, 0.5 * residual**2, DELTA * (size - 0.5 * DELTA))
+  share *= counts * np.clip(residual, -DELTA, DELTA) / total
+  return float(counts @ loss), np.concatenate([share[:m].sum(1), -(share[:k] * x).sum(1)])
+
+
+def _descend(theta: Array, inverse_hessian: Array | None, *data):
+  """BFGS from theta: end, objective, whether it has arrived, inverse Hessian (scaled).
+
+  Not L-BFGS-B, whose threaded linear algebra is 10 times slower when it must share the cores.
+  """
+  arrived = GRADIENT * data[2].sum() * DELTA * SCALE
+  scaled = lambda theta: tuple(SCALE * part for part in _huber(theta, *data))
+  options = dict(maxiter=1000, gtol=arrived, hess_inv0=inverse_hessian)
+  found = minimize(scaled, theta, jac=True, method="BFGS", options=options)
+  converged = bool(np.abs(found.jac).max() <= 100 * arrived)
+  return found.x, float(found.fun) / SCALE, converged, (found.hess_inv + found.hess_inv.T) / 2
+
+
+def _huber_from_grid(k: int, constant: bool, data: tuple):
+  """The best of the ends of 20 descents, which begin at the best points of a grid; agreement."""
+  # Of theta, for y of geometric mean 1 and centred x: no term is much above 1.
+  logs, exponents = np.linspace(-4, 0, 6), np.array([0.1, 0.3, 0.6, 1.0, 1.6])
+  axes = [logs] * (k + constant) + [exponents] * k
+  grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+  values = np.array([_huber(theta, *data)[0] for theta in grid])
+  ends = [_descend(theta, None, *data) for theta in grid[np.argsort(values)[:20]]]
+  best = min(ends, key=lambda end: end[1])
+  return best, float(np.mean([end[1] <= best[1] * (1 + AGREE) + 1e-12 for end in ends]))
+
+
+def huber(
+  x: Array, y: Array, counts: Array, *, constant: bool, offset: Scalar = 0.0, warm=None
+) -> Fits:
+  """Huber's loss (DELTA) on log residuals, summed: Hoffmann et al. 2022, approach 3.
+
+  Args: as `variable_projection`. The scaled sum and centred x make every start arrive.
+  """
+  k, m = len(x), len(x) + constant
+  centre, unit = x.mean(1, keepdims=True), np.exp(np.log(y).mean())
+  log_offset = np.log(offset / unit) if offset > 0 else -np.inf
+  data = lambda r: (x - centre, np.log(y[r] / unit), counts[r], log_offset)
+  agreement = 1.0
+  if warm is None:
+    best, agreement = _huber_from_grid(k, constant, data(0))
+    ends = [best]
+  else:
+    theta, inverse_hessian, old_unit = warm
+    theta = theta - np.log(unit / old_unit) * (np.arange(m + k) < m)
+    ends = [_descend(theta, inverse_hessian, *data(r)) for r in range(len(y))]
+  theta, objective, converged = (np.array([end[i] for end in ends]) for i in (0, 1, 2))
+  exponents, c = theta[:, m:], np.exp(theta[:, :m])
+  bounds = _at_bounds(exponents, c)
+  columns = np.exp(-exponents[:, None, :] * (x - centre).T)  # [R,n,k]
+  fitted = np.einsum("rnk,rk->rn", columns, c[:, :k]) + c[:, k:].sum(1, keepdims=True)
+  with np.errstate(over="ignore"):  # the search is not bounded: a resample may run away
+    c[:, :k] *= np.exp(exponents * centre[:, 0])
+  converged &= np.isfinite(c).all(-1)
+  warm = (theta[0], ends[0][3], unit)
+  return Fits(
+    exponents, c * unit, offset + fitted * unit, objective, converged, bounds, agreement, warm
+  )
+
+
+@dataclass(frozen=True)
+class Groups:
+  """What a resample keeps together: [n] each."""
+
+  strata: Array  # rows of a stratum (a budget) are drawn among themselves
+  cells: Array  # rows of a cell (the seeds of one setting) are drawn together
+  relative_error: Array  # standard error of the loss over the loss; 0 where unknown
+
+
+def draw_rows(rng: np.random.Generator, groups: Groups, resamples: int) -> Array:
+  """How often each row was drawn [R,n]: cells with replacement, within each stratum."""
+  counts = np.zeros((resamples, len(groups.cells)))
+  for stratum in np.unique(groups.strata):
+    inside = np.flatnonzero(groups.strata == stratum)
+    _, cell = np.unique(groups.cells[inside], return_inverse=True)
+    size = cell.max() + 1
+    counts[:, inside] = rng.multinomial(size, np.full(size, 1 / size), resamples)[:, cell]
+  return counts
+
+
+def draw_wild(
+  rng: np.random.Generator, groups: Groups, resamples: int, fitted: Array, y: Array, hat: Array,
+  power: float = 1.0,
+) -> Array:  # fmt: skip
+  """Losses [R,n]: fitted exp(v r / (1 - h)^power), r log residual, h leverage, v normal per cell.
+
+  The design stays, each row keeps its own scale, and the division makes up for residuals being
+  smaller than errors (power 1: HC3). Source: Wu 1986; Davidson & Flachaire 2008.
+  """
+  residual = np.log(y / fitted) / (1 - np.minimum(hat, LEVERAGE)) ** power
+  _, cell = np.unique(groups.cells, return_inverse=True)
+  return fitted * np.exp(residual * rng.normal(size=(resamples, cell.max() + 1))[:, cell])
+
+
+def perturb(rng: np.random.Generator, groups: Groups, y: Array) -> Array:
+  """Losses [R,n] with the error of their measurement added."""
+  return y * np.exp(groups.relative_error * rng.normal(size=y.shape))
+
+
+def resampled(
+  x: Array, y: Array, groups: Groups, *, robust: bool, floor: float | None, kind: str,
+  resamples: int, seed: int,
+) -> tuple[Fits, Fits | None, Array]:  # fmt: skip
+  """The fit of y [n] at x [k,n], the fits of its resamples (None of none), leverages [n].
+
+  Args: robust: by `huber`. floor: the known constant, None to fit it. kind: "rows" or "wild".
+  """
+  engine, rng, n = huber if robust else variable_projection, np.random.default_rng(seed), len(y)
+  fit = lambda y, counts, warm=None: engine(
+    x, y, counts, constant=floor is None, offset=floor or 0.0, warm=warm
+  )
+  first = fit(y[None], np.ones((1, n)))
+  hat = leverage(first, x)
+  if not resamples:
+    return first, None, hat
+  if kind == "rows":
+    counts, many = draw_rows(rng, groups, resamples), np.tile(y, (resamples, 1))
+  else:
+    counts = np.ones((resamples, n))
+    many = draw_wild(rng, groups, resamples, first.fitted[0], y, hat)
+  return first, fit(perturb(rng, groups, many), counts, first.warm), hat
+
+
+def interval(draws: Array, level: float = 0.95) -> tuple[Any, Any]:
+  """Percentile interval over the first axis; NaN draws are left out."""
+  tail = (1 - level) / 2
+  low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
+  return low, high
