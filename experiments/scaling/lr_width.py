@@ -3,7 +3,7 @@
   python -m videojax.launch --mode=sweep --config=experiments/scaling/lr_width.py:cpu \\
     --workdir=runs/lr_width
 
-Two CPU cores: widths 32, 64, 128 of the model of worlds_isoflop:cpu, six learning rates, 400 steps.
+Two CPU cores: widths 32, 64, 128 of the model of worlds_isoflop:cpu, six learning rates, 300 steps.
 One H100 (no arg): widths 64 to 512 of the model of worlds_isoflop, 1,000 steps. The learning rate
 is that of the narrowest width; muP divides it by the width, for hidden matrices. Hardware, time and
 result: docs/LOG.md.
@@ -22,7 +22,7 @@ BASE = {"": 64, "cpu": 32, "smoke": 32}
 def get_config(arg: str = "") -> ConfigDict:
   """arg: as in worlds_isoflop."""
   c = worlds_isoflop.get_config(arg)
-  c.total_steps = {"": 1000, "cpu": 400, "smoke": 2}[arg]
+  c.total_steps = {"": 1000, "cpu": 300, "smoke": 2}[arg]
   c.evaluate.coherence_clips = 0
   c.evaluate.clips = min(c.evaluate.clips, 64)
   c.mup_base_width = BASE[arg]
@@ -31,15 +31,15 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def get_sweep(arg: str = "") -> list[Cell]:
   """Width by parametrisation by learning rate."""
-  base, head = BASE[arg], 32 if arg == "" else 16
+  base = BASE[arg]
   widths = [base * m for m in ((1, 2, 4, 8) if arg == "" else (1, 2, 4))]
-  rates = vary("optim.learning_rate", *(2.5e-3 * 2**i for i in range(2 if arg == "smoke" else 6)))
-  at = lambda width: worlds_isoflop.sizes((width,), head)
+  rates = vary("optim.learning_rate", *(1.25e-3 * 2**i for i in range(2 if arg == "smoke" else 6)))
+  at = worlds_isoflop.sizes
   # At the base width both are the same run.
   return cells(
     chain(
-      product(vary("mup_base_width", base), chain(*map(at, widths)), rates),
-      product(vary("mup_base_width", None), chain(*map(at, widths[1:])), rates),
+      product(vary("mup_base_width", base), at(*widths), rates),
+      product(vary("mup_base_width", None), at(*widths[1:]), rates),
     )
   )
 

@@ -66,7 +66,7 @@ def _cpu(smoke: bool) -> ConfigDict:
   c.total_steps = 1
   c.batch_size = 8
   c.model = dict(
-    name="dit", width=64, depth=2 if smoke else 4, num_heads=4, head_dim=16, patch=(8, 2, 2),
+    name="dit", width=64, depth=2 if smoke else 4, num_heads=2, head_dim=32, patch=(8, 2, 2),
     channels=3, known="last", rope_theta=100.0, dtype="float32",
   )  # fmt: skip
   c.data = dict(
@@ -100,19 +100,19 @@ def get_sweep(arg: str = "") -> list[Cell]:
       4e13: (48, 64, 96, 128, 192), 1.6e14: (64, 96, 128, 192, 256),
       6.4e14: (96, 128, 192, 256, 384), 2.56e15: (128, 192, 256, 384, 512),
     }  # fmt: skip
-    held_out, last, head = 1.02e16, (256, 384), 32
+    held_out, last = 1.02e16, (256, 384)
   else:
     scale = 1e-2 if arg == "smoke" else 1.0
     table = {
       scale * 3e11: (16, 24, 32, 48, 64), scale * 1.2e12: (24, 32, 48, 64, 96),
       scale * 4.8e12: (32, 48, 64, 96, 128),
     }  # fmt: skip
-    held_out, last, head = scale * 1.92e13, (64, 96), 16
+    held_out, last = scale * 1.92e13, (64, 96)
   small = sorted(table)[:2]
   points = chain(
-    *(product(vary("budget", b), sizes(w, head), vary("seed", 0)) for b, w in table.items()),
-    *(product(vary("budget", b), sizes(table[b], head), vary("seed", 1, 2)) for b in small),
-    product(vary("budget", held_out), sizes(last, head), vary("seed", 0)),
+    *(product(vary("budget", b), sizes(*widths), vary("seed", 0)) for b, widths in table.items()),
+    *(product(vary("budget", b), sizes(*table[b]), vary("seed", 1, 2)) for b in small),
+    product(vary("budget", held_out), sizes(*last), vary("seed", 0)),
   )
   return cells(points, held_out=lambda point: point["budget"] == held_out)
 
@@ -125,9 +125,9 @@ def get_notes(arg: str = "") -> dict[str, Any]:
   return {"title": f"Moving discs on {where}", "irreducible": 0.0, "onset": onset}
 
 
-def sizes(widths: tuple[int, ...], head: int) -> list[Point]:
-  """Widths in heads of one size; what that does not divide has two heads."""
-  heads = [width // head if width % head == 0 else 2 for width in widths]
+def sizes(*widths: int) -> list[Point]:
+  """Widths in heads of 32; 48 has two of 24, and below 32 there is one head."""
+  heads = [-(-width // 32) for width in widths]
   dims = [width // number for width, number in zip(widths, heads)]
   return zipped(
     vary("model.width", *widths), vary("model.num_heads", *heads), vary("model.head_dim", *dims)

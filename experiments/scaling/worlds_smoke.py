@@ -13,9 +13,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.scaling import worlds_isoflop
 from videojax.config import complete
 from videojax.errors import check_choice
-from videojax.scaling.cells import Cell, cells, chain, product, vary, zipped
+from videojax.scaling.cells import Cell, cells, chain, product, vary
 
 BUDGETS, HELD_OUT = (1.5e11, 6e11), 2.4e12
 
@@ -28,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.total_steps = 2  # of a cell: what its budget buys
   c.batch_size = 8
   c.model = dict(
-    name="dit", width=64, depth=2 if smoke else 4, num_heads=4, head_dim=16, patch=(8, 2, 2),
+    name="dit", width=64, depth=2 if smoke else 4, num_heads=2, head_dim=32, patch=(8, 2, 2),
     channels=3, known="last", rope_theta=100.0, dtype="float32",
   )  # fmt: skip
   c.data = dict(
@@ -55,12 +56,12 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_sweep(arg: str = "") -> list[Cell]:
-  """Widths in heads of 16 at two budgets; two of them at the held-out one."""
+  """Four widths at two budgets; two of them at the held-out one."""
   scale = 1e-2 if arg == "smoke" else 1.0
-  sizes = zipped(vary("model.width", 16, 32, 48, 64), vary("model.num_heads", 1, 2, 3, 4))
+  sizes = worlds_isoflop.sizes(24, 32, 48, 64)
   points = chain(
     product(vary("budget", *(scale * b for b in BUDGETS)), sizes),
-    product(vary("budget", scale * HELD_OUT), sizes[1:3]),
+    product(vary("budget", scale * HELD_OUT), sizes[2:]),
   )
   return cells(points, held_out=lambda point: point["budget"] == scale * HELD_OUT)
 

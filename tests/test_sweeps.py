@@ -1,0 +1,90 @@
+"""The sweeps that are shipped: each cell is an experiment that can run; the smallest one runs."""
+
+import importlib
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from videojax.jobs import make_job, override
+from videojax.launch import main
+from videojax.scaling.cells import read_sweep
+from videojax.scaling.predict import verify
+
+ROOT = Path(__file__).parent.parent
+VARIANTS = {
+  "worlds_smoke": ("", "smoke"), "worlds_isoflop": ("", "cpu", "smoke"),
+  "lr_width": ("", "cpu", "smoke"), "head_size": ("", "cpu", "smoke"),
+  "patch_size": ("", "cpu", "smoke"), "data_size": ("", "cpu", "smoke"),
+  "architecture_matrix": ("", "cpu", "smoke"),
+}  # fmt: skip
+
+
+def jobs(name, variant):
+  module = importlib.import_module(f"experiments.scaling.{name}")
+  base = module.get_config(variant).to_dict()
+  return [make_job(base, cell) for cell in module.get_sweep(variant)]
+
+
+def test_every_sweep_is_looked_at():
+  found = {p.stem for p in (ROOT / "experiments" / "scaling").glob("*.py")} - {"__init__"}
+  assert found == set(VARIANTS)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_cell_of_every_variant_can_run(name):
+  for variant in VARIANTS[name]:
+    made = jobs(name, variant)
+    assert len({job.cell.name for job in made}) == len(made) >= 4
+    for job in made:
+      if job.cell.budget is not None:  # at most half a step off
+        step = job.flops / job.experiment.total_steps
+        assert abs(job.flops - job.cell.budget) <= step / 2 * 1.001
+
+
+def test_isoflop_brackets_every_budget_with_five_widths_and_holds_the_largest_out():
+  made = jobs("worlds_isoflop", "")
+  budgets = sorted({job.cell.budget for job in made})
+  assert len(budgets) == 5 and {j.cell.budget for j in made if j.cell.held_out} == {budgets[-1]}
+  for budget in budgets[:-1]:
+    widths = {j.experiment.model.config.width for j in made if j.cell.budget == budget}
+    seeds = {j.experiment.seed for j in made if j.cell.budget == budget}
+    assert len(widths) == 5 and seeds == ({0, 1, 2} if budget in budgets[:2] else {0})
+  # The occluder is measured, and never in the training mixture.
+  e = made[0].experiment
+  assert "occluder" in e.evaluate.splits
+  assert "occluder" not in e.data["worlds"].settings["scenes"]
+
+
+def test_lr_width_has_each_learning_rate_with_and_without_mup_at_every_width_but_the_base():
+  cells = [(j.experiment.mup_base_width, j.experiment.model.config.width) for j in jobs(
+    "lr_width", "cpu")]  # fmt: skip
+  assert {c: cells.count(c) for c in set(cells)} == {
+    (32, 32): 6, (32, 64): 6, (32, 128): 6, (None, 64): 6, (None, 128): 6
+  }  # fmt: skip
+
+
+def test_overrides_leave_the_base_as_it_was():
+  base = {"a": {"b": 1}}
+  assert override(base, {"a.b": 2}) == {"a": {"b": 2}} and base == {"a": {"b": 1}}
+
+
+@pytest.mark.slow
+def test_worlds_smoke_runs_from_cells_to_a_scored_prediction_in_six_minutes(tmp_path):
+  """The machinery; so little compute makes no law of coherence."""
+  workdir, clock = tmp_path / "sweep", time.perf_counter()
+  config = ROOT / "experiments" / "scaling" / "worlds_smoke.py"
+  arguments = ["launch", "--mode=sweep", f"--config={config}", f"--workdir={workdir}"]
+  assert main(arguments) == 0
+  seconds = time.perf_counter() - clock
+  rows = read_sweep(workdir)
+  assert [row.status for row in rows] == ["finished"] * len(rows)
+  (prediction,) = (workdir / "predictions").glob("*.json")
+  verify(prediction)
+  page = (workdir / "report" / "index.html").read_text()
+  report = json.loads((workdir / "report" / "report.json").read_text())
+  held_out = [row.cell.name for row in rows if row.cell.held_out]
+  assert held_out and all(name in page for name in held_out) and report
+  print(f"worlds_smoke: {seconds:.0f} s")
+  assert seconds <= 360
