@@ -254,7 +254,7 @@ def render(
   pixel = extent / size
   centre = (jnp.arange(size, dtype=jnp.float32) + 0.5) * pixel  # [W] and [H]
   video = background[None, None, None]  # [1,1,1,C]
-  for disc in range(DISCS):
+  for disc in range(len(radius)):
     x = centre[None, None, :] - position[:, disc, 0, None, None]  # [T,1,W]
     y = centre[None, :, None] - position[:, disc, 1, None, None]  # [T,H,1]
     inside = radius[disc] - jnp.sqrt(x**2 + y**2)  # [T,H,W]

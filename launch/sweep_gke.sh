@@ -15,6 +15,7 @@ part=""
 if ((SHARES > 1)); then
   cells=$(${PYTHON:-python} -m videojax.launch --mode=sweep --config="$config" --workdir=/tmp/none --list | wc -l)
   share=$(((cells + SHARES - 1) / SHARES))
+  SHARES=$(((cells + share - 1) / share))  # no pod without a cell
   part=" --cells=\$((JOB_COMPLETION_INDEX * $share)):\$(((JOB_COMPLETION_INDEX + 1) * $share))"
 fi
 cat <<YAML

@@ -14,6 +14,7 @@ shift 3
 run="${PYTHON:-python} -m videojax.launch --mode=sweep --config=$config --workdir=$workdir"
 cells=$($run --list | wc -l)  # nothing runs
 share=$(((cells + tasks - 1) / tasks))
+tasks=$(((cells + share - 1) / share))  # none without a cell
 array=$(sbatch --parsable --job-name=sweep --array=0-$((tasks - 1)) "$@" --wrap \
   "$run --cells=\$((SLURM_ARRAY_TASK_ID * $share)):\$(((SLURM_ARRAY_TASK_ID + 1) * $share))")
 sbatch --job-name=sweep-end --dependency=afterok:"$array" "$@" --wrap "$run"
