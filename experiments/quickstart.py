@@ -44,6 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.checkpoint = dict(save_every_steps=600)
   c.evaluate = dict(
     splits=dict(id=dict(split="id"), ood=dict(split="fast")),
+    main="id",
     clips=4 if smoke else 64,
     coherence_clips=4 if smoke else 64,
     reference_clips=8 if smoke else 1024,

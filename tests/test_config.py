@@ -124,3 +124,13 @@ def test_damaged_run_files_are_named(tmp_path):
   (tmp_path / "run" / "config.json").write_text("{")
   with pytest.raises(ConfigError, match="config.json is damaged"):
     rundir.open_run(tmp_path / "run", tiny())
+
+
+def test_the_measured_split_is_named_and_not_the_first_of_the_alphabet():
+  splits = {"fast": {"split": "fast"}, "id": {"split": "id"}}
+  with pytest.raises(ConfigError, match="evaluate.main must name one of fast, id"):
+    tiny(evaluate__splits=splits)
+  e = tiny(evaluate__splits=splits, evaluate__main="id")
+  assert list(e.evaluate.splits) == list(to_json(e)["evaluate"]["splits"]) == ["id", "fast"]
+  with pytest.raises(ConfigError, match="no evaluate.main 'ID'"):
+    tiny(evaluate__splits=splits, evaluate__main="ID")

@@ -23,7 +23,7 @@ from videojax.diffusion.objective import Objective
 from videojax.diffusion.process import make_process
 from videojax.diffusion.samplers import Sampler
 from videojax.errors import ConfigError
-from videojax.evaluate import EvaluateConfig
+from videojax.evaluate import EvaluateConfig, first
 from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
 from videojax.sharding import MeshConfig
@@ -55,7 +55,7 @@ class Experiment:
     total_steps: updates.
     batch_size: clips per update, over all devices.
     model: architecture and sizes.
-    data: training sources by name; the first is the one that is evaluated.
+    data: training sources by name; evaluate.source is the one that is measured.
     denoiser, objective, condition, optim: what is learned and how.
     seed: of parameters, noise, the order of finite data and the stretch of endless data.
     accumulate: microbatches per update.
@@ -103,6 +103,7 @@ class Experiment:
       raise ValueError(
         f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
       )
+    object.__setattr__(self, "data", first(self.data, self.evaluate.source, "evaluate.source"))
     if not self.ema:
       raise ValueError("ema is empty: give at least one width, e.g. (0.1,)")
     if self.init_from and self.branch_from:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from videojax.data import spread, stack_examples
-from videojax.errors import ConfigError
+from videojax.errors import ConfigError, check_choice
 from videojax.measures import frozen, physics
 from videojax.sample import generate
 from videojax.sharding import put_batch
@@ -25,8 +25,10 @@ class EvaluateConfig:
   """What is measured, and on what.
 
   Attributes:
-    splits: name -> settings of the first data source that make it that split; all get the frozen
-      loss, and coherence (on worlds).
+    splits: name -> settings of the measured data source that make it that split; all get the
+      frozen loss, and coherence (on worlds).
+    main: the split whose frozen loss is the run's; needed where there are several.
+    source: the data source that is measured; needed where there are several.
     clips: for the frozen loss.
     coherence_clips: sampled per split; 0: none.
     reference_clips: training clips for the data's variance and the Wiener value.
@@ -34,6 +36,8 @@ class EvaluateConfig:
   """
 
   splits: Mapping[str, Mapping[str, Any]]
+  main: str | None = None
+  source: str | None = None
   clips: int = 256
   coherence_clips: int = 64
   reference_clips: int = 1024
@@ -42,9 +46,24 @@ class EvaluateConfig:
   def __post_init__(self):
     if not self.splits:
       raise ValueError("evaluate.splits is empty: name at least one")
+    object.__setattr__(self, "splits", first(self.splits, self.main, "evaluate.main"))
     for name in ("clips", "reference_clips", "batch_size"):
       if getattr(self, name) < 1:
         raise ValueError(f"evaluate.{name}={getattr(self, name)} must be >= 1")
+
+
+def first(choices: Mapping[str, Any], chosen: str | None, setting: str) -> dict[str, Any]:
+  """The choices with the chosen one first. (A ConfigDict sorts its keys: no order is meant.)
+
+  Raises:
+    ValueError: it is not among them, or there are several and none is chosen.
+  """
+  if chosen is None and len(choices) > 1:
+    raise ValueError(f"{setting} must name one of {', '.join(choices)}: which is the run's?")
+  if chosen is not None:
+    check_choice(setting, chosen, choices)
+    return {chosen: choices[chosen], **choices}
+  return dict(choices)
 
 
 class Coherence(NamedTuple):

@@ -57,7 +57,7 @@ def _gpu() -> ConfigDict:
     "id": dict(split="id"), "fast": dict(split="fast"), "slow": dict(split="slow"),
     "occluder": dict(split="occluder"),
   }  # fmt: skip
-  c.evaluate = dict(splits=splits, clips=256, coherence_clips=256, batch_size=256)
+  c.evaluate = dict(splits=splits, main="id", clips=256, coherence_clips=256, batch_size=256)
   return complete(c)
 
 
@@ -84,6 +84,7 @@ def _cpu(smoke: bool) -> ConfigDict:
   c.checkpoint = dict(save_every_steps=20_000)
   c.evaluate = dict(
     splits=dict(id=dict(split="id"), fast=dict(split="fast")),
+    main="id",
     clips=4 if smoke else 128,
     coherence_clips=4 if smoke else 128,
     reference_clips=8 if smoke else 1024,

@@ -47,6 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.log_every_steps = 50
   c.evaluate = dict(
     splits=dict(id=dict(split="id"), ood=dict(split="fast")),
+    main="id",
     clips=4 if smoke else 128,
     coherence_clips=4 if smoke else 64,
     reference_clips=8 if smoke else 1024,
