@@ -11,7 +11,10 @@ from videojax.program import make_update, parameters_by_part, task_products
 from videojax.train import train
 
 ROOT = Path(__file__).parent.parent
-PARAMETERS = {"quickstart": 1322208, "real_video": 1322208, "dit_image": 32_865_056}
+PARAMETERS = {
+  "quickstart": 1322208, "real_video": 1322208, "papers/dit": 32_865_056,
+  "papers/latte": 32_480_672, "papers/phyworld": 33_433_728,
+}  # fmt: skip
 NEEDS_DATA = ("real_video",)
 
 

@@ -21,7 +21,7 @@ WARMUP, TIMED = 3, 10
 
 
 def bench(experiment: Experiment, workdir: Path, *, trace: bool) -> dict[str, Any]:
-  """Times the training step of the first data source; writes bench.json.
+  """Times the training step on the measured data source; writes bench.json.
 
   Args:
     experiment: resolved.

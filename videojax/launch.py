@@ -94,6 +94,8 @@ def sweep(values: flags.FlagValues, config: dict[str, Any]) -> None:
   except Preempted as stop:
     print(f"{stop}; the same command continues")
     sys.exit(STOPPED)
+  except ValueError as error:  # of the prediction or the report
+    raise ConfigError(str(error)) from error
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, dict[str, Any]]:

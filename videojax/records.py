@@ -78,7 +78,7 @@ class Result:
     seconds: by part.
     peak_bytes: of one device: the compiler's account of the training step where the device does
       not report its own.
-    frozen_loss: of the first evaluation split.
+    frozen_loss: of the split evaluate.main.
     frozen_loss_by_split: of the others, in units of the same variance.
     coherence: measure -> {split, 'floor', 'copy_last', 'extrapolate'} -> mean; empty where the
       data has no simulator behind it.

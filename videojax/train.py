@@ -340,7 +340,7 @@ def measure(
 
 
 def samples(evaluator: Evaluator, e: Experiment, state: TrainState, workdir: Path) -> None:
-  """Sampled clips of the first evaluation split, EMA weights, as files; all processes sample."""
+  """Sampled clips of the measured split, EMA weights, as files; all processes sample."""
   video, example = evaluator.samples(evaluator.first, state.ema_params(ema_name(e.ema[0])), 8)
   if jax.process_index() == 0:
     known = evaluator.train_task.known_frames

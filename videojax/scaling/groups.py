@@ -1,0 +1,336 @@
+"""A sweep as a report sees it: what varies in it, and its cells that are equal but for the seed.
+
+What varies is one of
+  budget   training FLOPs, or the steps of cells that have no budget;
+  size     what makes one architecture larger: width, depth, heads;
+  tuned    the learning rate: of cells that differ in it alone, the best one counts;
+  series   anything else: laws and curves are drawn for each combination of its values;
+  seed     repeats.
+A key that follows from budget and size (a learning rate given per width) is none of these.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from videojax.scaling.cells import Row, read_sweep
+
+SIZES = ("model.width", "model.depth", "model.num_heads", "model.head_dim", "model.mlp_ratio")
+TUNED = ("optim.learning_rate", "optim.muon_learning_rate")
+RESULT_KEYS = (
+  "parameters", "steps", "tokens", "flops", "seconds", "frozen_loss", "frozen_loss_by_split",
+  "coherence", "coherence_stderr", "coherence_per_example",
+)  # fmt: skip
+Setting = tuple[tuple[str, Any], ...]  # (key, value) of some varied keys, in the sweep's order
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Finished cells that are equal but for the seed.
+
+  Attributes:
+    rows: by seed.
+    budget: in FLOP; of cells without one, their FLOPs to two digits.
+    size, tuned, series: what they were set to of the keys that vary.
+  """
+
+  rows: tuple[Row, ...]
+  budget: float
+  size: Setting
+  tuned: Setting
+  series: Setting
+
+  @property
+  def name(self) -> str:
+    return self.rows[0].cell.name
+
+  @property
+  def held_out(self) -> bool:
+    return self.rows[0].cell.held_out
+
+  @property
+  def params(self) -> float:
+    return float(self.rows[0].result["parameters"]["total"])
+
+  @property
+  def tokens(self) -> float:
+    return float(self.rows[0].result["tokens"])
+
+  @property
+  def flops(self) -> float:
+    return float(self.rows[0].result["flops"]["total"])
+
+  @property
+  def steps(self) -> int:
+    return int(self.rows[0].result["steps"])
+
+  def values(self, measure: str) -> np.ndarray:
+    """Of each seed; see Row.value."""
+    return np.array([row.value(measure)[0] for row in self.rows])
+
+  def value(self, measure: str) -> tuple[float, float]:
+    """(mean over seeds, its standard error).
+
+    All seeds are evaluated on the same clips, so that the error over clips does not shrink with
+    seeds; what differs between seeds does.
+    """
+    pairs = np.array([row.value(measure) for row in self.rows])
+    over_clips = pairs[:, 1].mean()
+    if len(pairs) == 1:
+      return float(pairs[0, 0]), float(over_clips)
+    over_seeds = pairs[:, 0].std(ddof=1) / math.sqrt(len(pairs))
+    return float(pairs[:, 0].mean()), float(math.hypot(np.nan_to_num(over_clips), over_seeds))
+
+  def per_clip(self, measure: str) -> np.ndarray:
+    """The measure of every clip, mean over seeds; empty where the cells have not kept it."""
+    kept = [per_clip(row, measure) for row in self.rows]
+    if len({len(k) for k in kept}) != 1:
+      return np.zeros(0)
+    return np.mean(kept, axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """What a sweep's directory holds.
+
+  Attributes:
+    directory: of the sweep.
+    rows: all cells, in the sweep's order.
+    notes: sweep.json. What may be there: `planned` (cell -> params, tokens, flops, ...);
+      `irreducible`, E of the law where it is known; `least_steps` of cells that the law is fitted
+      to; `onset`, measure -> value from which on its law holds; `price` of an hour; `title` and
+      `description` for people.
+    size_keys, tuned_keys, series_keys: what varies.
+  """
+
+  directory: Path
+  rows: tuple[Row, ...]
+  notes: Mapping[str, Any]
+  size_keys: tuple[str, ...]
+  tuned_keys: tuple[str, ...]
+  series_keys: tuple[str, ...]
+
+  @cached_property
+  def groups(self) -> tuple[Group, ...]:
+    """Of finished cells, in the sweep's order."""
+    found: dict[str, list[Row]] = {}
+    for row in self.rows:
+      if row.status == "finished":
+        found.setdefault(identity(row), []).append(row)
+    return tuple(self._group(rows) for rows in found.values())
+
+  def _group(self, rows: list[Row]) -> Group:
+    rows = sorted(rows, key=seed_of)
+    return Group(
+      rows=tuple(rows),
+      budget=budget_of(rows[0], self.notes),
+      size=setting(rows[0], self.size_keys),
+      tuned=setting(rows[0], self.tuned_keys),
+      series=setting(rows[0], self.series_keys),
+    )
+
+  @property
+  def series(self) -> list[Setting]:
+    """Every combination of series values among finished cells."""
+    return list(dict.fromkeys(group.series for group in self.groups))
+
+  @property
+  def irreducible(self) -> float | None:
+    """E of the law, where sweep.json says that it is known."""
+    known = self.notes.get("irreducible")
+    return None if known is None else float(known)
+
+  @property
+  def splits(self) -> list[str]:
+    """Names of the evaluation splits, the first one first."""
+    return list(self.groups[0].rows[0].config["evaluate"]["splits"])
+
+  def tuned(self, series: Setting, *, held_out: bool = False) -> list[Group]:
+    """Groups of one series by budget and parameters, at the best of the tuned values.
+
+    Args:
+      series: its values.
+      held_out: also the cells that were predicted first.
+    """
+    best: dict[tuple[float, Setting], Group] = {}
+    for group in self.groups:
+      if group.series == series and (held_out or not group.held_out):
+        at = (group.budget, group.size)
+        if at not in best or _loss(group) < _loss(best[at]):
+          best[at] = group
+    return sorted(best.values(), key=lambda g: (g.budget, g.params))
+
+  def for_law(self, series: Setting) -> list[Group]:
+    """`tuned`, without cells of fewer steps than sweep.json's `least_steps`."""
+    least = self.notes.get("least_steps") or 0
+    return [group for group in self.tuned(series) if group.steps >= least]
+
+  def frontier(self, series: Setting, *, held_out: bool = False) -> list[Group]:
+    """The group with the lowest loss of each budget, smallest budget first."""
+    best: dict[float, Group] = {}
+    for group in self.tuned(series, held_out=held_out):
+      if group.budget not in best or _loss(group) < _loss(best[group.budget]):
+        best[group.budget] = group
+    return [best[budget] for budget in sorted(best)]
+
+
+def load(directory: Path) -> Sweep:
+  """Reads a sweep's directory.
+
+  Raises:
+    ValueError: it is no directory of a sweep, or a file in it is damaged.
+  """
+  directory = Path(directory)
+  path = directory / "sweep.json"
+  try:
+    rows = read_sweep(directory)
+    notes = json.loads(path.read_text())
+  except (KeyError, TypeError, AttributeError) as error:
+    raise ValueError(f"{path} is damaged: it is not what a sweep writes ({error!r})") from None
+  if not rows:
+    raise ValueError(f"{path} has no cells")
+  for row in rows:
+    if row.status == "finished":
+      _check(row)
+  size, tuned, series = _roles(rows)
+  return Sweep(directory, tuple(rows), notes, size, tuned, series)
+
+
+def require_finished(sweep: Sweep) -> None:
+  """Raises ValueError, with what the cells are instead, where none is finished."""
+  if sweep.groups:
+    return
+  counts = {status: sum(r.status == status for r in sweep.rows) for status in STATUSES}
+  raise ValueError(
+    f"{sweep.directory} has no finished cell ("
+    + ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    + "): run the sweep first"
+  )
+
+
+STATUSES = {
+  "finished": "ran to its end and was evaluated",
+  "started": "is running, or was interrupted",
+  "waiting": "has not been started",
+  "failed": "ended with an error",
+}
+
+
+def _check(row: Row) -> None:
+  path = row.directory / "result.json"
+  missing = [key for key in RESULT_KEYS if key not in row.result]
+  if missing:
+    raise ValueError(f"{path} is damaged, or of another version: it lacks {', '.join(missing)}")
+  if not row.config.get("evaluate", {}).get("splits"):
+    raise ValueError(f"{row.directory / 'config.json'} is missing or damaged: no evaluate.splits")
+  loss = row.value("loss")[0]
+  if not (math.isfinite(loss) and loss > 0):
+    raise ValueError(f"{path} is damaged: frozen_loss.final={loss} must be a positive number")
+
+
+def _roles(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+  """Which keys vary, as (size, tuned, series)."""
+  keys = dict.fromkeys(key for row in rows for key in row.cell.overrides)
+  varied = [k for k in keys if k not in ("seed", "total_steps") and len(_values(rows, [k])) > 1]
+  size = [k for k in varied if k in SIZES]
+  free = [k for k in varied if k not in size and not _follows(rows, k, size)]
+  tuned = [k for k in free if k in TUNED]
+  return tuple(size), tuple(tuned), tuple(k for k in free if k not in tuned)
+
+
+def _values(rows: Sequence[Row], keys: Sequence[str]) -> set[str]:
+  return {json.dumps([row.cell.overrides.get(k) for k in keys]) for row in rows}
+
+
+def _follows(rows: Sequence[Row], key: str, size: Sequence[str]) -> bool:
+  """Whether budget and size say what the key is."""
+  seen: dict[str, set[str]] = {}
+  for row in rows:
+    told = json.dumps([row.cell.budget, *(row.cell.overrides.get(k) for k in size)])
+    seen.setdefault(told, set()).add(json.dumps(row.cell.overrides.get(key)))
+  return len(seen) > 1 and all(len(values) == 1 for values in seen.values())
+
+
+def identity(row: Row) -> str:
+  """What cells that differ in the seed alone have in common."""
+  rest = {k: v for k, v in row.cell.overrides.items() if k != "seed"}
+  return json.dumps([row.cell.budget, rest], sort_keys=True)
+
+
+def seed_of(row: Row) -> int:
+  return int(row.cell.overrides.get("seed", row.config.get("seed", 0)))
+
+
+def setting(row: Row, keys: Sequence[str]) -> Setting:
+  return tuple((k, _hashable(row.cell.overrides[k])) for k in keys if k in row.cell.overrides)
+
+
+def budget_of(row: Row, notes: Mapping[str, Any]) -> float:
+  """The cell's budget, or its FLOPs to two digits; NaN where neither is known."""
+  if row.cell.budget is not None:
+    return float(row.cell.budget)
+  if row.result:
+    return float(f"{row.result['flops']['total']:.1e}")
+  planned = notes.get("planned", {}).get(row.cell.name)
+  return float(f"{planned['flops']:.1e}") if planned else math.nan
+
+
+def describe(values: Setting) -> str:
+  """'dit, patch 2x4x4, batch size 8'."""
+  text = lambda v: "x".join(map(str, v)) if isinstance(v, tuple) else f"{v}"
+  word = lambda key: "" if key.endswith(".name") else key.split(".")[-1].replace("_", " ") + " "
+  return ", ".join(word(key) + text(value) for key, value in values)
+
+
+def starts(row: Row) -> list[dict[str, Any]]:
+  """environment.json: the time, devices and versions of every start of a cell; [] where none.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  path = row.directory / "environment.json"
+  if not path.exists():
+    return []
+  try:
+    found = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged ({error})") from None
+  if not isinstance(found, list) or not all(isinstance(start, dict) for start in found):
+    raise ValueError(f"{path} is damaged: it is not a list of starts")
+  return found
+
+
+def finite(value: Any) -> Any:
+  """NaN and infinity become null, NumPy's numbers Python's."""
+  if isinstance(value, dict):
+    return {str(k): finite(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [finite(v) for v in value]
+  if hasattr(value, "item"):
+    value = value.item()
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _hashable(value: Any) -> Any:
+  return tuple(_hashable(v) for v in value) if isinstance(value, list) else value
+
+
+def _loss(group: Group) -> float:
+  return group.value("loss")[0]
+
+
+def per_clip(row: Row, measure: str) -> np.ndarray:
+  """The measure of every clip of one cell; NaN where not defined, empty where not kept."""
+  name, _, split = measure.partition("@")
+  if name == "loss":
+    loss = row.result["frozen_loss_by_split"].get(split, row.result["frozen_loss"])
+    kept = loss.get("per_example", [])
+  else:
+    kept = row.result["coherence_per_example"].get(name, {}).get(split, [])
+  return np.array([math.nan if v is None else v for v in kept], float)
