@@ -134,8 +134,13 @@ def test_another_sweep_in_the_directory_is_refused_and_nothing_changes(swept):
 
 def test_a_time_limit_saves_the_running_cell_and_the_next_call_goes_on(tmp_path):
   made = cells(vary("seed", 0, 1))
-  with pytest.raises(Preempted, match="cell seed0 stopped by the time limit after step 1"):
+  with pytest.raises(Preempted, match="the time limit before cell seed0"):
     sweep(BASE, made, tmp_path / "w", max_seconds=0.0)
+  clock = iter([0.0, 1.0])  # the limit passes once the first cell has begun
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(runner.time, "perf_counter", lambda: next(clock, 1e9))
+    with pytest.raises(Preempted, match="cell seed0: stopped by the time limit after step 1"):
+      sweep(BASE, made, tmp_path / "w", max_seconds=10.0)
   assert [row.status for row in read_sweep(tmp_path / "w")] == ["started", "waiting"]
   sweep(BASE, made, tmp_path / "w")
   assert [row.status for row in read_sweep(tmp_path / "w")] == ["finished", "finished"]

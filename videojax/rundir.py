@@ -26,8 +26,8 @@ from videojax.errors import ConfigError
 PACKAGES = ("videojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-# Files that plan and bench leave in a directory that a run may then be started in.
-OURS = {"plan.json", "bench.json", "trace"}
+# What plan, bench and a failed start leave in a directory that a run may then be started in.
+OURS = {"plan.json", "bench.json", "trace", "failed.json"}
 
 
 def write_json(path: Path, value: Any) -> None:

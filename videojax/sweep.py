@@ -1,10 +1,9 @@
 """--mode=sweep: runs the cells of a sweep, one after the other, and what follows from them.
 
-Idempotent: finished cells are skipped, interrupted ones resumed; a cell that diverged or crashed is
-recorded and costs only itself. Cells that differ in seed, length and learning rate share one
-compiled program, and of two that differ in length alone the longer goes on from where the shorter
-one began to decay. Held-out cells run after their loss was predicted from all others. More than one
-machine: `--cells=i:j` under SLURM's array or a Kubernetes job (launch/), each with its own share.
+Finished cells are skipped, interrupted ones resumed; one that diverged or crashed is recorded and
+costs only itself. Cells that differ in seed, length and learning rate share one program; of two
+that differ in length alone the longer goes on from where the shorter one began to decay. Held-out
+cells run after their loss was predicted. Several machines take `--cells=i:j` each (launch/).
 """
 
 import gc
@@ -16,21 +15,11 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from videojax import rundir
+from videojax import jobs, rundir
 from videojax.checkpoint import CheckpointError
 from videojax.config import program_of
 from videojax.errors import ConfigError
-from videojax.jobs import (
-  Job,
-  clock_text,
-  in_order,
-  is_finished,
-  make_job,
-  statement,
-  time_left,
-  trunk_of,
-  write_sweep,
-)
+from videojax.jobs import Job
 from videojax.program import Program
 from videojax.scaling.cells import Cell, read_sweep
 from videojax.scaling.predict import predict
@@ -48,70 +37,64 @@ def sweep(
   max_seconds: float = float("inf"),
   notes: Mapping[str, Any] | None = None,
 ) -> None:
-  """Runs what is left of a sweep, within a time.
+  """Runs what is left of a sweep: `part` of its cells, which override `base`, for `max_seconds`.
 
-  Args:
-    base: the experiment file's dict, which the cells override.
-    cells: of get_sweep().
-    workdir: of the sweep.
-    part: of the cells.
-    max_seconds: after these the running cell is saved and the sweep stops.
-    notes: what the report should know: `title`, `irreducible`, `onset` (scaling/groups.py).
   Raises:
     ConfigError: a cell that cannot be run, named; or `workdir` holds another sweep.
+    Preempted: SIGTERM, Ctrl-C or the time limit; the running cell is saved.
   """
   deadline = time.perf_counter() + max_seconds
   console = Console(highlight=False, soft_wrap=True)
-  jobs = [make_job(base, cell) for cell in cells]
-  write_sweep(workdir, jobs, notes or {})
-  chosen = in_order(jobs[part])
-  console.print(statement(jobs, workdir), markup=False)
-  run_all([job for job in chosen if not job.cell.held_out], workdir, deadline, console)
+  every = [jobs.make_job(base, cell) for cell in cells]
+  jobs.write_sweep(workdir, every, notes or {})
+  chosen = jobs.in_order(every[part])
+  console.print(jobs.statement(every, workdir), markup=False)
+  run_all([job for job in chosen if not job.cell.held_out], every, workdir, deadline, console)
   held_out = [job for job in chosen if job.cell.held_out]
-  unfinished = [row for row in read_sweep(workdir) if row.status in ("started", "waiting")]
-  waiting = [row.cell.name for row in unfinished if not row.cell.held_out]
+  waiting = [r.cell.name for r in read_sweep(workdir) if r.is_open and not r.cell.held_out]
   if held_out and not waiting:
     for budget in sorted({job.cell.budget for job in held_out if job.cell.budget}):
       if not (workdir / "predictions" / f"{budget:.4g}.json").exists():
         console.print(f"predicted: {predict(workdir, budget)}", markup=False)
-    run_all(held_out, workdir, deadline, console)
+    run_all(held_out, every, workdir, deadline, console)
   elif held_out:
     console.print(f"held-out cells wait for the others: {', '.join(waiting)}", markup=False)
-  # Of several machines the one that is given all cells reports.
+  # Of several machines the one with all cells reports.
   if part == slice(None) and any(row.status == "finished" for row in read_sweep(workdir)):
     console.print(f"report: {report(workdir)}", markup=False)
 
 
-def run_all(jobs: Sequence[Job], workdir: Path, deadline: float, console: Console) -> None:
-  """The loop: one line per cell, and the time that is left."""
+def run_all(
+  todo: Sequence[Job], every: Sequence[Job], workdir: Path, deadline: float, console: Console
+) -> None:
+  """The loop: one line per cell of `todo`, some of `every`, and the time that is left."""
   program: Program | None = None
-  todo = [job for job in jobs if not is_finished(job, workdir)]
+  todo = [job for job in todo if not jobs.is_finished(job, workdir)]
   spent: list[float] = []
   for number, job in enumerate(todo, 1):
     run, clock = workdir / "cells" / job.cell.name, time.perf_counter()
-    if program is None or program.key != program_of(job.experiment):
-      program = None
-      gc.collect()  # the old one's buffers go before the new one's come
-      program = Program(job.experiment, make_mesh(job.experiment.mesh))
+    if clock > deadline:
+      raise Preempted(f"stopped by the time limit before cell {job.cell.name}")
+    trunk, said = jobs.trunk_of(job, every, workdir), f"[{number}/{len(todo)}] {job.cell.name}"
+    (run / "failed.json").unlink(missing_ok=True)
     try:
-      trunk = trunk_of(job, jobs, workdir)
-      result = train(
-        job.experiment, run, program=program, trunk=trunk, deadline=deadline, quiet=True
-      )
+      if program is None or program.key != program_of(job.experiment):
+        program = None
+        gc.collect()  # the old one's buffers go before the new one's come
+        program = Program(job.experiment, make_mesh(job.experiment.mesh))
+      how: Any = dict(program=program, trunk=trunk, deadline=deadline, quiet=True)
+      result = train(job.experiment, run, **how)
+      said += f"  loss {result.frozen_loss.final if result else float('nan'):.4f}"
     except Preempted as stop:
-      raise Preempted(f"cell {job.cell.name} {stop}") from None
-    except ConfigError:
-      raise
+      raise Preempted(f"cell {job.cell.name}: {stop}") from None
+    except ConfigError as error:
+      raise ConfigError(f"cell {job.cell.name}: {error}") from None
     except (Diverged, CheckpointError, jax.errors.JaxRuntimeError, ValueError) as error:
       why = f"{type(error).__name__}: {error}"
+      run.mkdir(parents=True, exist_ok=True)
       rundir.write_json(run / "failed.json", {"time": rundir.now(), "why": why})
-      console.print(f"[{number}/{len(todo)}] {job.cell.name} FAILED: {why}", markup=False)
-      spent.append(time.perf_counter() - clock)
-      continue
+      said += f"  FAILED: {why}"
     spent.append(time.perf_counter() - clock)
-    left = time_left([j.flops for j in todo], spent)
-    loss = result.frozen_loss.final if result else float("nan")
-    console.print(
-      f"[{number}/{len(todo)}] {job.cell.name}  loss {loss:.4f}  {job.experiment.total_steps} steps"
-      f"  {spent[-1]:.1f} s  (about {clock_text(left)} left)", markup=False,
-    )  # fmt: skip
+    left = jobs.clock_text(jobs.time_left([j.flops for j in todo], spent))
+    steps = job.experiment.total_steps
+    console.print(f"{said}  {steps} steps  {spent[-1]:.1f} s  ({left} left)", markup=False)

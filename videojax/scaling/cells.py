@@ -152,6 +152,10 @@ class Row:
   why: str = ""
 
   @property
+  def is_open(self) -> bool:
+    return self.status in ("started", "waiting")
+
+  @property
   def seconds_of_video(self) -> float:
     """Seconds of video that training saw; NaN where clips differ in frame rate."""
     source = next(iter(self.config["data"].values()))["settings"]
