@@ -75,8 +75,8 @@ def _cpu(smoke: bool) -> ConfigDict:
   c.condition = dict(known_frames=2)
   c.denoiser = dict(prediction="data", sigma_data=0.3)
   c.objective = dict(space="velocity", times="logit_normal", mean=0.8, std=1.2)
-  c.optim = dict(learning_rate=1e-2, schedule="wsd", warmup_steps=50, decay_fraction=0.2)
-  c.mup_base_width = 64
+  c.optim = dict(learning_rate=5e-3, schedule="wsd", warmup_steps=50, decay_fraction=0.2)
+  c.mup_base_width = 32  # where lr_width:cpu found 5e-3
   c.ema = (0.05,)
   c.sampler = dict(steps=2 if smoke else 20)
   c.steps_per_dispatch = 10
@@ -96,7 +96,7 @@ def _cpu(smoke: bool) -> ConfigDict:
 def get_sweep(arg: str = "") -> list[Cell]:
   """Five widths a budget, three seeds at the two smallest budgets."""
   check_choice("variant", arg, VARIANTS)
-  if arg == "":
+  if not arg:
     table = {
       4e13: (48, 64, 96, 128, 192), 1.6e14: (64, 96, 128, 192, 256),
       6.4e14: (96, 128, 192, 256, 384), 2.56e15: (128, 192, 256, 384, 512),
