@@ -1,13 +1,17 @@
 """Every experiment builds, at full size, with its parameter count pinned; its smoke form runs."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import jax
 import pytest
 
 from videojax.config import resolve
+from videojax.jobs import make_job
+from videojax.models.dit import SIZES
 from videojax.program import make_update, parameters_by_part, task_products
+from videojax.scaling import flops
 from videojax.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -18,12 +22,16 @@ PARAMETERS = {
 NEEDS_DATA = ("real_video",)
 
 
-def config(name, *arg):
+def load(name):
   path = ROOT / "experiments" / f"{name}.py"
   spec = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module.get_config(*arg)
+  return module
+
+
+def config(name, *arg):
+  return load(name).get_config(*arg)
 
 
 def experiments():
@@ -73,3 +81,76 @@ def test_real_video_trains_on_a_dataset_of_clips(tmp_path):
   result = train(resolve(values.to_dict()), tmp_path / "run", devices=jax.devices()[:1])
   assert result.frozen_loss.clips == 3  # all of them, though 8 at a time were asked for
   assert result.coherence == {}
+
+
+# --- papers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size, ours, published", [
+  ("S", 33_433_728, 22.5e6), ("B", 131_450_880, 89.5e6), ("L", 459_318_016, 310e6),
+  ("XL", 676_483_392, 456e6),
+])  # fmt: skip
+def test_phyworlds_sizes_are_the_papers_but_for_an_adaln_in_each_block(size, ours, published):
+  parts = parameters_by_part(
+    resolve(config("papers/phyworld", f"collision,{size},3M").to_dict()).model
+  )
+  assert parts["total"] == ours
+  width = SIZES[size]["width"]
+  one_adaln = parts["total"] - parts["adaLN"] + 6 * width * (width + 1)
+  # Its patches of latents are smaller than ours of pixels.
+  assert one_adaln - parts["patchify"] - parts["head"] == pytest.approx(published, rel=0.005)
+
+
+@pytest.mark.parametrize("variant, cells", [
+  ("uniform", 9), ("parabola", 9), ("collision,cpu", 9), ("smoke", 4)
+])  # fmt: skip
+def test_phyworlds_sweep_is_its_grid_of_data_and_model_sizes(variant, cells):
+  module = load("papers/phyworld")
+  base = module.get_config(variant).to_dict()
+  jobs = [make_job(base, cell) for cell in module.get_sweep(variant)]
+  assert len({job.cell.name for job in jobs}) == len(jobs) == cells
+  scenario = variant.split(",")[0].replace("smoke", "uniform")
+  clips = {len(job.experiment.task("phyworld").source) for job in jobs}
+  assert len(clips) * len({job.params for job in jobs}) == cells
+  if variant == "uniform":
+    assert clips == {30_000, 300_000, 3_000_000}
+    assert {job.params for job in jobs} == {33_433_728, 131_450_880, 459_318_016}
+  assert {j.experiment.data["phyworld"].settings["scenario"] for j in jobs} == {scenario}
+
+
+@pytest.mark.parametrize(
+  "arg", ["unifrom,S,30K", "uniform,M,30K", "uniform,S,30k", "uniform,S,3M,x"]
+)
+def test_a_misspelt_variant_of_phyworld_is_refused(arg):
+  with pytest.raises(ValueError, match="there are"):
+    config("papers/phyworld", arg)
+
+
+@pytest.mark.parametrize("arg, millions", [
+  ("S/2", 32.48), ("B/2", 129.55), ("L/2", 456.82), ("XL/2", 673.68), ("XL/2,ucf101", 673.80)
+])  # fmt: skip
+def test_latte_has_the_published_parameters(arg, millions):
+  e = resolve(config("papers/latte", arg).to_dict())
+  assert parameters_by_part(e.model)["total"] / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+def test_latte_xl_2_takes_3725_7_gflop_a_clip_with_adaln_once_a_clip():
+  e = resolve(config("papers/latte", "XL/2").to_dict())
+  products = task_products(e, e.task("latents"))
+  assert flops.count(products)["total"] / 1e9 == pytest.approx(3725.7, abs=0.05)
+  # Latte's code repeats it for 16 frames in 14 blocks, for 256 places in 14, for 16 at the head.
+  width = e.model.config.width
+  repeated = (14 * (16 + 256 - 2) * 6 + 15 * 2) * width**2
+  assert (flops.count(products)["total"] + 2 * repeated) / 1e9 == pytest.approx(3785.9, abs=0.05)
+
+
+def test_the_papers_vel_error_of_a_run_is_written_beside_that_of_true_clips(tmp_path):
+  e = resolve(config("papers/phyworld", "collision,smoke").to_dict())
+  train(e, tmp_path / "run", devices=jax.devices()[:1])
+  module = load("papers/phyworld")
+  module.main([str(tmp_path / "run")])
+  written = json.loads((tmp_path / "run" / "vel_error.json").read_text())
+  assert set(written) == {"id", "r_out", "v_out", "rv_out"}
+  truth = written["id"]["truth centres"]
+  assert len(truth["vel_error"]) == 2 and truth["vel_error"][0] < 0.05
+  assert written["id"]["model published"]["clips"][0] == 4

@@ -82,7 +82,7 @@ class Coherence(NamedTuple):
 class Evaluator:
   """Compiled measures of one experiment; weights are their argument.
 
-  Decoding is compiled per split, everything behind it once: splits differ in their world only.
+  Everything behind decoding is compiled once for all splits: they differ in their world only.
 
   Args:
     experiment: resolved.
@@ -106,7 +106,8 @@ class Evaluator:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     self.batch = -(-self.config.batch_size // ways) * ways  # up to a multiple of the devices
     self._sources = {None: self.train_task.source} | {s: t.source for s, t in self.tasks.items()}
-    self._decode = {split: jax.jit(source.decode) for split, source in self._sources.items()}
+    # Not compiled here: a world's decode is compiled once for all evaluators of the process.
+    self._decode = {split: source.decode for split, source in self._sources.items()}
     self._encode = jax.jit(lambda example: self.train_task.prepare(example)[0])
     self._errors = jax.jit(self._level_errors)
     task, e = self.train_task, experiment

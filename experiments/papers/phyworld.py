@@ -78,6 +78,7 @@ def _paper(scenario: str, size: str, grid: str) -> ConfigDict:
   c.checkpoint = dict(save_every_steps=5000)
   c.evaluate = dict(
     splits={name: dict(split=name) for name in SPLITS},
+    main="id",
     clips=256,
     coherence_clips=256,
     batch_size=32,
@@ -104,14 +105,16 @@ def _small(scenario: str, smoke: bool) -> ConfigDict:
   source = dict(name="phyworld", size=16, frames=16, known=known, fps=5.0, scenario=scenario)
   c.data = dict(phyworld=source)
   c.condition = dict(known_frames=known)
-  c.denoiser = dict(prediction="data", sigma_data=0.3)
+  c.denoiser = dict(prediction="data")
   c.objective = dict(space="velocity", times="logit_normal", mean=0.8, std=1.2)
   c.optim = dict(learning_rate=3.5e-3, schedule="wsd", warmup_steps=50, decay_fraction=1.0)
+  c.mup_base_width = 128
   c.ema = (0.05,)
   c.sampler = dict(steps=2 if smoke else 30)
   c.checkpoint = dict(save_every_steps=1000)
   c.evaluate = dict(
     splits={name: dict(split=name) for name in SPLITS},
+    main="id",
     clips=4 if smoke else 128,
     coherence_clips=4 if smoke else 128,
     reference_clips=8 if smoke else 1024,
