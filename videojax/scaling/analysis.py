@@ -239,14 +239,32 @@ def rates(sweep: Sweep) -> Part:
   for group in sweep.groups:
     if key in dict(group.tuned):
       found.setdefault((group.budget, group.size, group.series), []).append(group)
-  curves = [_basin(key, budget, size + series, groups)
-            for (budget, size, series), groups in found.items() if len(groups) > 1]  # fmt: skip
-  if not curves:
+  found = {place: groups for place, groups in found.items() if len(groups) > 1}
+  if not found:
     return {"why": f"Learning-rate curves are left out: no size has two values of {key} finished."}
+  told = _telling([size for _, size, _ in found])
+  several = len({series for *_, series in found}) > 1
+  shared = len(found) > len({budget for budget, *_ in found})  # else the budget says no more
+  curves = []
+  for (budget, size, series), groups in found.items():
+    panel = describe(series) if several else f"{budget:.3g} FLOP per run" if shared else ""
+    label = describe(tuple((k, v) for k, v in size if k in told)) or "all cells"
+    curves.append(_basin(key, budget, groups) | {"panel": panel, "label": label})
   return {"key": key, "curves": curves}
 
 
-def _basin(key: str, budget: float, values: Setting, groups: Sequence[Group]) -> Part:
+def _telling(settings: Sequence[Setting]) -> list[str]:
+  """The keys that tell settings apart; what follows from those before it (heads, from the width)
+  is left out."""
+  told: list[str] = []
+  distinct = lambda keys: len({tuple(v for k, v in s if k in keys) for s in settings})
+  for key in dict.fromkeys(k for s in settings for k, _ in s):
+    if distinct([*told, key]) > distinct(told):
+      told.append(key)
+  return told
+
+
+def _basin(key: str, budget: float, groups: Sequence[Group]) -> Part:
   groups = sorted(groups, key=lambda g: dict(g.tuned)[key])
   points = [point(g) | {"rate": float(dict(g.tuned)[key])} for g in groups]
   lowest = int(np.argmin([p["loss"] for p in points]))
@@ -257,8 +275,7 @@ def _basin(key: str, budget: float, values: Setting, groups: Sequence[Group]) ->
     x = np.log([p["rate"] for p in near])
     bend, slope, _ = np.polyfit(x - x[1], np.log([p["loss"] for p in near]), 2)
     best["vertex"] = float(np.exp(x[1] - slope / (2 * bend)))
-  return {"label": describe(values) or "all cells", "budget": budget, "points": points,
-          "optimum": best, "edge": edge}  # fmt: skip
+  return {"budget": budget, "points": points, "optimum": best, "edge": edge}
 
 
 def by_key(sweep: Sweep) -> Part:

@@ -207,12 +207,15 @@ def levels(part: Part) -> Figure:
 
 def rates(part: Part) -> Figure:
   """Loss against learning rate, a line per size; the lowest marked."""
-  budgets = sorted({c["budget"] for c in part["curves"]})
-  columns = min(2, len(budgets))
-  figure, grid = new(math.ceil(len(budgets) / columns), columns, height=3.5)
+  panels = list(dict.fromkeys(c["panel"] for c in part["curves"]))
+  columns = min(2, len(panels))
+  figure, grid = new(math.ceil(len(panels) / columns), columns, height=3.5)
   labels = list(dict.fromkeys(c["label"] for c in part["curves"]))
-  for axes, budget in zip(grid.ravel(), budgets):
-    for curve in (c for c in part["curves"] if c["budget"] == budget):
+  rates_run = sorted({p["rate"] for c in part["curves"] for p in c["points"]})
+  low = min(p["loss"] for c in part["curves"] for p in c["points"])
+  high = max(p["loss"] for c in part["curves"] for p in c["points"])
+  for axes, panel in zip(grid.ravel(), panels):
+    for curve in (c for c in part["curves"] if c["panel"] == panel):
       place = labels.index(curve["label"])
       color, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
       dots(axes, curve["points"], "rate", "loss", fmt=marker + "-", color=color,
@@ -221,11 +224,14 @@ def rates(part: Part) -> Figure:
       axes.plot([best["rate"]], [best["loss"]], "o", ms=12, markeredgecolor=color, zorder=4,
                 markerfacecolor="none", markeredgewidth=1.4)  # fmt: skip
     axes.set(xlabel=part["key"].split(".")[-1].replace("_", " "), ylabel=LOSS)
-    axes.set_title(f"{power_of_ten(budget)} FLOP per run")
-    log_axis(axes, "x")
+    axes.set_title(panel)
+    axes.set_ylim(low * 0.85, high * 1.15)  # the same in all panels
     log_axis(axes, "y")
-    axes.legend()
-  blank(grid, len(budgets))
+    axes.set_xscale("log")
+    axes.set_xticks(rates_run, [f"{r:.3g}" for r in rates_run], fontsize=8)
+    axes.minorticks_off()
+    axes.legend(loc="upper left")
+  blank(grid, len(panels))
   return figure
 
 

@@ -285,7 +285,9 @@ def describe(values: Setting) -> str:
   """'dit, patch 2x4x4, batch size 8'."""
   text = lambda v: "x".join(map(str, v)) if isinstance(v, tuple) else f"{v}"
   word = lambda key: "" if key.endswith(".name") else key.split(".")[-1].replace("_", " ") + " "
-  return ", ".join(word(key) + text(value) for key, value in values)
+  return ", ".join(
+    f"no {word(key).strip()}" if value is None else word(key) + text(value) for key, value in values
+  )
 
 
 def starts(row: Row) -> list[dict[str, Any]]:

@@ -295,7 +295,8 @@ def rates(report: Part, images: Images) -> str:
     best = curve["optimum"]
     note = "at the edge: not bracketed" if curve["edge"] else "bracketed"
     vertex = number(best.get("vertex"))
-    rows.append([escape(curve["label"]), flop(curve["budget"]), str(len(curve["points"])),
+    name = ", ".join(filter(None, (curve["panel"], curve["label"])))
+    rows.append([escape(name), flop(curve["budget"]), str(len(curve["points"])),
                  number(best["rate"]), vertex, number(best["loss"]), note])  # fmt: skip
   head = ("cells", "budget (FLOP)", "rates", "best rate run", "vertex", "its loss", "")
   return (
