@@ -257,6 +257,12 @@ def test_table_of_cells_makes_the_law_of_the_page(full):
     rows = list(csv.DictReader(file))
   assert sum(int(row["held_out"]) for row in rows) == len(fit.held_out) == 2
   assert float(rows[0]["velocity_error@id"]) > 0
+  # What training saw, whatever the patch: frames / fps and frames x height x width of every clip.
+  for row, cell in zip(rows, (r for r in read_sweep(directory) if r.status == "finished")):
+    source = next(iter(cell.config["data"].values()))["settings"]
+    seen = cell.result["clips"] * source["frames"]
+    assert float(row["seconds"]) == pytest.approx(seen / source["fps"])
+    assert float(row["pixels"]) == pytest.approx(seen * source["size"] ** 2)
 
 
 def test_broken_seal_is_the_loudest_thing_on_the_page(full, tmp_path):

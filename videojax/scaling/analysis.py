@@ -71,14 +71,15 @@ def _cell(sweep: Sweep, row: Any) -> Part:
   }  # fmt: skip
   keys = ("params", "tokens", "flops", "total_steps")
   out |= {("steps" if k == "total_steps" else k): planned.get(k) for k in keys}
-  out |= {"loss": None, "stderr": None, "seconds": None, "video_s": None, "coherence": {}}
+  out |= {"loss": None, "stderr": None, "seconds": None, "coherence": {}}
+  out |= {"video_seconds": None, "pixels": None}
   if row.status == "finished":
     loss, stderr = row.value("loss")
     out |= {
       "params": row.result["parameters"]["total"], "tokens": row.result["tokens"],
       "flops": row.result["flops"]["total"], "steps": row.result["steps"],
       "loss": loss, "stderr": _finite(stderr), "seconds": sum(row.result["seconds"].values()),
-      "video_s": _finite(row.seconds_of_video),
+      "video_seconds": _finite(row.seconds_of_video), "pixels": _finite(row.pixels),
       "coherence": {
         f"{m}@{s}": values[s]
         for m, values in row.result["coherence"].items() for s in sweep.splits if s in values

@@ -161,7 +161,7 @@ class Row:
     source = next(iter(self.config["data"].values()))["settings"]
     if "fps" not in source or "frames" not in source:
       return math.nan
-    return self.result["clips"] * source["frames"] / source["fps"]
+    return float(self.result["clips"] * source["frames"] / source["fps"])
 
   @property
   def pixels(self) -> float:
@@ -170,7 +170,7 @@ class Row:
     height, width = (source.get(k, source.get("size")) for k in ("height", "width"))
     if None in (height, width, source.get("frames")):
       return math.nan
-    return self.result["clips"] * source["frames"] * height * width
+    return float(self.result["clips"] * source["frames"] * height * width)
 
   def value(self, measure: str) -> tuple[float, float]:
     """(value, standard error over clips) of a measure of a finished cell.

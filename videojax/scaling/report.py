@@ -188,19 +188,24 @@ def _clips(sweep: Sweep, numbers: Part, directory: Path) -> dict[str, bytes]:
 def table(sweep: Sweep) -> str:
   """cells.csv: one row per finished cell, with the columns that `fit` reads and the measures.
 
-  The error over clips has a name of its own: the clips are the same for all cells, so that it is
-  no noise between them, which `fit` would take a column `stderr` for.
+  `seconds` and `pixels` are of the video that training saw, for `fit --data`; `wall_seconds` is
+  what the cell took. The error over clips has a name of its own: the clips are the same for all cells,
+  so that it is no noise between them, which `fit` would take a column `stderr` for.
   """
   cells = [c for c in analysis.cells(sweep) if c["status"] == "finished"]
   measures = list(dict.fromkeys(key for c in cells for key in c["coherence"]))
-  columns = (
-    "name", "params", "tokens", "flops", "loss", "seed", "budget", "held_out", "steps", "seconds",
-  )  # fmt: skip
+  columns = {k: k for k in ("name", "params", "tokens", "flops", "loss", "seed", "budget")}
+  columns |= {"held_out": "held_out", "steps": "steps", "wall_seconds": "seconds"}
+  columns |= {"seconds": "video_seconds", "pixels": "pixels"}
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
   writer.writerow([*columns, "stderr_over_clips", *measures])
   for c in cells:
-    row = [*(c[k] for k in columns), c["stderr"], *(c["coherence"].get(m) for m in measures)]
+    row = [
+      *(c[k] for k in columns.values()),
+      c["stderr"],
+      *(c["coherence"].get(m) for m in measures),
+    ]
     writer.writerow(["" if v is None else int(v) if isinstance(v, bool) else v for v in row])
   return out.getvalue()
 
