@@ -145,12 +145,10 @@ def test_latte_xl_2_takes_3725_7_gflop_a_clip_with_adaln_once_a_clip():
 
 
 def test_the_papers_vel_error_of_a_run_is_written_beside_that_of_true_clips(tmp_path):
-  e = resolve(config("papers/phyworld", "collision,smoke").to_dict())
-  train(e, tmp_path / "run", devices=jax.devices()[:1])
-  module = load("papers/phyworld")
-  module.main([str(tmp_path / "run")])
-  written = json.loads((tmp_path / "run" / "vel_error.json").read_text())
-  assert set(written) == {"id", "r_out", "v_out", "rv_out"}
-  truth = written["id"]["truth centres"]
-  assert len(truth["vel_error"]) == 2 and truth["vel_error"][0] < 0.05
-  assert written["id"]["model published"]["clips"][0] == 4
+  train(resolve(config("papers/phyworld", "smoke").to_dict()), tmp_path, devices=jax.devices()[:1])
+  load("papers/phyworld").main([str(tmp_path)])
+  written = json.loads((tmp_path / "vel_error.json").read_text())
+  assert set(written) == {"id", "v_out"}
+  truth, published = (written["id"][f"truth {reading}"] for reading in ("mended", "published"))
+  assert truth["clips"] == [4, 0] and truth["vel_error"][0] < min(0.02, published["vel_error"][0])
+  assert written["id"]["model published"]["vel_error"][0] > 1  # two steps teach nothing

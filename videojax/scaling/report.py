@@ -189,8 +189,8 @@ def table(sweep: Sweep) -> str:
   """cells.csv: one row per finished cell, with the columns that `fit` reads and the measures.
 
   `seconds` and `pixels` are of the video that training saw, for `fit --data`; `wall_seconds` is
-  what the cell took. The error over clips has a name of its own: the clips are the same for all cells,
-  so that it is no noise between them, which `fit` would take a column `stderr` for.
+  what the cell took. The error over clips has a name of its own: the clips are the same for all
+  cells, so that it is no noise between them, which `fit` would take a column `stderr` for.
   """
   cells = [c for c in analysis.cells(sweep) if c["status"] == "finished"]
   measures = list(dict.fromkeys(key for c in cells for key in c["coherence"]))
