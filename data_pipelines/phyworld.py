@@ -1,0 +1,377 @@
+"""PhyWorld's three motions: a ball that keeps its speed, one that falls, two that meet head-on.
+
+The loader carries an index; `Source.decode` draws, moves and renders the clip on the device. The
+training clips are a finite grid of speeds and radii; all other splits are endless fresh draws, so
+that no evaluation clip is a training clip.
+
+The paper's: a white world of 10x10 without walls (balls leave the picture). A red ball, and of two
+the right one is blue; speeds 1 to 4, radii .7 to 1.4 (of two .5 to 1.5), mass r^2, gravity 2.5; 32
+frames, .1 s apart, the first at .01 s; the grids, where balls start, what is out of distribution.
+Different:
+- Motion is exact. Box2D steps by .01 s; its parabola falls .0125 t further.
+- An edge is one pixel wide about r, the paper's .015 r wide and all inside r; the centre of pixel i
+  lies at (i + .5) / W of the picture, the paper's at i / (W - 1).
+- The paper's script starts its random numbers anew every 1,000 clips, so that all share 1,000
+  starting places. Here each clip has its own.
+- It drops collisions that cannot begin 8 frames apart (8 % of the smallest grid). Here they begin
+  as far apart as fits, at least 5 frames.
+- Evaluation draws speeds and radii where the paper has coarse grids, in their proportions.
+
+Source: Kang et al. 2024, arXiv:2411.02385, and its code, github.com/phyworld/phyworld (ee0e473).
+
+Alphabet: B batch, T frames, H W height width, M balls (1 or 2), L caption bytes.
+World: x to the right, y down; speeds per second.
+"""
+
+import dataclasses
+import functools
+import zlib
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt32
+
+from data_pipelines import world_physics as physics
+
+EXTENT = 10.0
+FIRST_S = 0.01  # time of the first frame
+VIEW_S = 2.4  # a single ball is in the picture for so long: 24 frames
+BEFORE_S, AFTER_S = 0.8, 0.8  # of two balls before they meet and after: 8 frames each
+EARLIEST_S = 0.25  # no collision comes before: two of the largest balls, fastest in the range
+MARGIN = 0.5  # between a ball and the upper and lower edge
+GRAVITY = 2.5  # world units/s^2
+WHITE, RED, BLUE = (1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)
+
+Interval = tuple[float, float]
+
+
+class Scenario(NamedTuple):
+  """A motion and its ranges: 'in' is what training shows, the others what it does not."""
+
+  caption: str
+  balls: int
+  gravity: float
+  speed: dict[str, Interval]
+  radius: dict[str, Interval]
+
+
+_SPEED = {"in": (1.0, 4.0), "slow": (0.0, 0.8), "fast": (4.5, 6.0), "still": (0.0, 0.0)}
+# The paper draws small ones from .3 to .6 and leaves those below .6 out of its evaluation.
+_ONE = {"in": (0.7, 1.4), "small": (0.6, 0.6), "large": (1.5, 2.0)}
+_TWO = {"in": (0.5, 1.5), "large": (1.7, 2.0)}
+SCENARIOS = {
+  "uniform": Scenario("a red ball moves to the right", 1, 0.0, _SPEED, _ONE),
+  "parabola": Scenario("a red ball is thrown to the right and falls", 1, GRAVITY, _SPEED, _ONE),
+  "collision": Scenario("a red ball and a blue ball collide", 2, 0.0, _SPEED, _TWO),
+}
+
+# Steps of (speed, radius), of one ball and of each of two. The two smallest grids are ours.
+GRIDS = {
+  "300": ((30, 10), (5, 4)),
+  "3K": ((100, 30), (9, 6)),
+  "30K": ((300, 100), (21, 8)),
+  "300K": ((1000, 300), (41, 14)),
+  "3M": ((3000, 1000), (71, 26)),
+}
+
+# Split -> kinds of clips, each with its share: the number of clips that the paper evaluates. Of one
+# ball (speed, radius); of two (speeds, radii), where those that cannot begin 8 frames apart do not
+# count. That leaves the paper 2 of rv_out; ours have a large ball, and begin as far apart as fits.
+SPLITS: dict[str, dict[int, dict[tuple[str, ...], int]]] = {
+  "train": {1: {}, 2: {}},  # the grid
+  "id": {1: {("in", "in"): 1}, 2: {("in", "in", "in", "in"): 1}},
+  "r_out": {
+    1: {("in", "small"): 8, ("in", "large"): 128},
+    2: {("in", "in", "large", "in"): 36, ("in", "in", "large", "large"): 28},
+  },
+  "v_out": {
+    1: {("slow", "in"): 120, ("fast", "in"): 160},
+    2: {
+      ("slow", "in", "in", "in"): 36, ("slow", "slow", "in", "in"): 36,
+      ("slow", "fast", "in", "in"): 29, ("fast", "in", "in", "in"): 10,
+    },
+  },
+  "rv_out": {
+    1: {
+      ("slow", "small"): 15, ("slow", "large"): 120, ("fast", "small"): 16,
+      ("fast", "large"): 128,
+    },
+    2: {("slow", "in", "large", "in"): 1, ("fast", "in", "large", "in"): 1},
+  },
+  "v_zero": {
+    1: {("still", "in"): 8, ("still", "small"): 1, ("still", "large"): 8},
+    2: {
+      ("still", "in", "in", "in"): 12, ("still", "slow", "in", "in"): 24,
+      ("still", "fast", "in", "in"): 14,
+    },
+  },
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A scenario, its frames and which of its clips are drawn.
+
+  Args:
+    size: height and width, pixels.
+    scenario: a name in SCENARIOS.
+    grid: a name in GRIDS, about the number of training clips.
+    split: a name in SPLITS.
+    frames: T.
+    known: frames that a model is shown; two balls meet after these.
+    seed: of where balls start.
+    fps: frames per second.
+
+  Raises:
+    ValueError: no such name, or clips that the known frames do not determine.
+  """
+
+  size: int
+  scenario: str = "uniform"
+  grid: str = "30K"
+  split: str = "train"
+  frames: int = 32
+  known: int = 3
+  seed: int = 0
+  fps: float = 10.0
+  extent: ClassVar[float] = EXTENT
+
+  def __post_init__(self) -> None:
+    for name, table in (("scenario", SCENARIOS), ("grid", GRIDS), ("split", SPLITS)):
+      if getattr(self, name) not in table:
+        raise ValueError(
+          f"phyworld: no {name} {getattr(self, name)!r}; there are {', '.join(table)}"
+        )
+    if not self.size >= 16:
+      raise ValueError(
+        f"phyworld: size={self.size} must be at least 16: there the smallest ball is 1.6 px wide"
+      )
+    if not self.fps > 0:
+      raise ValueError(f"phyworld: fps={self.fps} must be above 0")
+    if not 2 <= self.known < self.frames:
+      raise ValueError(
+        f"phyworld: known={self.known}, frames={self.frames}: known must be from 2, for velocity "
+        "cannot be measured from fewer frames, to frames - 1"
+      )
+    if self.balls == 2 and self.clock[self.known - 1] >= EARLIEST_S:
+      raise ValueError(
+        f"phyworld: known={self.known}, fps={self.fps}: the balls may meet after {EARLIEST_S} s, "
+        "and the known frames must end before"
+      )
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f"phyworld: seed must be from 0 to 2**32 - 1, got {self.seed}")
+
+  @property
+  def balls(self) -> int:
+    return SCENARIOS[self.scenario].balls
+
+  @property
+  def clock(self) -> np.ndarray:
+    """Time of each frame, s: [T]."""
+    return FIRST_S + np.arange(self.frames, dtype=np.float32) / np.float32(self.fps)
+
+  @property
+  def steps(self) -> tuple[int, ...]:
+    """Steps of the grid along each axis: speeds, then radii."""
+    speeds, radii = GRIDS[self.grid][self.balls - 1]
+    return (speeds,) * self.balls + (radii,) * self.balls
+
+
+class Start(NamedTuple):
+  """A clip at time 0; a second ball comes from the right."""
+
+  position: Float[Array, "M 2"]
+  velocity: Float[Array, "M 2"]
+  radius: Float[Array, " M"]
+
+
+def stream(config: Config) -> np.uint32:
+  """A number of its own for each scenario and split."""
+  return np.uint32(zlib.crc32(f"{config.scenario}/{config.split}".encode()))
+
+
+def draw(config: Config, index: UInt32[Array | np.ndarray, ""]) -> Start:
+  """Where and how a clip starts; keyed by (seed, scenario and split, index)."""
+  # Implementation named, so that no flag of jax changes the data.
+  words = jnp.array([np.uint32(config.seed), stream(config)])
+  key = jax.random.fold_in(jax.random.wrap_key_data(words, impl="threefry2x32"), index)
+  uniform = jax.random.uniform(key, (8,))
+  place, values = uniform[:3], uniform[3:]
+  low, high, at = _cell(config, index) if config.split == "train" else _box(config, values)
+  value = low + at * (high - low)  # [2M]: speeds, then radii
+  speed, radius = value[: config.balls], value[config.balls :]
+  x = (_one_ball if config.balls == 1 else _two_balls)(config, speed, radius, place)
+  largest = jnp.max(radius)
+  room = 1.0 if config.scenario == "parabola" else EXTENT - 2 * (MARGIN + largest)
+  y = jnp.full_like(x, MARGIN + largest) + place[1] * room
+  way = jnp.array([1.0, -1.0])[: config.balls]  # [M]
+  velocity = jnp.stack([way * speed, jnp.zeros_like(speed)], -1)
+  return Start(jnp.stack([x, y], -1), velocity, radius)
+
+
+def _ranges(config: Config, kinds: tuple[str, ...]) -> list[Interval]:
+  """The intervals of speeds, then radii."""
+  scenario, balls = SCENARIOS[config.scenario], config.balls
+  return [scenario.speed[k] for k in kinds[:balls]] + [scenario.radius[k] for k in kinds[balls:]]
+
+
+def _cell(config: Config, index: Array | np.ndarray) -> tuple[Array, Array, Array]:
+  """Lowest, highest and where between them, of cell `index` of the grid: [2M] each."""
+  low, high = jnp.array(_ranges(config, ("in",) * 2 * config.balls)).T
+  cell = jnp.stack(jnp.unravel_index(jnp.asarray(index, jnp.int32), config.steps))  # [2M]
+  return low, high, cell / (jnp.array(config.steps) - 1)
+
+
+def _box(config: Config, uniform: Float[Array, " 5"]) -> tuple[Array, Array, Array]:
+  """Lowest, highest and where between them, of a kind of clip drawn by its share: [2M] each."""
+  shares = SPLITS[config.split][config.balls]
+  until = np.cumsum(list(shares.values())) / sum(shares.values())
+  which = jnp.sum(uniform[0] >= jnp.array(until[:-1]))
+  ranges = jnp.array([_ranges(config, kinds) for kinds in shares])[which]  # [2M,2]
+  return ranges[:, 0], ranges[:, 1], uniform[1 : 1 + 2 * config.balls]
+
+
+def _one_ball(config: Config, speed: Array, radius: Array, u: Float[Array, "3"]) -> Array:
+  """x [1] of a ball that stays in the picture for VIEW_S, or starts at its left edge."""
+  last = EXTENT - VIEW_S * speed - radius
+  last = jnp.where(last < radius, radius + 0.5 * u[2], last)
+  return radius + u[0] * (last - radius)
+
+
+def _two_balls(config: Config, speed: Array, radius: Array, u: Float[Array, "3"]) -> Array:
+  """x [2] of balls that meet BEFORE_S to AFTER_S before the end, if that fits the picture.
+
+  If one is more than twice as large, the collision comes early and the large ball begins near its
+  side, for the small one bounces off fast. (The paper's code does so for a large right ball only.)
+  """
+  closing, reach = jnp.sum(speed), jnp.sum(radius)
+  room = EXTENT - 2 * reach
+  first = jnp.minimum(BEFORE_S * closing, room)  # gaps
+  last = (config.frames / config.fps - AFTER_S) * closing
+  uneven = jnp.max(radius) > 2 * jnp.min(radius)
+  last = jnp.where(uneven, jnp.minimum(1.25 * first + 0.25 * reach, last), last)
+  gap = first + u[2] * (jnp.clip(last, first, jnp.maximum(room, first)) - first)
+  left, right = radius[0], EXTENT - 2 * radius[1] - radius[0] - gap
+  low = jnp.where(uneven & (radius[1] > radius[0]), jnp.maximum(left, right - 0.5), left)
+  high = jnp.where(uneven & (radius[0] > radius[1]), jnp.minimum(right, left + 0.5), right)
+  x = low + u[0] * (high - low)
+  return jnp.stack([x, x + reach + gap])
+
+
+def motion(
+  config: Config, start: Start
+) -> tuple[Float[Array, "T M 2"], Float[Array, "T M 2"], Float[Array, "T M"]]:
+  """Position and velocity at every frame, and each ball's number of contacts up to it: exact."""
+  clock = jnp.asarray(config.clock)[:, None, None]  # [T,1,1]
+  pull = jnp.array([0.0, SCENARIOS[config.scenario].gravity])[None, None]  # [1,1,2]
+  if config.balls == 1:
+    position, velocity = start.position[None], start.velocity[None]
+    contact = jnp.zeros((config.frames, 1))
+    return physics.flight(position, velocity, pull, clock), velocity + pull * clock, contact
+  (x1, x2), (v1, v2) = start.position[:, 0], start.velocity[:, 0]
+  (r1, r2), (m1, m2) = start.radius, start.radius**2
+  meet = (x2 - x1 - r1 - r2) / jnp.maximum(v1 - v2, 1e-9)
+  # Elastic and central: momentum and energy leave one other solution.
+  after = jnp.stack([(m1 - m2) * v1 + 2 * m2 * v2, (m2 - m1) * v2 + 2 * m1 * v1]) / (m1 + m2)
+  then = jnp.stack([after, jnp.zeros(2)], -1)[None]  # [1,M,2]
+  met = clock >= meet
+  before = jnp.minimum(clock, meet)
+  position = start.position[None] + start.velocity[None] * before + then * (clock - before)
+  velocity = jnp.where(met, then, start.velocity[None])
+  return position, velocity, jnp.broadcast_to(met[..., 0], velocity.shape[:2]).astype(jnp.float32)
+
+
+def in_picture(position: Float[Array, "T M 2"], radius: Float[Array, " M"]) -> Float[Array, "T M"]:
+  """The fraction of each ball's area inside the picture, exactly."""
+  low, high = jnp.moveaxis(-position, -1, 0), jnp.moveaxis(EXTENT - position, -1, 0)  # [2,T,M]
+  (x0, y0), (x1, y1) = low / radius[None, None], high / radius[None, None]
+  area = _corner(x1, y1) - _corner(x0, y1) - _corner(x1, y0) + _corner(x0, y0)
+  return jnp.clip(area / np.pi, 0.0, 1.0)
+
+
+def _corner(u: Float[Array, "T M"], w: Float[Array, "T M"]) -> Float[Array, "T M"]:
+  """Area of the unit disc's part with x <= u and y <= w."""
+  u, w = jnp.clip(u, -1.0, 1.0), jnp.clip(w, -1.0, 1.0)
+  half = jnp.sqrt(1 - u**2)  # of the chord at x = u
+
+  def strip(y: Array) -> Array:  # area of half the disc from its middle line to y
+    return (y * jnp.sqrt(jnp.maximum(1 - y**2, 0.0)) + jnp.arcsin(y)) / 2
+
+  cut = jnp.clip(w, -half, half)  # rows that the chord cuts
+  area = strip(cut) - strip(-half) + u * (cut + half)
+  # Rows beyond the chord's ends: whole if the chord is right of the middle, none if left.
+  whole = strip(jnp.minimum(w, -half)) - strip(-jnp.ones_like(w))
+  whole = whole + strip(jnp.maximum(w, half)) - strip(half)
+  return area + jnp.where(u > 0, 2 * whole, 0.0)
+
+
+def make_clip(config: Config, index: UInt32[Array | np.ndarray, ""]) -> dict[str, Any]:
+  """One example without the batch axis; see `Source.decode`."""
+  start, balls = draw(config, index), config.balls
+  position, velocity, contact = motion(config, start)
+  state = {
+    "position": position,
+    "velocity": velocity,
+    "radius": start.radius,
+    "color": jnp.array((RED, BLUE))[:balls],
+    "present": jnp.ones(balls, bool),
+    "visible": in_picture(position, start.radius),
+    "gravity": jnp.array([0.0, SCENARIOS[config.scenario].gravity]),
+    "occluder": jnp.zeros(4),
+    "background": jnp.array(WHITE),
+    "occluder_color": jnp.array(WHITE),
+    "contact": contact,
+  }
+  names = "radius", "color", "present", "occluder", "background", "occluder_color"
+  scene = {name: state[name] for name in names}
+  caption = SCENARIOS[config.scenario].caption.encode()
+  return {
+    "video": physics.render(position, **scene, size=config.size, extent=EXTENT),
+    "id": index ^ stream(config),
+    "fps": jnp.float32(config.fps),
+    "caption": jnp.array(np.frombuffer(caption, np.uint8)),
+    "state": state,
+  }
+
+
+# Compiled once for equal configs, wherever it is called from.
+@functools.partial(jax.jit, static_argnums=0)
+def _make_clips(config: Config, index: UInt32[Array | np.ndarray, " B"]) -> dict[str, Any]:
+  return jax.vmap(functools.partial(make_clip, config))(index)
+
+
+class Source:
+  """A source of clips of a scenario: indices until the device, where clips are made.
+
+  Args:
+    config: the scenario and split.
+  """
+
+  def __init__(self, config: Config):
+    self.config = config
+    self.shape = (config.frames, config.size, config.size, 3)
+    self.finite = config.split == "train"
+
+  def __len__(self) -> int:
+    return int(np.prod(self.config.steps)) if self.finite else 2**31 - 1
+
+  def __getitem__(self, index: int | np.ndarray) -> dict[str, Any]:
+    """What is carried of example `index`, or of many: the index."""
+    if np.min(index) < 0 or np.max(index) >= len(self):
+      raise IndexError(f"phyworld: index {index} is not in [0, {len(self)})")
+    return {"index": np.asarray(index, np.uint32)[()]}
+
+  def decode(self, carried: dict[str, UInt32[Array | np.ndarray, " B"]]) -> dict[str, Any]:
+    """Draws, moves and renders the clips; jittable, and each is the same in any batch.
+
+    Args:
+      carried: `index` [B]; of the training split the cell of the grid, radii fastest.
+
+    Returns:
+      `video` float32 [B,T,H,W,3] in [-1,1]; `id` uint32 [B]; `fps` float32 [B]; `caption` uint8
+      [B,L]; `state` as of worlds (docs/shapes.md), where `visible` is the fraction of a ball's area
+      inside the picture.
+    """
+    return _make_clips(self.config, carried["index"])

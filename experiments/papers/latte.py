@@ -1,0 +1,86 @@
+"""Latte (Ma et al. 2024, arXiv:2401.03048): a DiT whose blocks alternate between space and time.
+
+  python -m videojax.launch --config=experiments/papers/latte.py:XL/2 --workdir=runs/plan \\
+    --mode=plan
+
+The paper's: sizes S, B, L, XL (DiT's) and patches 2, 4, 8; 16 frames of 256x256, 32x32x4 latents
+each; variant 1, a block within the frames, then one along time, and so on; sine positions, qkv
+bias, no qk-norm, adaLN-zero, learned variance (its channels are computed, and dropped);
+unconditional, or with the 101 classes of UCF-101 (':XL/2,ucf101'); AdamW 1e-4 without decay, 8 x 5
+clips, DDPM noise prediction, at most 1M steps (its configuration's bound).
+Different: as in experiments/papers/dit.py latents are Gaussian numbers and our VP schedule is
+continuous; sines of time are added before the first block, Latte's after it; adaLN works once a
+clip, where its code repeats it for every frame and place: 3,725.7 GFLOP a clip, not 3,785.9.
+Gradients are clipped from the start, Latte's from step 100K.
+Run: parameters (673.68M, the published number) and FLOPs, tests/test_experiments.py; no training.
+
+  python -m videojax.launch --config=experiments/papers/latte.py:cpu --workdir=runs/latte
+
+Two CPU cores, minutes: the same architecture at width 64 and depth 4, on the worlds of
+experiments/quickstart.py (8 frames of 16x16 pixels, the first 2 given, so that motion can be
+measured), with that file's objective and learning rate. Result: docs/LOG.md.
+"""
+
+from ml_collections import ConfigDict
+
+from videojax.config import complete
+from videojax.errors import check_choice
+from videojax.models.dit import DIT_IMAGE, SIZES
+
+PUBLISHED = [f"{size}/{patch}" for size in ("S", "B", "L", "XL") for patch in (2, 4, 8)]
+LATTE = {**DIT_IMAGE, "classes": None, "attention": "alternating"}
+
+
+def get_config(arg: str = "S/2") -> ConfigDict:
+  """arg: SIZE/PATCH or SIZE/PATCH,ucf101; 'cpu': for two cores; 'smoke': two steps, for tests."""
+  variants = ("cpu", "smoke", *PUBLISHED, *(f"{name},ucf101" for name in PUBLISHED))
+  check_choice("variant", arg, variants)
+  return _small(arg == "smoke") if arg in ("cpu", "smoke") else _paper(*arg.split(","))
+
+
+def _paper(name: str, data: str | None = None) -> ConfigDict:
+  size, patch = name.split("/")
+  classes = 101 if data == "ucf101" else None
+  c = ConfigDict()
+  c.total_steps = 1_000_000
+  c.batch_size = 40
+  settings = {**SIZES[size], **LATTE, "classes": classes}
+  c.model = dict(name="dit", patch=(1, int(patch), int(patch)), **settings)
+  latent = dict(frames=16, height=32, width=32, channels=4, classes=classes, fps=8.0)
+  c.data = dict(latents=dict(name="random_latents", **latent))
+  c.denoiser = dict(process="linear", prediction="noise")
+  c.objective = dict(times="uniform", space="noise")
+  c.condition = dict(known_frames=0)
+  c.optim = dict(learning_rate=1e-4, clip=0.1)
+  c.sampler = dict(stepper="ddim", steps=250, eta=1.0)
+  c.checkpoint = dict(save_every_steps=10_000)
+  c.evaluate = dict(splits=dict(latents={}), coherence_clips=0, batch_size=8)
+  return complete(c)
+
+
+def _small(smoke: bool) -> ConfigDict:
+  c = ConfigDict()
+  c.total_steps = 2 if smoke else 3000
+  c.batch_size = 2 if smoke else 4
+  like_paper = {**LATTE, "channels": 3, "known": "last"}
+  sizes = dict(width=32 if smoke else 64, depth=2 if smoke else 4, num_heads=2)
+  c.model = dict(name="dit", patch=(1, 2, 2), dtype="float32", **sizes, **like_paper)
+  c.data = dict(
+    worlds=dict(name="worlds", size=16, frames=8, known=2, fps=7.0, scenes=("one", "two"))
+  )
+  c.condition = dict(known_frames=2)
+  c.denoiser = dict(prediction="data", sigma_data=0.3)
+  c.objective = dict(space="velocity", times="logit_normal", mean=0.8, std=1.2)
+  c.optim = dict(learning_rate=2.5e-3, schedule="wsd", warmup_steps=50, decay_fraction=1.0)
+  c.ema = (0.05,)
+  c.sampler = dict(steps=2 if smoke else 30)
+  c.checkpoint = dict(save_every_steps=600)
+  c.evaluate = dict(
+    splits=dict(id=dict(split="id"), ood=dict(split="fast")),
+    main="id",
+    clips=4 if smoke else 64,
+    coherence_clips=4 if smoke else 64,
+    reference_clips=8 if smoke else 1024,
+    batch_size=4 if smoke else 32,
+  )
+  return complete(c)
