@@ -76,7 +76,7 @@ def _near(mask: np.ndarray) -> np.ndarray:
     pad = [(0, 0)] * 3
     pad[axis] = (1, 1)
     wide, size = np.pad(mask, pad), mask.shape[axis]
-    mask = np.logical_or.reduce([wide.take(range(i, i + size), axis) for i in range(3)])
+    mask = np.any([wide.take(range(i, i + size), axis) for i in range(3)], axis=0)
   return mask
 
 

@@ -220,7 +220,7 @@ def ema_gamma(sigma_rel: float) -> float:
   if not 0 < sigma_rel < 0.28:
     raise ValueError(f"ema sigma_rel={sigma_rel} must be in (0, 0.28)")
   t = sigma_rel**-2
-  return float(np.roots([1.0, 7.0, 16.0 - t, 12.0 - t]).real.max())
+  return float(np.max(np.roots([1.0, 7.0, 16.0 - t, 12.0 - t]).real))
 
 
 def ema_beta(step: jax.Array, gamma: float) -> jax.Array:

@@ -267,7 +267,7 @@ def draw_rows(rng: np.random.Generator, groups: Groups, resamples: int) -> Array
   for stratum in np.unique(groups.strata):
     inside = np.flatnonzero(groups.strata == stratum)
     _, cell = np.unique(groups.cells[inside], return_inverse=True)
-    size = cell.max() + 1
+    size = int(np.max(cell)) + 1
     counts[:, inside] = rng.multinomial(size, np.full(size, 1 / size), resamples)[:, cell]
   return counts
 
@@ -283,7 +283,7 @@ def draw_wild(
   """
   residual = np.log(y / fitted) / (1 - np.minimum(hat, LEVERAGE)) ** power
   _, cell = np.unique(groups.cells, return_inverse=True)
-  return fitted * np.exp(residual * rng.normal(size=(resamples, cell.max() + 1))[:, cell])
+  return fitted * np.exp(residual * rng.normal(size=(resamples, int(np.max(cell)) + 1))[:, cell])
 
 
 def perturb(rng: np.random.Generator, groups: Groups, y: Array) -> Array:
