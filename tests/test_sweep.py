@@ -10,10 +10,18 @@ import pytest
 from tests.helpers import tiny_dict
 from videojax import sweep as runner
 from videojax.errors import ConfigError
-from videojax.jobs import in_order, make_job, own_share, statement, trunk_of, write_sweep
+from videojax.jobs import (
+  in_order,
+  make_job,
+  own_share,
+  statement,
+  time_left,
+  trunk_of,
+  write_sweep,
+)
 from videojax.rundir import read_json
 from videojax.scaling.cells import Cell, cells, chain, part_of, product, read_sweep, vary, zipped
-from videojax.sweep import sweep, time_left
+from videojax.sweep import sweep
 from videojax.train import Preempted, train
 
 ONE = jax.devices()[:1]
