@@ -42,7 +42,6 @@ from videojax.errors import check_choice
 from videojax.models.dit import SIZES
 from videojax.scaling.cells import Cell, cells, product, vary, zipped
 
-SETTINGS = {"irreducible": 0.0}  # the known frames determine the rest
 SCENARIOS = ("uniform", "parabola", "collision")
 PAPER_SIZES, PAPER_GRIDS = ("S", "B", "L", "XL"), ("30K", "300K", "3M")
 SMALL = ("cpu", "smoke")
@@ -135,6 +134,11 @@ def get_sweep(arg: str = "uniform") -> list[Cell]:
     column = lambda key: vary(f"model.{key}", *(SIZES[s][key] for s in PAPER_SIZES[:3]))
     sizes = zipped(*map(column, ("width", "depth", "num_heads")))
   return cells(product(sizes, vary("data.phyworld.grid", *grids)))
+
+
+def get_notes(arg: str = "uniform") -> dict[str, Any]:
+  """What the report should know: the known frames determine the rest, so that E is 0."""
+  return {"title": f"PhyWorld, {read(arg)[0]} motion", "irreducible": 0.0}
 
 
 def vel_error(workdir: Path) -> dict[str, dict[str, Any]]:
