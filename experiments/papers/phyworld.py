@@ -22,8 +22,8 @@ scale; out of distribution .427 (L, 3M) and .433, .328, .358 (B at 30K, 300K, 3M
 Different: pixels in patches of 4x8x8 (2,048 tokens) instead of latents of a video autoencoder that
 was not released; adaLN with its own weights in each block: 33.4M, 131.5M, 459.3M and 676.5M
 parameters, against the paper's 22.5M, 89.5M, 310M and 456M, which are those of the same widths and
-depths with one adaLN for all blocks. Learning rate, warm-up and noise schedule (linear) are ours:
-the paper names none. Data and measure: data_pipelines/phyworld.py.
+depths with one adaLN for all blocks. Learning rate, warm-up and noise schedule (linear) are ours.
+Data and measure: data_pipelines/phyworld.py and phyworld_parser.py.
 Run: the small form alone, ':SCENARIO,cpu', on two cores: 16 frames of 16x16, .2 s apart, 1.4M
 parameters, the recipe of experiments/quickstart.py. Result: docs/LOG.md.
 """
