@@ -178,6 +178,7 @@ def test_mixture_of_images_and_clips_trains_in_one_loop(tmp_path):
       "clips": {**world, "frames": 4, "known": 2, "weight": 3},
       "images": {**world, "frames": 1, "known": 0, "weight": 1},
     },
+    evaluate__source="clips",
   )  # fmt: skip
   clip, image = 2 * 4 * 4, 1 * 4 * 4  # images have no known frames
   assert result.tokens == 8 * (3 * clip + image)
