@@ -47,6 +47,8 @@ def test_mistakes_are_a_line_not_a_traceback():
     (["--config=experiments/quikstart.py", "--workdir=x"], "quikstart.py"),
     (["--confg=experiments/quickstart.py"], "confg"),
     ([QUICK, "--config.batch_size=many", "--workdir=x"], "batch_size"),
+    (["--config=experiments/quickstart.py:smok", "--workdir=x"], "did you mean 'smoke'"),
+    ([QUICK, "--mode=sweep", "--workdir=x"], "defines no get_sweep()"),
   ],
 )
 def test_wrong_flags_are_named(command, tmp_path, arguments, words):
@@ -166,3 +168,20 @@ def test_missing_extra_is_named(command, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
   code, _, err = command(QUICK, f"--workdir={tmp_path / 'run'}", "--config.tensorboard=True", WIDE)
   assert code == 1 and "pip install 'videojax[tensorboard]'" in err
+
+
+SWEEP = ("--config=experiments/scaling/worlds_smoke.py:smoke", "--mode=sweep")
+
+
+def test_sweep_lists_its_cells_and_runs_none(command, tmp_path):
+  code, out, _ = command(*SWEEP, f"--workdir={tmp_path / 'w'}", "--list")
+  assert code == 0 and len(out.splitlines()) == 9 and "held out" in out.splitlines()[-1]
+  assert not (tmp_path / "w").exists()
+
+
+def test_sweep_stops_at_its_time_limit_and_says_how_to_go_on(command, tmp_path):
+  where = f"--workdir={tmp_path / 'w'}"
+  code, out, _ = command(*SWEEP, where, "--cells=0:1", "--max-seconds=0")
+  assert code == launch.STOPPED and "time limit" in out and "the same command continues" in out
+  code, _, error = command(*SWEEP, where, "--cells=3")
+  assert code == 1 and "must be i:j" in error and "Traceback" not in error

@@ -3,6 +3,7 @@
 Flags -> config -> one mode. No logic here.
 """
 
+import dataclasses
 import runpy
 import sys
 from collections.abc import Callable
@@ -19,87 +20,92 @@ from videojax.host import keep_freed_memory, threads_for_fake_devices
 STOPPED = 143  # what a process ended by SIGTERM returns: the job is not done
 
 
-def train(experiment: Any, workdir: Path) -> None:
-  from videojax.train import Preempted, train
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """A command line: its flags, and the experiment file's dict with its overrides."""
 
-  try:
-    if train(experiment, workdir) is None:
-      print(f"{workdir} is finished: see {workdir}/result.json")
-  except Preempted as stop:
-    print(f"{stop}; the same command continues")
-    sys.exit(STOPPED)
+  flags: flags.FlagValues
+  config: dict[str, Any]
+
+  @property
+  def workdir(self) -> Path:
+    return Path(self.flags.workdir)
+
+  @property
+  def experiment(self) -> Any:
+    from videojax.config import resolve
+
+    return resolve(self.config)
 
 
-def evaluate(experiment: Any, workdir: Path) -> None:
+def train(c: Command) -> None:
+  from videojax.train import train
+
+  if train(c.experiment, c.workdir) is None:
+    print(f"{c.workdir} is finished: see {c.workdir}/result.json")
+
+
+def evaluate(c: Command) -> None:
   from videojax.inspect_run import evaluate
 
-  evaluate(experiment, workdir)
+  evaluate(c.experiment, c.workdir)
 
 
-def sample(experiment: Any, workdir: Path) -> None:
+def sample(c: Command) -> None:
   from videojax.inspect_run import sample
 
-  sample(experiment, workdir)
+  sample(c.experiment, c.workdir)
 
 
-def plan(experiment: Any, workdir: Path) -> None:
+def plan(c: Command) -> None:
   from videojax.plan import plan
 
-  plan(experiment, workdir)
+  plan(c.experiment, c.workdir)
 
 
-def bench(experiment: Any, workdir: Path) -> None:
+def bench(c: Command) -> None:
   from videojax.bench import bench
 
-  bench(experiment, workdir, trace=False)
+  bench(c.experiment, c.workdir, trace=c.flags.trace)
 
 
-def trace(experiment: Any, workdir: Path) -> None:
-  from videojax.bench import bench
-
-  bench(experiment, workdir, trace=True)
-
-
-def coordinates(experiment: Any, workdir: Path) -> None:
+def coordinates(c: Command) -> None:
   from videojax.coordinates import coordinates
 
-  coordinates(experiment, workdir)
+  coordinates(c.experiment, c.workdir)
 
 
-MODES: dict[str, Callable[[Any, Path], None]] = {
-  f.__name__: f for f in (train, evaluate, sample, plan, bench, coordinates)
-}
-
-
-def sweep(values: flags.FlagValues, config: dict[str, Any]) -> None:
+def sweep(c: Command) -> None:
   """Cells of the experiment file's get_sweep; the command line's overrides go to all of them."""
   from videojax.jobs import list_cells
   from videojax.scaling.cells import part_of
-  from videojax.sweep import Preempted
-  from videojax.sweep import sweep as run
+  from videojax.sweep import sweep
 
-  path, _, argument = config_flags.get_config_filename(values["config"]).partition(":")
+  path, _, argument = config_flags.get_config_filename(c.flags["config"]).partition(":")
   module = runpy.run_path(path)
   if "get_sweep" not in module:
     raise ConfigError(f"{path} defines no get_sweep(): it is an experiment, not a sweep")
-  cells, workdir = module["get_sweep"](argument), Path(values.workdir)
-  part = part_of(values.cells, len(cells))
-  if values.list:
-    list_cells(config, cells, workdir)
+  cells = module["get_sweep"](argument)
+  if c.flags.list:
+    list_cells(c.config, cells, c.workdir)
     return
-  limit = float("inf") if values.max_seconds is None else values.max_seconds
+  limit, notes = c.flags["max-seconds"].value, module.get("get_notes", lambda _: {})
   try:
-    notes = module["get_notes"](argument) if "get_notes" in module else {}
-    run(config, cells, workdir, part=part, max_seconds=limit, notes=notes)
-  except Preempted as stop:
-    print(f"{stop}; the same command continues")
-    sys.exit(STOPPED)
-  except ValueError as error:  # of the prediction or the report
+    sweep(
+      c.config, cells, c.workdir, part=part_of(c.flags.cells, len(cells)),
+      max_seconds=float("inf") if limit is None else limit, notes=notes(argument),
+    )  # fmt: skip
+  except ValueError as error:  # of the cells, the prediction or the report
     raise ConfigError(str(error)) from error
 
 
-def parse(argv: list[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
-  """The command line, and the experiment file's dict with its overrides.
+MODES: dict[str, Callable[[Command], None]] = {
+  f.__name__: f for f in (train, evaluate, sample, plan, bench, coordinates, sweep)
+}
+
+
+def parse(argv: list[str]) -> Command:
+  """The command line.
 
   Raises:
     ConfigError: it cannot be understood; what is wrong, in a line.
@@ -114,10 +120,10 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
     **define,
   )
   flags.DEFINE_string("workdir", None, "run directory", **define)
-  flags.DEFINE_string("mode", "train", f"one of {', '.join((*MODES, 'sweep'))}", **define)
+  flags.DEFINE_string("mode", "train", f"one of {', '.join(MODES)}", **define)
   flags.DEFINE_string("cells", None, "sweep: i:j, only these of its cells", **define)
   flags.DEFINE_bool("list", False, "sweep: show the cells and how they stand", **define)
-  flags.DEFINE_float("max_seconds", None, "sweep: stop, saved, after so long", **define)
+  flags.DEFINE_float("max-seconds", None, "sweep: stop, saved, after so long", **define)
   flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
   flags.DEFINE_bool("help", False, "show this", **define)
   try:
@@ -126,24 +132,26 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
     config = None if values.config is None else values.config.to_dict()
   except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
     text = str(error.args[0] if len(error.args) == 1 else error)
+    if "Traceback" in text:  # of the experiment file, which says what is wrong in its last line
+      text = f"--config: {text.rpartition('Error: ')[2]}"
     raise ConfigError(" ".join(text.split())) from error
   if rest:
     raise ConfigError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
-  check_choice("mode", values.mode, (*MODES, "sweep"))
+  check_choice("mode", values.mode, MODES)
   if not values.help and (config is None or values.workdir is None):
     raise ConfigError(
       "--config=FILE and --workdir=DIR are needed, e.g. "
       "--config=experiments/quickstart.py --workdir=runs/quickstart"
     )
-  return values, config or {}
+  return Command(values, config or {})
 
 
 def main(argv: list[str]) -> int:
   """Runs a command line; a user's mistake is a few lines on standard error, not a traceback."""
   try:
-    values, config = parse(argv)
-    if values.help:
-      print(f"{__doc__}\n{values.get_help()}")
+    command = parse(argv)
+    if command.flags.help:
+      print(f"{__doc__}\n{command.flags.get_help()}")
       return 0
   except ValueError as error:
     log.error(str(error))
@@ -152,17 +160,15 @@ def main(argv: list[str]) -> int:
   import jax
 
   from videojax.checkpoint import CheckpointError
-  from videojax.config import resolve
-  from videojax.train import Diverged
+  from videojax.train import Diverged, Preempted
 
   if jax.default_backend() == "cpu":
     keep_freed_memory()
   try:
-    if values.mode == "sweep":
-      sweep(values, config)
-    else:
-      mode = trace if values.mode == "bench" and values.trace else MODES[values.mode]
-      mode(resolve(config), Path(values.workdir))
+    MODES[command.flags.mode](command)
+  except Preempted as stop:
+    print(f"{stop}; the same command continues")
+    return STOPPED
   except (ConfigError, CheckpointError, Diverged) as error:
     log.error(str(error))
     return 1

@@ -48,7 +48,7 @@ def experiment_rows(config: list[str]) -> list[Row]:
   from videojax.plan import fps
   from videojax.program import Counts, parameters_by_part, task_products
 
-  _, settings = parse(["cost", *config, "--workdir=unused"])
+  settings = parse(["cost", *config, "--workdir=unused"]).config
   e, given = resolve(settings), next(flag for flag in config if flag.startswith("--config="))
   name = given.removeprefix("--config=")
   parts = parameters_by_part(e.model)
