@@ -277,3 +277,6 @@ def test_a_program_serves_runs_that_differ_in_data_alone(tmp_path):
   assert got.params_sha256 == train(other, tmp_path / "own", devices=ONE).params_sha256
   wider = tiny(**base, model__width=64)
   assert shared.key == program_of(other) != program_of(wider)
+  # Muon's program holds the ratio of its two learning rates.
+  one, two = (tiny(optim__name="muon", optim__learning_rate=rate) for rate in (1e-3, 2e-3))
+  assert program_of(one) != program_of(two)

@@ -310,7 +310,10 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def program_of(experiment: Experiment) -> str:
   """What runs must have in common to share one compiled program, as text to compare."""
   flat = flatten(to_json(experiment))
-  return json.dumps({k: v for k, v in flat.items() if k not in AS_DATA}, sort_keys=True)
+  kept = {k: v for k, v in flat.items() if k not in AS_DATA}
+  if experiment.optim.name == "muon":  # the ratio of its two learning rates is in the program
+    kept["optim.learning_rate"] = experiment.optim.learning_rate
+  return json.dumps(kept, sort_keys=True)
 
 
 def identity_of(resolved: dict[str, Any]) -> dict[str, Any]:

@@ -152,10 +152,17 @@ class Loader:
 
   def batches(self, start: int = 0) -> Iterator[tuple[str, Carried]]:
     """(name of the source, carried rows) of step `start`, start + 1, ..."""
-    if all(isinstance(order, Stretch) for order in self.orders):  # nothing to read: indices
-      for step in itertools.count(start):
-        kind, earlier = self.mixture.at(step)
-        yield self.names[kind], self.orders[kind][earlier * self.batch_size + self.rows]
+    if all(isinstance(order, Stretch) for order in self.orders):
+      return self._indices(start)
+    return self._read(start)
+
+  def _indices(self, start: int) -> Iterator[tuple[str, Carried]]:
+    """Of endless sources: nothing is read, a batch is made at once."""
+    for step in itertools.count(start):
+      kind, earlier = self.mixture.at(step)
+      yield self.names[kind], self.orders[kind][earlier * self.batch_size + self.rows]
+
+  def _read(self, start: int) -> Iterator[tuple[str, Carried]]:
     rows = Rows(self.orders, self.mixture, self.batch_size, self.rows, start)
     read = grain.ReadOptions(
       num_threads=self.config.threads, prefetch_buffer_size=self.config.prefetch
@@ -173,9 +180,6 @@ class Stretch:
   def __init__(self, source: Source, seed: int, kind: int):
     # Far enough apart that no run reaches the next one's: 2^31 / 1024 examples.
     self.source, self.first = source, ((seed * 61 + kind) % 1024) * (len(source) // 1024)
-
-  def __len__(self) -> int:
-    return len(self.source)
 
   def __getitem__(self, index: int | np.ndarray) -> Carried:
     return self.source[(self.first + index) % len(self.source)]

@@ -1,6 +1,7 @@
 """The cells of a sweep as experiments: how long each is, in which order, from which trunk."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,16 @@ class Job:
   params: int
   tokens: int
   flops: float
+
+  @functools.cached_property
+  def program(self) -> str:
+    """What cells must have in common to share a compiled program."""
+    return program_of(self.experiment)
+
+  @functools.cached_property
+  def same(self) -> dict[str, Any]:
+    """What cells must have in common to differ in length alone."""
+    return identity_of(to_json(self.experiment))
 
   @property
   def planned(self) -> dict[str, int | float]:
@@ -83,30 +94,38 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
   """Small programs first, cells of one program together, and in them short runs before long."""
   cost: dict[str, float] = {}
   for job in jobs:
-    key = program_of(job.experiment)
-    cost[key] = max(cost.get(key, 0.0), job.flops / job.experiment.total_steps)
+    cost[job.program] = max(cost.get(job.program, 0.0), job.flops / job.experiment.total_steps)
   order = lambda job: (
-    cost[program_of(job.experiment)], program_of(job.experiment), job.experiment.seed,
-    job.experiment.optim.learning_rate, job.experiment.total_steps,
+    cost[job.program], job.program, job.experiment.seed, job.experiment.optim.learning_rate,
+    job.experiment.total_steps,
   )  # fmt: skip
   return sorted(jobs, key=order)
 
 
+def trunks(job: Job, jobs: Sequence[Job]) -> list[tuple[int, Job]]:
+  """(step, shorter job) of all that equal this one up to that step, the longest first."""
+  shorter = [
+    (other.experiment.trunk_end, other)
+    for other in jobs
+    if other.experiment.total_steps < job.experiment.total_steps and other.same == job.same
+  ]
+  limit = job.experiment.trunk_end or 0
+  found = [(end, other) for end, other in shorter if end is not None and end <= limit]
+  return sorted(found, key=lambda pair: -pair[0])
+
+
 def trunk_of(job: Job, jobs: Sequence[Job], workdir: Path) -> tuple[Path, int] | None:
-  """(run directory, step) of the longest finished run that equals this one up to that step."""
-  mine, best = identity_of(to_json(job.experiment)), None
-  for other in jobs:
-    end, run = other.experiment.trunk_end, workdir / "cells" / other.cell.name
-    if (
-      end is not None
-      and end <= (job.experiment.trunk_end or 0)
-      and other.cell.name != job.cell.name
-      and identity_of(to_json(other.experiment)) == mine
-      and (run / "checkpoints" / str(end)).exists()
-      and (best is None or end > best[1])
-    ):
-      best = run, end
-  return best
+  """(run directory, step) of the longest of its trunks that was saved."""
+  for end, other in trunks(job, jobs):
+    run = workdir / "cells" / other.cell.name
+    if (run / "checkpoints" / str(end)).exists():
+      return run, end
+  return None
+
+
+def own_share(job: Job, jobs: Sequence[Job]) -> float:
+  """The share of its steps that a cell must take itself."""
+  return 1 - max((end for end, _ in trunks(job, jobs)), default=0) / job.experiment.total_steps
 
 
 def is_finished(job: Job, workdir: Path) -> bool:
@@ -167,21 +186,9 @@ def statement(jobs: Sequence[Job], workdir: Path) -> str:
 
 def price_per_hour() -> float | None:
   """Dollars for all devices here, as assumed in scaling/cost_tables.py; None: unknown."""
-  kind = jax.devices()[0].device_kind
-  known = [chip.price for chip in CHIPS.values() if kind.startswith(chip.kind)]
-  return float(known[0]) * jax.device_count() if known else None
-
-
-def own_share(job: Job, jobs: Sequence[Job]) -> float:
-  """The share of its steps that a cell must take itself."""
-  mine = identity_of(to_json(job.experiment))
-  ends = [
-    j.experiment.trunk_end or 0
-    for j in jobs
-    if j.experiment.total_steps < job.experiment.total_steps
-    and identity_of(to_json(j.experiment)) == mine
-  ]
-  return 1 - max(ends, default=0) / job.experiment.total_steps
+  name = flops.chip(jax.devices()[0].device_kind)
+  prices = [chip.price for chip in CHIPS.values() if chip.kind == name]
+  return float(prices[0]) * jax.device_count() if prices else None
 
 
 def list_cells(base: Mapping[str, Any], cells: Sequence[Cell], workdir: Path) -> None:

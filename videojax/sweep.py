@@ -17,7 +17,6 @@ from rich.console import Console
 
 from videojax import jobs, rundir
 from videojax.checkpoint import CheckpointError
-from videojax.config import program_of
 from videojax.errors import ConfigError
 from videojax.jobs import Job
 from videojax.program import Program
@@ -78,7 +77,7 @@ def run_all(
     trunk, said = jobs.trunk_of(job, every, workdir), f"[{number}/{len(todo)}] {job.cell.name}"
     (run / "failed.json").unlink(missing_ok=True)
     try:
-      if program is None or program.key != program_of(job.experiment):
+      if program is None or program.key != job.program:
         program = None
         gc.collect()  # the old one's buffers go before the new one's come
         program = Program(job.experiment, make_mesh(job.experiment.mesh))

@@ -13,7 +13,7 @@ import pytest
 from videojax.models import dit
 from videojax.scaling import cost, flops
 from videojax.scaling.__main__ import main as dispatch
-from videojax.scaling.cost_tables import Assumed, clip_flops, number, training_flops
+from videojax.scaling.cost_tables import CHIPS, Assumed, clip_flops, number, training_flops
 from videojax.scaling.systems import SYSTEMS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -396,3 +396,16 @@ def test_measured_steps_come_from_a_bench_file(tmp_path, capsys):
   path.write_text("{}")
   with pytest.raises(ValueError, match="has no 'conditions'"):
     cost.main([f"--bench={path}", f"--out={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+  "kind,name,peak",
+  [
+    ("NVIDIA H100 80GB HBM3", "NVIDIA H100", 989.4e12), ("TPU v5 lite", "TPU v5e", 197e12),
+    ("TPU v5", "TPU v5p", 459e12), ("TPU v5p", "TPU v5p", 459e12), ("TPU v4", "TPU v4", 275e12),
+    ("TPU v6 lite", "TPU v6e", 918e12), ("cpu", None, None),
+  ],
+)  # fmt: skip
+def test_what_jax_calls_a_chip_finds_its_peak_and_its_price(kind, name, peak):
+  assert flops.chip(kind) == name and flops.peak_flops_per_s(kind) == peak
+  assert name is None or name in {chip.kind for chip in CHIPS.values()}

@@ -23,6 +23,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from videojax.errors import check_choice
 
+# What JAX calls a chip that its maker calls otherwise.
+KINDS = {"TPU v5 lite": "TPU v5e", "TPU v5": "TPU v5p", "TPU v6 lite": "TPU v6e"}
 # dense bf16 FLOP/s of one chip (one device of JAX where a chip has two: v4 and before, tpu7x).
 PEAK_FLOPS_PER_S = {
   "NVIDIA H100": 989.4e12,  # NVIDIA H100 datasheet, SXM, without sparsity
@@ -31,12 +33,9 @@ PEAK_FLOPS_PER_S = {
   "NVIDIA A100": 312e12,  # NVIDIA A100 datasheet
   "NVIDIA L4": 121e12,  # NVIDIA L4 datasheet, without sparsity
   "TPU v4": 275e12,  # Google Cloud TPU documentation, per chip (megacore: one device)
-  "TPU v5 lite": 197e12,  # Google Cloud TPU documentation, v5e
-  "TPU v5e": 197e12,
+  "TPU v5e": 197e12,  # Google Cloud TPU documentation
   "TPU v5p": 459e12,  # Google Cloud TPU documentation
-  "TPU v5": 459e12,  # device_kind of v5p
-  "TPU v6 lite": 918e12,  # Google Cloud TPU documentation, Trillium
-  "TPU v6e": 918e12,
+  "TPU v6e": 918e12,  # Google Cloud TPU documentation, Trillium
 }  # fmt: skip
 
 PF_DAY = 8.64e19  # FLOP: 1e15 a second for 86,400 seconds
@@ -100,10 +99,17 @@ def effective_parameters(products: Iterable[Product], tokens: int) -> float:
   return count(products, unit="mac")["total"] / tokens
 
 
+def chip(device_kind: str) -> str | None:
+  """The chip's name in PEAK_FLOPS_PER_S; None for a device that it does not know (a CPU)."""
+  names = [name for name in (*PEAK_FLOPS_PER_S, *KINDS) if device_kind.startswith(name)]
+  longest = max(names, key=len, default=None)
+  return KINDS.get(longest, longest) if longest else None
+
+
 def peak_flops_per_s(device_kind: str) -> float | None:
-  """The chip's dense bf16 peak, or None for a device that the table does not know (a CPU)."""
-  matches = [name for name in PEAK_FLOPS_PER_S if device_kind.startswith(name)]
-  return PEAK_FLOPS_PER_S[max(matches, key=len)] if matches else None
+  """The chip's dense bf16 peak; None: unknown."""
+  name = chip(device_kind)
+  return PEAK_FLOPS_PER_S[name] if name else None
 
 
 def count_jaxpr(jaxpr: Any) -> int:
