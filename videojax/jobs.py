@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 from videojax import rundir
 from videojax.config import Experiment, flatten, identity_of, program_of, resolve, to_json
 from videojax.errors import ConfigError
+from videojax.log import clock_text
 from videojax.program import Counts, parameters_by_part
 from videojax.scaling import flops
 from videojax.scaling.cells import Cell, read_sweep
@@ -211,10 +212,3 @@ def time_left(work: Sequence[float], spent: Sequence[float]) -> float:
   rows = np.array([[1.0, flops / max(work)] for flops in work])
   cost = nnls(rows[:done], np.asarray(spent))[0]
   return float((rows[done:] @ cost).sum())
-
-
-def clock_text(seconds: float) -> str:
-  """'42 s', '12 min', '3.1 h'."""
-  if seconds < 100:
-    return f"{seconds:.0f} s"
-  return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -79,6 +79,13 @@ def describe(values: dict[str, float]) -> str:
   return text + (f"  MFU {values['mfu']:.1%}" if "mfu" in values else "")
 
 
+def clock_text(seconds: float | int) -> str:
+  """'48 s', '12 min', '3.4 h'."""
+  if seconds < 120:
+    return f"{seconds:.0f} s"
+  return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def error(text: str) -> None:
   """A user's mistake, on standard error."""
   Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(text)}")

@@ -19,6 +19,7 @@ from videojax import jobs, rundir
 from videojax.checkpoint import CheckpointError
 from videojax.errors import ConfigError
 from videojax.jobs import Job
+from videojax.log import clock_text
 from videojax.program import Program
 from videojax.scaling.cells import Cell, read_sweep
 from videojax.scaling.predict import predict
@@ -94,6 +95,6 @@ def run_all(
       rundir.write_json(run / "failed.json", {"time": rundir.now(), "why": why})
       said += f"  FAILED: {why}"
     spent.append(time.perf_counter() - clock)
-    left = jobs.clock_text(jobs.time_left([j.flops for j in todo], spent))
+    left = clock_text(jobs.time_left([j.flops for j in todo], spent))
     steps = job.experiment.total_steps
     console.print(f"{said}  {steps} steps  {spent[-1]:.1f} s  ({left} left)", markup=False)

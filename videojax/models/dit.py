@@ -21,8 +21,9 @@ from videojax.errors import check_choice
 from videojax.models import layers
 from videojax.models.attention import KERNELS, attention
 from videojax.models.cond import Cond, check_cond
-from videojax.models.layers import Linear, Product
+from videojax.models.layers import Linear
 from videojax.models.text import ByteEncoder
+from videojax.scaling.flops import Product
 from videojax.sharding import constrain
 
 

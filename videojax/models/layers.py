@@ -17,25 +17,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from videojax.models.cond import Cond
+from videojax.scaling.flops import Product
 
 Axes = tuple[str | None, ...]
 REMATS = ("none", "dots", "full")
 KNOWN_FILLS = ("zeros", "last")
-
-
-class Product(NamedTuple):
-  """One matrix product of a forward pass, for the FLOP accounting of scaling/flops.py.
-
-  Attributes:
-    part: what it is counted under ('attention scores', 'mlp', ...).
-    macs: multiply-accumulates per clip.
-    input_grad: False where no gradient flows to its input, so that the backward pass is one
-      product instead of two.
-  """
-
-  part: str
-  macs: int
-  input_grad: bool = True
 
 
 # --- parameters -------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt8
 
 from videojax.models.attention import attention
-from videojax.models.layers import Linear, Product, layer_norm, normal, param, sincos_1d
+from videojax.models.layers import Linear, layer_norm, normal, param, sincos_1d
+from videojax.scaling.flops import Product
 
 
 class ByteEncoder(nnx.Module):

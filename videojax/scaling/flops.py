@@ -16,7 +16,7 @@ here: a model lists the products that it does.
 """
 
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -44,16 +44,19 @@ PER_MAC = {"mac": 1, "flop": 2}  # the units of `count`
 FORWARDS = {"forward": 1, "step": 3, "hardware": 4}  # what `count` counts, in forward passes
 
 
-@runtime_checkable
-class Product(Protocol):
-  """What a model lists: see models/layers.py."""
+class Product(NamedTuple):
+  """One matrix product of a forward pass; models list them.
 
-  @property
-  def part(self) -> str: ...
-  @property
-  def macs(self) -> int: ...
-  @property
-  def input_grad(self) -> bool: ...
+  Attributes:
+    part: what it is counted under ('attention scores', 'mlp', ...).
+    macs: multiply-accumulates per clip.
+    input_grad: False where no gradient flows to its input, so that the backward pass is one
+      product instead of two.
+  """
+
+  part: str
+  macs: int
+  input_grad: bool = True
 
 
 def forward(products: Iterable[Product]) -> dict[str, int]:

@@ -2,11 +2,16 @@
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from videojax.log import clock_text
+from videojax.scaling.plotting import short
+
 Number = float | int | None
+Part = Mapping[str, Any]  # of report.json
+Images = Mapping[str, bytes]  # file name -> contents
 
 CSS = """
 :root { color-scheme: light; }
@@ -75,12 +80,7 @@ def flop(value: Number) -> str:
 
 def count(value: Number) -> str:
   """'1.21M' parameters or tokens."""
-  if value is None:
-    return "&ndash;"
-  for bound, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-    if value >= bound:
-      return f"{value / bound:.3g}{unit}"
-  return f"{value:.3g}"
+  return "&ndash;" if value is None else short(value)
 
 
 def percent(value: Number, digits: int = 1, *, sign: bool = False) -> str:
@@ -107,11 +107,7 @@ def interval(value: Number, low: Number, high: Number, form: Any = number) -> st
 
 def duration(seconds: Number) -> str:
   """'48 s', '12 min', '3.4 h'."""
-  if seconds is None:
-    return "&ndash;"
-  if seconds < 120:
-    return f"{seconds:.0f}&nbsp;s"
-  return f"{seconds / 60:.0f}&nbsp;min" if seconds < 7200 else f"{seconds / 3600:.1f}&nbsp;h"
+  return "&ndash;" if seconds is None else clock_text(seconds).replace(" ", "&nbsp;")
 
 
 def moment(iso: str) -> str:
@@ -157,6 +153,11 @@ def image(data: bytes, kind: str, *, alt: str, caption: str, pixels: bool = Fals
     f'<figure><div class="wide"><img{style} alt="{escape(alt, quote=True)}" '
     f'src="data:image/{kind};base64,{inside}"></div><figcaption>{caption}</figcaption></figure>'
   )
+
+
+def figure(images: Images, name: str, alt: str, caption: str) -> str:
+  """A drawing of the report, by name."""
+  return image(images[f"{name}.svg"], "svg+xml", alt=alt, caption=caption)
 
 
 def paragraph(*sentences: str) -> str:

@@ -1,11 +1,12 @@
 """The report as one HTML page for people who have never seen the code; made from report.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from videojax.scaling import page_loss, page_rest
 from videojax.scaling.markup import (
+  Images,
+  Part,
   bullets,
   count,
   document,
@@ -19,9 +20,6 @@ from videojax.scaling.markup import (
   percent,
   plural,
 )
-
-Part = Mapping[str, Any]
-Images = Mapping[str, bytes]  # file name -> contents
 
 
 def page(report: Part, images: Images) -> str:

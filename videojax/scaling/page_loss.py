@@ -3,13 +3,15 @@
 Each function takes report.json and the images, and returns HTML; '' where it does not apply.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from videojax.scaling.markup import (
+  Images,
+  Part,
   bullets,
   count,
+  figure,
   flop,
   image,
   interval,
@@ -20,13 +22,6 @@ from videojax.scaling.markup import (
   plural,
   table,
 )
-
-Part = Mapping[str, Any]
-Images = Mapping[str, bytes]  # file name -> contents
-
-
-def figure(images: Images, name: str, alt: str, caption: str) -> str:
-  return image(images[f"{name}.svg"], "svg+xml", alt=alt, caption=caption)
 
 
 def clips(report: Part, images: Images) -> str:

@@ -3,15 +3,16 @@
 Each function takes report.json and the images, and returns HTML; '' where it does not apply.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from videojax.scaling.markup import (
+  Images,
+  Part,
   count,
   duration,
+  figure,
   flop,
-  image,
   interval,
   listed,
   number,
@@ -22,8 +23,6 @@ from videojax.scaling.markup import (
   table,
 )
 
-Part = Mapping[str, Any]
-Images = Mapping[str, bytes]  # file name -> contents
 PARTS = {
   "compile": "compiling",
   "data_wait": "waiting for data",
@@ -58,7 +57,7 @@ def coherence(report: Part, images: Images) -> str:
     if part["series"] else "",
   )  # fmt: skip
   if "coherence.svg" in images:
-    out += _figure(
+    out += figure(
       images, "coherence", "Coherence measures against training compute, one panel per measure.",
       "Lines join the cells with the lowest loss of each budget (bars: two standard errors); faint "
       "marks are all other cells, stars are held-out ones"
@@ -164,13 +163,9 @@ def _predictors(part: Part, images: Images) -> str:
     "the logarithm of one number explains; 1 is all of it. The largest of each row is bold.",
   )  # fmt: skip
   if "predictors.svg" in images:
-    out += _figure(images, "predictors", "A coherence measure against parts of the loss.",
+    out += figure(images, "predictors", "A coherence measure against parts of the loss.",
                    "A dot per setting, coloured by budget.")  # fmt: skip
   return out
-
-
-def _figure(images: Images, name: str, alt: str, caption: str) -> str:
-  return image(images[f"{name}.svg"], "svg+xml", alt=alt, caption=caption)
 
 
 # --- other settings, noise, cells, cost ---------------------------------------------------------
@@ -195,7 +190,7 @@ def by_key(report: Part, images: Images) -> str:
   head = ("setting", "budget (FLOP)", "best cell", "parameters", "loss", "seeds")
   return (
     paragraph(f"This sweep also varies {keys}. {matched}")
-    + _figure(images, "by_key", "Loss and coherence by setting, coloured by budget.",
+    + figure(images, "by_key", "Loss and coherence by setting, coloured by budget.",
               "Loss and coherence by setting; bars are two standard errors.")
     + table(head, rows, text=(2,))
   )  # fmt: skip

@@ -54,7 +54,7 @@ def save(figure: Figure, directory: Path, name: str) -> bytes:
 # --- axes ---------------------------------------------------------------------------------------
 
 
-def short(value: float) -> str:
+def short(value: float | int) -> str:
   """'300k', '1.2M', '19M', '0.005': three digits at most, for ticks and labels."""
   for bound, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
     if abs(value) >= bound * 0.9995:

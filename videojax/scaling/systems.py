@@ -12,20 +12,13 @@ tokens.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from videojax.scaling import flops
+from videojax.scaling.flops import Product
 
 Size = tuple[int, int, int]  # T, H, W
 Number = int | float
-
-
-class Product(NamedTuple):
-  """One matrix product of a forward pass, as flops.Product wants it."""
-
-  part: str
-  macs: int
-  input_grad: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +78,12 @@ class Row:
   size: Size
   fps: Number | None
   tokens: int
-  products: Sequence[flops.Product]
-  image: Sequence[flops.Product]
+  products: Sequence[Product]
+  image: Sequence[Product]
   image_tokens: int
   steps: int
   branches: int
-  decode: Sequence[flops.Product] | None = None
+  decode: Sequence[Product] | None = None
   parameters: Fact | None = None
   embeddings: int = 0
   training: tuple[Trained | ChipHours, ...] = ()
@@ -100,7 +93,7 @@ class Row:
   price: Fact | None = None
   tag: str = "derived"
   given: str = "published"
-  variants: dict[str, Sequence[flops.Product]] = dataclasses.field(default_factory=dict)
+  variants: dict[str, Sequence[Product]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
