@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 # A module may import those of lower layers, and of its own. First match from the top.
 LAYERS = [
   ("videojax.errors", 0),
+  ("videojax.files", 0),
   ("videojax.host", 0),
   ("videojax.sharding", 1),
   ("videojax.media", 1),

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from videojax import optim, rundir
+from videojax import files, optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.models.attention import choose_kernel
@@ -83,8 +83,7 @@ def bench(experiment: Experiment, workdir: Path, *, trace: bool) -> dict[str, An
       "timed_steps": TIMED, "flops_convention": "3 x forward",
     },
   }  # fmt: skip
-  workdir.mkdir(parents=True, exist_ok=True)
-  rundir.write_json(workdir / "bench.json", written)
+  files.write_json(workdir / "bench.json", written)
   show(written)
   print(f"{workdir}/bench.json")
   return written

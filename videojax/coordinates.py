@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 
-from videojax import optim, rundir
+from videojax import files, optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
@@ -44,8 +44,7 @@ def coordinates(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     written[f"{name}_slopes"] = {
       str(step): slopes(widths, [size[i] for size in sizes]) for i, step in enumerate(STEPS)
     }
-  workdir.mkdir(parents=True, exist_ok=True)
-  rundir.write_json(workdir / "coordinates.json", written)
+  files.write_json(workdir / "coordinates.json", written)
   draw(written, workdir / "coordinates.png")
   for name in ("mup", "standard"):
     for step, found in written[f"{name}_slopes"].items():

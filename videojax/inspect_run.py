@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from videojax import rundir
+from videojax import files, rundir
 from videojax.config import Experiment, to_json
 from videojax.evaluate import Evaluator
 from videojax.resume import restore_weights
@@ -40,7 +40,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
       "coherence_stderr": coherence.stderr,
       "evaluate": to_json(experiment.evaluate),
     }
-  rundir.write_json(workdir / "evaluation.json", written)
+  files.write_json(workdir / "evaluation.json", written)
   print(f"step {step}: frozen loss {loss.mean:.4f} +- {loss.stderr:.4f}")
   for name, row in coherence.mean.items():
     print(f"  {name:28s}" + "  ".join(f"{k} {v:.4g}" for k, v in row.items()))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy.optimize import nnls
 
-from videojax import rundir
+from videojax import files, rundir
 from videojax.config import Experiment, flatten, identity_of, program_of, resolve, to_json
 from videojax.errors import ConfigError
 from videojax.log import clock_text
@@ -163,8 +163,7 @@ def write_sweep(workdir: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) ->
       )
   elif workdir.exists() and any(workdir.iterdir()):
     raise ConfigError(f"{workdir} is not empty and holds no sweep: give --workdir a new directory")
-  workdir.mkdir(parents=True, exist_ok=True)
-  rundir.write_json(path, to_json(written))
+  files.write_json(path, to_json(written))
 
 
 def statement(jobs: Sequence[Job], workdir: Path) -> str:

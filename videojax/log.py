@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from videojax.files import write_text
+
 
 class Log:
   """Writes logged steps; a context manager.
@@ -106,9 +108,7 @@ def _drop_after(path: Path, start: int) -> None:
         kept.append(line)
     except (ValueError, KeyError):  # the last line of a killed run may be half written
       continue
-  temporary = path.with_name(f".{path.name}")
-  temporary.write_text("".join(line + "\n" for line in kept))
-  temporary.replace(path)
+  write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _summary_writer(workdir: Path, start: int) -> Any:

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from videojax.files import replacing
+
 INK, PAPER, GIVEN = (32, 32, 32), (255, 255, 255), (214, 120, 20)
 LEAST_TILE = 128  # pixels; small clips are enlarged by a whole number, without smoothing
 
@@ -23,14 +25,12 @@ def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], *, fps: float) -
   scale = max(1, math.ceil(LEAST_TILE / min(frames.shape[1:3])))
   frames = frames.repeat(scale, 1).repeat(scale, 2)
   frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]  # yuv420p: even sizes
-  temporary = path.with_name(f".{path.name}")
-  with av.open(str(temporary), "w", format="mp4") as container:
+  with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
     stream = container.add_stream("libx264", rate=round(fps) or 1, options={"crf": "12"})
     stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
     for frame in frames:
       container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
     container.mux(stream.encode())
-  temporary.replace(path)
 
 
 def grid_frames(
@@ -84,12 +84,11 @@ def write_grid(
   pages = grid_frames(video, truth, captions, known_frames=known_frames)
   duration = [round(1000 / fps)] * len(pages)
   duration[-1] += 500
-  temporary = path.with_name(f".{path.name}")
-  pages[0].save(
-    temporary, format="WEBP", save_all=True, append_images=pages[1:], duration=duration,
-    loop=0, quality=90,
-  )  # fmt: skip
-  temporary.replace(path)
+  with replacing(path) as temporary:
+    pages[0].save(
+      temporary, format="WEBP", save_all=True, append_images=pages[1:], duration=duration,
+      loop=0, quality=90,
+    )  # fmt: skip
 
 
 def _wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:

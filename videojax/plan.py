@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 from rich.console import Console
 from rich.table import Table
 
-from videojax import rundir
+from videojax import files
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.program import (
@@ -68,8 +68,7 @@ def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     "mesh": dict(mesh.shape),
     "state_bytes": state_bytes(abstract, shardings),
   }
-  workdir.mkdir(parents=True, exist_ok=True)
-  rundir.write_json(workdir / "plan.json", written)
+  files.write_json(workdir / "plan.json", written)
   show(written)
   print(f"{workdir}/plan.json")
   return written

@@ -9,8 +9,6 @@ result.json       records.Result
 """
 
 import json
-import math
-import os
 import platform
 import subprocess
 import time
@@ -20,6 +18,7 @@ from typing import Any
 
 import jax
 
+from videojax import files
 from videojax.config import IDENTITY, Experiment, flatten, identity_of, to_json
 from videojax.errors import ConfigError
 
@@ -28,27 +27,6 @@ PACKAGES = ("videojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "g
 
 # What plan, bench and a failed start leave in a directory that a run may then be started in.
 OURS = {"plan.json", "bench.json", "trace", "failed.json"}
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes by rename: a reader sees the old file or the new one, never half of one.
-
-  NaN (a measure that is not defined) becomes null, which is JSON.
-  """
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    temporary.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def _finite(value: Any) -> Any:
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  if isinstance(value, dict):
-    return {k: _finite(v) for k, v in value.items()}
-  return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def read_json(path: Path) -> Any:
@@ -116,10 +94,10 @@ def open_run(workdir: Path, experiment: Experiment) -> None:
       changes = [*changes, {"time": now(), "changed": changed}]
     if changes:
       resolved["changes"] = changes
-  write_json(path, resolved)
+  files.write_json(path, resolved)
   environments = workdir / "environment.json"
   starts = read_json(environments) if environments.exists() else []
-  write_json(environments, [*starts, environment()])
+  files.write_json(environments, [*starts, environment()])
 
 
 def check_same(workdir: Path, written: dict[str, Any], resolved: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from videojax import media
 from videojax.data import caption_text
 from videojax.diffusion.guidance import guided
 from videojax.diffusion.samplers import Sampler, sample
+from videojax.files import replacing
 from videojax.models.cond import DROPPABLE, drop
 from videojax.task import Task
 
@@ -100,10 +101,9 @@ def write_samples(
     fps=fps, known_frames=known_frames,
   )  # fmt: skip
   numbers = directory / f"step{step:07d}.npz"
-  with open(temporary := numbers.with_name(f".{numbers.name}"), "wb") as file:
+  with replacing(numbers) as temporary, open(temporary, "wb") as file:
     np.savez_compressed(
       file, video=video, truth=truth, caption=np.array(captions), fps=fps,
       known_frames=known_frames,
     )  # fmt: skip
-  temporary.replace(numbers)
   return [*paths, grid, numbers]

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from videojax import jobs, rundir
+from videojax import files, jobs, rundir
 from videojax.checkpoint import CheckpointError
 from videojax.errors import ConfigError
 from videojax.jobs import Job
@@ -91,8 +91,7 @@ def run_all(
       raise ConfigError(f"cell {job.cell.name}: {error}") from None
     except (Diverged, CheckpointError, jax.errors.JaxRuntimeError, ValueError) as error:
       why = f"{type(error).__name__}: {error}"
-      run.mkdir(parents=True, exist_ok=True)
-      rundir.write_json(run / "failed.json", {"time": rundir.now(), "why": why})
+      files.write_json(run / "failed.json", {"time": rundir.now(), "why": why})
       said += f"  FAILED: {why}"
     spent.append(time.perf_counter() - clock)
     left = clock_text(jobs.time_left([j.flops for j in todo], spent))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from videojax import optim, rundir
+from videojax import files, optim, rundir
 from videojax.checkpoint import Checkpointer
 from videojax.config import Experiment, program_of, to_json
 from videojax.data import Loader, Mixture
@@ -173,7 +173,7 @@ def train(
       seconds["evaluate"] += time.perf_counter() - clock
       result = make_result(e, tasks, counts, loader, state, seconds, program.peak_bytes, measured)
       if main:
-        rundir.write_json(workdir / "result.json", result.to_json())
+        files.write_json(workdir / "result.json", result.to_json())
         for line in describe_result(result, workdir):
           log.say(line)
       return result
@@ -306,7 +306,7 @@ def initial_loss(
   value = evaluator.frozen_loss(state.params).mean
   seconds["evaluate"] += time.perf_counter() - clock
   if jax.process_index() == 0:
-    rundir.write_json(path, {"frozen_loss": value, "evaluate": protocol})
+    files.write_json(path, {"frozen_loss": value, "evaluate": protocol})
   return value
 
 

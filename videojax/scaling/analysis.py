@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from videojax.files import finite
 from videojax.scaling import coherence as coherent
 from videojax.scaling import curves
 from videojax.scaling.groups import (
@@ -66,7 +67,7 @@ def _cell(sweep: Sweep, row: Any) -> Part:
   planned = sweep.notes.get("planned", {}).get(row.cell.name, {})
   out: Part = {
     "name": row.cell.name, "status": row.status, "why": row.why, "held_out": row.cell.held_out,
-    "budget": _finite(budget_of(row, sweep.notes)), "seed": seed_of(row),
+    "budget": finite(budget_of(row, sweep.notes)), "seed": seed_of(row),
     "settings": dict(row.cell.overrides),
   }  # fmt: skip
   keys = ("params", "tokens", "flops", "total_steps")
@@ -78,8 +79,8 @@ def _cell(sweep: Sweep, row: Any) -> Part:
     out |= {
       "params": row.result["parameters"]["total"], "tokens": row.result["tokens"],
       "flops": row.result["flops"]["total"], "steps": row.result["steps"],
-      "loss": loss, "stderr": _finite(stderr), "seconds": sum(row.result["seconds"].values()),
-      "video_seconds": _finite(row.seconds_of_video), "pixels": _finite(row.pixels),
+      "loss": loss, "stderr": finite(stderr), "seconds": sum(row.result["seconds"].values()),
+      "video_seconds": finite(row.seconds_of_video), "pixels": finite(row.pixels),
       "coherence": {
         f"{m}@{s}": values[s]
         for m, values in row.result["coherence"].items() for s in sweep.splits if s in values
@@ -88,16 +89,12 @@ def _cell(sweep: Sweep, row: Any) -> Part:
   return out
 
 
-def _finite(value: float) -> float | None:
-  return float(value) if math.isfinite(value) else None
-
-
 def point(group: Group) -> Part:
   """A group as a mark in a figure of the loss."""
   loss, stderr = group.value("loss")
   return {
     "cell": group.name, "budget": group.budget, "params": group.params, "tokens": group.tokens,
-    "flops": group.flops, "steps": group.steps, "loss": loss, "stderr": _finite(stderr),
+    "flops": group.flops, "steps": group.steps, "loss": loss, "stderr": finite(stderr),
     "seeds": len(group.rows), "held_out": group.held_out,
   }  # fmt: skip
 
@@ -312,7 +309,7 @@ def _panel(groups: Sequence[Group], measure: str, title: str, log: bool) -> Part
     if math.isfinite(mean):
       points.append({
         "label": describe(group.series), "budget": group.budget, "cell": group.name,
-        "flops": group.flops, "value": mean, "stderr": _finite(stderr), "seeds": len(group.rows),
+        "flops": group.flops, "value": mean, "stderr": finite(stderr), "seeds": len(group.rows),
       })  # fmt: skip
   positive = all(p["value"] > 0 for p in points)
   return {"measure": measure, "title": title, "log": log and positive, "points": points}

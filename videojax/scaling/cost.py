@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from videojax.errors import check_choice
+from videojax.files import write_text
 from videojax.scaling.cost_tables import (
   CHIPS,
   Assumed,
@@ -349,9 +350,8 @@ def main(
   command = " ".join([COMMAND, *(a for a in arguments if not a.startswith("--out"))])
   page = markdown(pages, a, told, command)
   out = Path(flags.out)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "cost.md").write_text(page)
+  write_text(out / "cost.md", page)
   written = json.dumps(to_json(pages, a, told, command), indent=1, allow_nan=False)
-  (out / "cost.json").write_text(written + "\n")
+  write_text(out / "cost.json", written + "\n")
   print(page)
   print(f"{out}/cost.md {out}/cost.json")

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from videojax.errors import check_choice
+from videojax.files import finite
 from videojax.scaling import isoflop
 from videojax.scaling.bootstrap import LEVERAGE, Scalar, draw_wild, interval, perturb, resampled
 from videojax.scaling.forms import Additive, Power
@@ -111,7 +112,7 @@ class Fit:
     out |= {"outliers": self.outliers, "warnings": list(self.warnings)}
     out["held_out"] = [_held_out(self, i) for i in range(len(self.held_out))]
     out["optima"] = [_optimum_json(self, flops) for flops in budgets]
-    return _plain(out)
+    return finite(out)
 
 
 def _evaluate(law: Any, params: Any, tokens: Any, flops: Any) -> Any:
@@ -132,17 +133,6 @@ def _optimum(law: Any, flops: Scalar, flops_of: Flops) -> Optimum:
 
 def _named(law: Any) -> dict[str, Any]:
   return law.as_dict() | ({"a": law.a, "b": law.b} if isinstance(law, Additive) else {})
-
-
-def _plain(value: Any) -> Any:
-  """NumPy to Python, NaN and infinity to None: JSON has neither."""
-  if isinstance(value, dict):
-    return {key: _plain(inner) for key, inner in value.items()}
-  if isinstance(value, list | tuple | np.ndarray):
-    return [_plain(inner) for inner in value]
-  if isinstance(value, float | np.floating):
-    return float(value) if np.isfinite(value) else None
-  return value.item() if isinstance(value, np.generic) else value
 
 
 def _held_out(fit: Fit, i: int) -> dict[str, Any]:

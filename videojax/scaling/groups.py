@@ -308,17 +308,6 @@ def starts(row: Row) -> list[dict[str, Any]]:
   return found
 
 
-def finite(value: Any) -> Any:
-  """NaN and infinity become null, NumPy's numbers Python's."""
-  if isinstance(value, dict):
-    return {str(k): finite(v) for k, v in value.items()}
-  if isinstance(value, list | tuple):
-    return [finite(v) for v in value]
-  if hasattr(value, "item"):
-    value = value.item()
-  return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _hashable(value: Any) -> Any:
   return tuple(_hashable(v) for v in value) if isinstance(value, list) else value
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from videojax.files import finite
 from videojax.scaling import coherence
 from videojax.scaling.cells import Row
 from videojax.scaling.curves import Law, SurvivalCurve, fit_law
@@ -28,7 +29,6 @@ from videojax.scaling.groups import (
   Sweep,
   budget_of,
   describe,
-  finite,
   load,
   require_finished,
   setting,

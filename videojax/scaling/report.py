@@ -9,16 +9,15 @@ and report.json (every number on the page). The same directory makes the same fi
 import argparse
 import csv
 import io
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from videojax.files import finite, write_json, write_text
 from videojax.scaling import analysis, clips, coherence, figures, plotting, predict
-from videojax.scaling.groups import Sweep, describe, finite, load, require_finished, seed_of
+from videojax.scaling.groups import Sweep, describe, load, require_finished, seed_of
 from videojax.scaling.page import page
 
 Part = dict[str, Any]
@@ -39,9 +38,9 @@ def report(directory: Path | str, out: Path | str | None = None) -> Path:
   out = Path(out) if out is not None else sweep.directory / "report"
   numbers = finite(analyse(sweep))
   images = draw(numbers, out / "figures") | _clips(sweep, numbers, out / "figures")
-  write(out / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-  write(out / "cells.csv", table(sweep))
-  write(out / "index.html", page(numbers, images))
+  write_json(out / "report.json", numbers)
+  write_text(out / "cells.csv", table(sweep))
+  write_text(out / "index.html", page(numbers, images))
   return out / "index.html"
 
 
@@ -208,14 +207,6 @@ def table(sweep: Sweep) -> str:
     ]
     writer.writerow(["" if v is None else int(v) if isinstance(v, bool) else v for v in row])
   return out.getvalue()
-
-
-def write(path: Path, text: str) -> None:
-  """By rename: a reader sees the old file or the new one."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  temporary.write_text(text)
-  temporary.replace(path)
 
 
 def main(arguments: Sequence[str]) -> None:
