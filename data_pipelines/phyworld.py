@@ -24,8 +24,7 @@ World: x to the right, y down; speeds per second.
 """
 
 import dataclasses
-import functools
-import zlib
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -33,7 +32,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
+from data_pipelines import indexed
 from data_pipelines import world_physics as physics
+from data_pipelines.indexed import Indexed, make_clips
 
 EXTENT = 10.0
 FIRST_S = 0.01  # time of the first frame
@@ -189,14 +190,12 @@ class Start(NamedTuple):
 
 def stream(config: Config) -> np.uint32:
   """A number of its own for each scenario and split."""
-  return np.uint32(zlib.crc32(f"{config.scenario}/{config.split}".encode()))
+  return indexed.stream(f"{config.scenario}/{config.split}")
 
 
 def draw(config: Config, index: UInt32[Array | np.ndarray, ""]) -> Start:
   """Where and how a clip starts; keyed by (seed, scenario and split, index)."""
-  # Implementation named, so that no flag of jax changes the data.
-  words = jnp.array([np.uint32(config.seed), stream(config)])
-  key = jax.random.fold_in(jax.random.wrap_key_data(words, impl="threefry2x32"), index)
+  key = indexed.stream_key(config.seed, stream(config), index)
   uniform = jax.random.uniform(key, (8,))
   place, values = uniform[:3], uniform[3:]
   low, high, at = _cell(config, index) if config.split == "train" else _box(config, values)
@@ -336,13 +335,7 @@ def make_clip(config: Config, index: UInt32[Array | np.ndarray, ""]) -> dict[str
   }
 
 
-# Compiled once for equal configs, wherever it is called from.
-@functools.partial(jax.jit, static_argnums=0)
-def _make_clips(config: Config, index: UInt32[Array | np.ndarray, " B"]) -> dict[str, Any]:
-  return jax.vmap(functools.partial(make_clip, config))(index)
-
-
-class Source:
+class Source(Indexed):
   """A source of clips of a scenario: indices until the device, where clips are made.
 
   Args:
@@ -350,18 +343,9 @@ class Source:
   """
 
   def __init__(self, config: Config):
+    shape = (config.frames, config.size, config.size, 3)
+    super().__init__(shape, math.prod(config.steps) if config.split == "train" else None)
     self.config = config
-    self.shape = (config.frames, config.size, config.size, 3)
-    self.finite = config.split == "train"
-
-  def __len__(self) -> int:
-    return int(np.prod(self.config.steps)) if self.finite else 2**31 - 1
-
-  def __getitem__(self, index: int | np.ndarray) -> dict[str, Any]:
-    """What is carried of example `index`, or of many: the index."""
-    if np.min(index) < 0 or np.max(index) >= len(self):
-      raise IndexError(f"phyworld: index {index} is not in [0, {len(self)})")
-    return {"index": np.asarray(index, np.uint32)[()]}
 
   def decode(self, carried: dict[str, UInt32[Array | np.ndarray, " B"]]) -> dict[str, Any]:
     """Draws, moves and renders the clips; jittable, and each is the same in any batch.
@@ -374,4 +358,4 @@ class Source:
       [B,L]; `state` as of worlds (docs/shapes.md), where `visible` is the fraction of a ball's area
       inside the picture.
     """
-    return _make_clips(self.config, carried["index"])
+    return make_clips(make_clip, self.config, carried["index"])

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, UInt32
+
+from data_pipelines.indexed import Indexed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,20 +34,12 @@ class Config:
   fps: float = 1.0
 
 
-class Source:
+class Source(Indexed):
   """An endless source: indices until the device, where numbers are drawn from them."""
 
-  finite = False
-
   def __init__(self, config: Config):
+    super().__init__((config.frames, config.height, config.width, config.channels), None)
     self.config = config
-    self.shape = (config.frames, config.height, config.width, config.channels)
-
-  def __len__(self) -> int:
-    return 2**31 - 1
-
-  def __getitem__(self, index: int | np.ndarray) -> dict[str, Any]:
-    return {"index": np.asarray(index, np.uint32)[()]}
 
   def decode(self, carried: dict[str, UInt32[Array, " B"]]) -> dict[str, Any]:
     """`video` [B,T,H,W,C] standard normal, and the conditions that the config asks for."""

@@ -7,7 +7,6 @@ until the last of them. Most of that is built into the draw; what is not is draw
 Alphabet: T frames, M most discs in a clip.
 """
 
-import zlib
 from typing import NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from data_pipelines import world_physics as physics
+from data_pipelines.indexed import stream, stream_key
 from data_pipelines.world_config import (
   BAR,
   GRAVITY,
@@ -44,9 +44,7 @@ class Start(NamedTuple):
 
 def draw(config: Config, index: UInt32[Array | np.ndarray, ""]) -> Start:
   """The first valid of a stream of candidates; the stream is keyed by (seed, split, index)."""
-  # Implementation named, so that no flag of jax changes the data.
-  words = jnp.array([np.uint32(config.seed), split_hash(config.split)])
-  key = jax.random.fold_in(jax.random.wrap_key_data(words, impl="threefry2x32"), index)
+  key = stream_key(config.seed, stream(config.split), index)
 
   # The scene is drawn once, so that those that are harder to start do not become rarer.
   pick = jax.random.uniform(jax.random.fold_in(key, TRIES))
@@ -64,10 +62,6 @@ def draw(config: Config, index: UInt32[Array | np.ndarray, ""]) -> Start:
   )
   # Never silently an invalid clip.
   return start._replace(position=jnp.where(valid, start.position, jnp.nan))
-
-
-def split_hash(split: str) -> np.uint32:
-  return np.uint32(zlib.crc32(split.encode()))
 
 
 def _candidate(

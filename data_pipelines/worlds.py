@@ -13,17 +13,16 @@ World: [0, extent]^2, x to the right, y down; speeds per second. Mass is radius^
 """
 
 import argparse
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8, UInt32
 
 from data_pipelines import world_physics as physics
+from data_pipelines.indexed import Indexed, make_clips, stream
 from data_pipelines.world_config import (
   BACKGROUND,
   OCCLUDER_COLOR,
@@ -33,7 +32,7 @@ from data_pipelines.world_config import (
   SPLITS,
   Config,
 )
-from data_pipelines.world_draws import Start, draw, split_hash
+from data_pipelines.world_draws import Start, draw
 from data_pipelines.world_physics import DISCS
 from videojax.data import caption_text
 
@@ -113,20 +112,14 @@ def make_clip(config: Config, index: UInt32[Array | np.ndarray, ""]) -> dict[str
   scene = {name: state[name] for name in names}
   return {
     "video": physics.render(position, **scene, size=config.size, extent=config.extent),
-    "id": index ^ split_hash(config.split),
+    "id": index ^ stream(config.split),
     "fps": jnp.float32(config.fps),
     "caption": caption(config, start),
     "state": state,
   }
 
 
-# Compiled once for equal configs, wherever it is called from.
-@functools.partial(jax.jit, static_argnums=0)
-def _make_clips(config: Config, index: UInt32[Array | np.ndarray, " B"]) -> dict[str, Any]:
-  return jax.vmap(functools.partial(make_clip, config))(index)
-
-
-class Source:
+class Source(Indexed):
   """A source of clips of a world: indices until the device, where clips are made.
 
   Args:
@@ -134,18 +127,9 @@ class Source:
   """
 
   def __init__(self, config: Config):
+    shape = (config.frames, config.size, config.size, 3)
+    super().__init__(shape, config.clips if config.split == "train" else None)
     self.config = config
-    self.shape = (config.frames, config.size, config.size, 3)
-    self.finite = config.clips is not None and config.split == "train"
-
-  def __len__(self) -> int:
-    return self.config.clips if self.finite and self.config.clips else 2**31 - 1
-
-  def __getitem__(self, index: int | np.ndarray) -> dict[str, Any]:
-    """What is carried of example `index`, or of many: the index."""
-    if np.min(index) < 0 or np.max(index) >= len(self):
-      raise IndexError(f"worlds: index {index} is not in [0, {len(self)})")
-    return {"index": np.asarray(index, np.uint32)[()]}
 
   def decode(self, carried: dict[str, UInt32[Array | np.ndarray, " B"]]) -> dict[str, Any]:
     """Draws, simulates and renders the clips; jittable, and each is the same in any batch.
@@ -161,7 +145,7 @@ class Source:
       `background` [B,3], `occluder_color` [B,3], `contact` [B,T,M] (contacts so far). Absent
       discs are zero.
     """
-    return _make_clips(self.config, carried["index"])
+    return make_clips(make_clip, self.config, carried["index"])
 
 
 def _examples(config: Config, clips: int, batch: int = 64) -> Iterator[dict[str, Any]]:
