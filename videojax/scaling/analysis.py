@@ -9,6 +9,7 @@ import numpy as np
 from videojax.files import finite
 from videojax.scaling import coherence as coherent
 from videojax.scaling import curves
+from videojax.scaling.cells import telling
 from videojax.scaling.groups import (
   STATUSES,
   Group,
@@ -240,7 +241,7 @@ def rates(sweep: Sweep) -> Part:
   found = {place: groups for place, groups in found.items() if len(groups) > 1}
   if not found:
     return {"why": f"Learning-rate curves are left out: no size has two values of {key} finished."}
-  told = _telling([size for _, size, _ in found])
+  told = telling([dict(size) for _, size, _ in found])
   several = len({series for *_, series in found}) > 1
   shared = len(found) > len({budget for budget, *_ in found})  # else the budget says no more
   curves = []
@@ -249,17 +250,6 @@ def rates(sweep: Sweep) -> Part:
     label = describe(tuple((k, v) for k, v in size if k in told)) or "all cells"
     curves.append(_basin(key, budget, groups) | {"panel": panel, "label": label})
   return {"key": key, "curves": curves}
-
-
-def _telling(settings: Sequence[Setting]) -> list[str]:
-  """The keys that tell settings apart; what follows from those before it (heads, from the width)
-  is left out."""
-  told: list[str] = []
-  distinct = lambda keys: len({tuple(v for k, v in s if k in keys) for s in settings})
-  for key in dict.fromkeys(k for s in settings for k, _ in s):
-    if distinct([*told, key]) > distinct(told):
-      told.append(key)
-  return told
 
 
 def _basin(key: str, budget: float, groups: Sequence[Group]) -> Part:

@@ -80,11 +80,7 @@ def cells(
   Raises:
     ValueError: two cells are equal, or there is none.
   """
-  varied: list[str] = []
-  for key in dict.fromkeys(key for point in points for key in point):
-    distinct = lambda keys: len({json.dumps([point.get(k) for k in keys]) for point in points})
-    if distinct([*varied, key]) > distinct(varied):  # what follows from the others is not said
-      varied.append(key)
+  varied = telling(points)
   made = [
     Cell(
       name="_".join(_label(k, point[k]) for k in varied if k in point) or "cell",
@@ -99,6 +95,21 @@ def cells(
   if twice or not made:
     raise ValueError(f"the sweep has cells that are equal: {', '.join(twice) or 'it has none'}")
   return made
+
+
+def distinct(points: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
+  """How many different values these keys have together."""
+  return len({json.dumps([point.get(key) for key in keys]) for point in points})
+
+
+def telling(points: Sequence[Mapping[str, Any]]) -> list[str]:
+  """The keys that tell points apart; what follows from those before it (heads, from the width) is
+  left out."""
+  told: list[str] = []
+  for key in dict.fromkeys(key for point in points for key in point):
+    if distinct(points, [*told, key]) > distinct(points, told):
+      told.append(key)
+  return told
 
 
 def _label(key: str, value: Any) -> str:

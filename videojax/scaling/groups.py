@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from videojax.scaling.cells import Row, read_sweep
+from videojax.scaling.cells import Row, distinct, read_sweep
 
 SIZES = ("model.width", "model.depth", "model.num_heads", "model.head_dim", "model.mlp_ratio")
 TUNED = ("optim.learning_rate", "optim.muon_learning_rate")
@@ -236,25 +236,16 @@ def _check(row: Row) -> None:
 
 def _roles(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
   """Which keys vary, as (size, tuned, series)."""
+  points = [{**row.cell.overrides, "budget": row.cell.budget} for row in rows]
   keys = dict.fromkeys(key for row in rows for key in row.cell.overrides)
-  varied = [k for k in keys if k not in ("seed", "total_steps") and len(_values(rows, [k])) > 1]
+  varied = [k for k in keys if k not in ("seed", "total_steps") and distinct(points, [k]) > 1]
   size = [k for k in varied if k in SIZES]
-  free = [k for k in varied if k not in size and not _follows(rows, k, size)]
+  whole = ["budget", *size]
+  # What budget and size say is no series of its own.
+  follows = lambda k: 1 < distinct(points, whole) == distinct(points, [*whole, k])
+  free = [k for k in varied if k not in size and not follows(k)]
   tuned = [k for k in free if k in TUNED]
   return tuple(size), tuple(tuned), tuple(k for k in free if k not in tuned)
-
-
-def _values(rows: Sequence[Row], keys: Sequence[str]) -> set[str]:
-  return {json.dumps([row.cell.overrides.get(k) for k in keys]) for row in rows}
-
-
-def _follows(rows: Sequence[Row], key: str, size: Sequence[str]) -> bool:
-  """Whether budget and size say what the key is."""
-  seen: dict[str, set[str]] = {}
-  for row in rows:
-    told = json.dumps([row.cell.budget, *(row.cell.overrides.get(k) for k in size)])
-    seen.setdefault(told, set()).add(json.dumps(row.cell.overrides.get(key)))
-  return len(seen) > 1 and all(len(values) == 1 for values in seen.values())
 
 
 def identity(row: Row) -> str:
