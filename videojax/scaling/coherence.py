@@ -1,11 +1,12 @@
 """Coherence of a sweep in numbers: against compute, against size, and against the loss."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from videojax.scaling import forms
 from videojax.scaling.curves import LEAST, Curve, power_line, rate_curve, survival_curve
 from videojax.scaling.groups import Group, Setting, Sweep, describe, per_clip
 
@@ -297,21 +298,24 @@ PREDICTORS = {
 
 def predictors(sweep: Sweep, series: Setting, names: Sequence[str]) -> Part:
   """R2 of the logarithm of each measure on the logarithm of each part of the loss, over cells."""
-  last = len(sweep.groups[0].rows[0].result["frozen_loss"]["by_level"]) - 1
-  keys = {"loss": "loss", "noisiest": f"level{last}", "dynamics": "dynamics"}
   groups = sweep.tuned(series, held_out=True)
   table, scatter = [], None
   for name in names:
     if about(name).better != "down":
       continue
+    here = [g for g in groups if past_onset(sweep, g, name)]
     for split in sweep.splits:
-      points = _predictor_points([g for g in groups if past_onset(sweep, g, name)],
-                                 f"{name}@{split}", keys)  # fmt: skip
+      points = _predictor_points(here, f"{name}@{split}")
       if len(points) < LEAST_CELLS:
         continue
-      r2 = {k: r_squared([p[k] for p in points], [p["value"] for p in points]) for k in PREDICTORS}
-      row = {"measure": name, "title": about(name).title, "split": split, "cells": len(points)}
-      table.append(row | {"r2": r2})
+      measure = [p["value"] for p in points]
+      *by_level, dynamics = forms.predictors(measure, [p["by_level"] for p in points])
+      alone = {k: forms.r_squared([p[k] for p in points], measure) for k in ("loss", "flops")}
+      r2 = alone | {"noisiest": by_level[-1].r2, "dynamics": dynamics.r2}
+      table.append({
+        "measure": name, "title": about(name).title, "split": split, "cells": len(points),
+        "r2": {k: r2[k] for k in PREDICTORS}, "by_level": [level.r2 for level in by_level],
+      })  # fmt: skip
       if scatter is None:
         by = {k: text for k, text in PREDICTORS.items() if k != "flops"}
         label = f"{about(name).title.lower()}, {split} ({about(name).unit})"
@@ -319,19 +323,15 @@ def predictors(sweep: Sweep, series: Setting, names: Sequence[str]) -> Part:
   return {"table": table, "scatter": scatter, "names": PREDICTORS, "least": LEAST_CELLS}
 
 
-def _predictor_points(groups: Sequence[Group], key: str, keys: Mapping[str, str]) -> list[Part]:
+def _predictor_points(groups: Sequence[Group], key: str) -> list[Part]:
   points = []
   for group in groups:
-    row: Part = {k: group.value(measure)[0] for k, measure in keys.items()}
-    row |= {"flops": group.flops, "budget": group.budget, "value": value(group, key)[0]}
+    levels = len(group.rows[0].result["frozen_loss"]["by_level"])
+    by_level = [group.value(f"level{i}")[0] for i in range(levels)]
+    row: Part = {k: group.value(k)[0] for k in ("loss", "dynamics")}
+    row |= {"noisiest": by_level[-1], "flops": group.flops, "budget": group.budget}
+    row["value"] = value(group, key)[0]
     # No law of logarithms where a part is not positive (an untrained model's dynamics may be).
     if all(v > 0 for v in row.values()):
-      points.append(row | {"cell": group.name})
+      points.append(row | {"cell": group.name, "by_level": by_level})
   return points
-
-
-def r_squared(x: Sequence[float], y: Sequence[float]) -> float:
-  """Share of the variance of log y that a straight line in log x explains."""
-  if np.ptp(x) == 0 or np.ptp(y) == 0:
-    return 0.0
-  return float(np.corrcoef(np.log(x), np.log(y))[0, 1] ** 2)

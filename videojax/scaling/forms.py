@@ -127,9 +127,17 @@ def predictors(measure: Any, by_level: Any) -> list[Predictor]:
     use = (column > 0) & (measure > 0)
     if use.sum() < 3:
       raise ValueError(f"{name}: {use.sum()} runs with a positive loss and measure; 3 are needed")
-    line = stats.linregress(np.log(column[use]), np.log(measure[use]))
-    found.append(Predictor(name, float(line.rvalue**2), float(line.slope), int(use.sum())))
+    x, y = column[use], measure[use]
+    slope = float(stats.linregress(np.log(x), np.log(y)).slope) if np.ptp(x) else np.nan
+    found.append(Predictor(name, r_squared(x, y), slope, int(use.sum())))
   return found
+
+
+def r_squared(x: Any, y: Any) -> float:
+  """Share of the variance of log y that a straight line in log x explains."""
+  if np.ptp(x) == 0 or np.ptp(y) == 0:
+    return 0.0
+  return float(np.corrcoef(np.log(x), np.log(y))[0, 1] ** 2)
 
 
 def _binomial(design: Array, events: Array, trials: Array, link: str) -> tuple[Array, Array, float]:

@@ -162,6 +162,15 @@ def _predictors(part: Part, images: Images) -> str:
     caption="R&sup2;: the share of the variance of the logarithm of the measure, over cells, that "
     "the logarithm of one number explains; 1 is all of it. The largest of each row is bold.",
   )  # fmt: skip
+  levels = range(len(found["table"][0]["by_level"]))
+  out += "<h3>At which noise level?</h3>" + table(
+    ("measure", "split", *(f"{(i + 0.5) / len(levels):.2f}" for i in levels)),
+    [
+      [escape(r["title"]), escape(r["split"]), *(f"{v:.2f}" for v in r["by_level"])]
+      for r in found["table"]
+    ],
+    text=(1,), caption="The same R&sup2; for the loss at each of the levels t, the cleanest first.",
+  )  # fmt: skip
   if "predictors.svg" in images:
     out += figure(images, "predictors", "A coherence measure against parts of the loss.",
                    "A dot per setting, coloured by budget.")  # fmt: skip
