@@ -19,7 +19,7 @@ from videojax.scaling.bootstrap import interval
 from videojax.scaling.fit import FREE, Fit, fit_table
 from videojax.scaling.forms import Rate, Survival, fit_rate, fit_survival
 from videojax.scaling.groups import Group
-from videojax.scaling.isoflop import IsoFlop
+from videojax.scaling.isoflop import IsoFlop, parabola
 from videojax.scaling.table import Table
 
 Array = np.ndarray
@@ -308,31 +308,27 @@ def isoflop(groups: Sequence[Group], seed_sd: float) -> Part:
 def _parabola(budget: float, here: Sequence[Group], seed_sd: float) -> Part:
   """loss = parabola in log N (Hoffmann et al. 2022, approach 2), as `fit --method=isoflop`."""
   x, y = np.log([g.params for g in here]), np.array([g.value("loss")[0] for g in here])
-  middle, unit = (x.min() + x.max()) / 2, np.ptp(x) / 2
-  u = (x - middle) / unit
-  design = np.stack([np.ones_like(u), u, u**2], 1)
-  inverse = np.linalg.pinv(design)
-  c = inverse @ y
+  curve = parabola(x, y[None])
+  (c,), (turn,), unit = curve.c, curve.turn, curve.unit
   lowest = here[int(np.argmin(y))]
   edge = lowest.name if lowest.params in (here[0].params, here[-1].params) else ""
-  vertex = -c[1] / (2 * c[2]) if c[2] > 0 else math.nan
   grid = np.linspace(-1, 1, POINTS)
-  curve = {"x": np.exp(middle + unit * grid), "y": c[0] + c[1] * grid + c[2] * grid**2}
-  good = curve["y"] > 0  # a parabola of a wide grid may dip below 0, which a log axis cannot show
-  error, minimum = _error(y, y - design @ c, here, seed_sd), None
-  if abs(vertex) <= 1 + EDGE:
-    slope = np.array([0, -1 / (2 * c[2]), c[1] / (2 * c[2] ** 2)]) @ inverse  # d vertex / d y
+  drawn = {"x": np.exp(curve.middle + unit * grid), "y": c[0] + c[1] * grid + c[2] * grid**2}
+  good = drawn["y"] > 0  # a parabola of a wide grid may dip below 0, which a log axis cannot show
+  error, minimum = _error(y, y - curve.fitted[0], here, seed_sd), None
+  if abs(turn) <= 1 + EDGE:
+    slope = np.array([0, -1 / (2 * c[2]), c[1] / (2 * c[2] ** 2)]) @ curve.inverse  # d turn / d y
     half = 1.96 * unit * float(np.sqrt(((slope * error) ** 2).sum())) if error is not None else None
-    at = float(np.exp(middle + unit * vertex))
+    at = float(np.exp(curve.vertex[0]))
     minimum = {
-      "params": at, "loss": float(c[0] - c[1] ** 2 / (4 * c[2])),
+      "params": at, "loss": float(curve.least[0]),
       "low": at * math.exp(-half) if half is not None else None,
       "high": at * math.exp(half) if half is not None else None,
     }  # fmt: skip
   return {
     "budget": budget, "held_out": here[0].held_out, "edge": edge, "minimum": minimum,
     "warnings": _warnings(here, lowest if edge else None, minimum),
-    "curve": {k: v[good].tolist() for k, v in curve.items()},
+    "curve": {k: v[good].tolist() for k, v in drawn.items()},
     "points": [{"cell": g.name, "params": g.params, "loss": v, "stderr": g.value("loss")[1],
                 "seeds": len(g.rows)} for g, v in zip(here, y)],
   }  # fmt: skip

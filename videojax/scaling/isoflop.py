@@ -8,7 +8,7 @@ Letters: R resamples, n rows, G budgets.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -93,20 +93,53 @@ def budgets(flops: Array) -> Array:
   return group
 
 
-def _parabola(x: Array, y: Array) -> tuple[Array, ...]:
-  """Vertex, value there and curvature [R], fitted values [R,n], leverages [n]; x [n], y [R,n]."""
-  middle, unit = x.mean(), np.ptp(x) / 2
+class Parabola(NamedTuple):
+  """Least squares c0 + c1 u + c2 u^2 of u = (x - middle) / unit, which lies in [-1,1]."""
+
+  middle: float
+  unit: float
+  design: Array  # [n,3]
+  inverse: Array  # [3,n]: coefficients = inverse @ y
+  c: Array  # [R,3]
+
+  @property
+  def vertex(self) -> Array:
+    """x of the minimum [R]; NaN where it opens downwards."""
+    return self.middle + self.unit * self.turn
+
+  @property
+  def turn(self) -> Array:
+    """u of the minimum [R]."""
+    return -self.c[:, 1] / np.where(self.c[:, 2] > 0, 2 * self.c[:, 2], np.nan)
+
+  @property
+  def least(self) -> Array:
+    """y at the minimum [R]."""
+    return self.c[:, 0] + self.c[:, 1] * self.turn / 2
+
+  @property
+  def curvature(self) -> Array:
+    """d2y / dx2 [R]."""
+    return 2 * self.c[:, 2] / self.unit**2
+
+  @property
+  def fitted(self) -> Array:
+    """y at the points [R,n]."""
+    return self.c @ self.design.T
+
+  @property
+  def leverage(self) -> Array:
+    """Of the points [n]."""
+    return (self.design * self.inverse.T).sum(1)
+
+
+def parabola(x: Array, y: Array) -> Parabola:
+  """Fits y [R,n] at x [n]."""
+  middle, unit = (x.min() + x.max()) / 2, np.ptp(x) / 2
   u = (x - middle) / unit
-  q, r = np.linalg.qr(np.stack([np.ones_like(u), u, u**2], -1))  # [n,3]
-  c = np.linalg.solve(r, (y @ q)[..., None])[..., 0]  # [R,3]
-  at = -c[:, 1] / np.where(c[:, 2] > 0, 2 * c[:, 2], np.nan)
-  return (
-    middle + unit * at,
-    c[:, 0] + c[:, 1] * at / 2,
-    2 * c[:, 2] / unit**2,
-    y @ q @ q.T,
-    (q**2).sum(1),
-  )
+  design = np.stack([np.ones_like(u), u, u**2], -1)
+  inverse = np.linalg.pinv(design)
+  return Parabola(middle, unit, design, inverse, y @ inverse.T)
 
 
 def _line(x: Array, y: Array) -> tuple[Array, Array]:
@@ -158,12 +191,12 @@ def fit_isoflop(
     if sizes < 3:
       continue
     x, c = np.log(params[i]), float(np.exp(np.log(flops[i]).mean()))
-    log_n, loss, curvature, inside, hat[i] = _parabola(x, y[:, i])
-    log_d = _parabola(np.log(tokens[i]), y[:, i])[0]
-    loss, fitted[i] = back(loss), back(inside[0])
-    offset = float((log_n[0] - (x.min() + x.max()) / 2) / (np.ptp(x) / 2))
+    curve = parabola(x, y[:, i])
+    log_n, log_d = curve.vertex, parabola(np.log(tokens[i]), y[:, i]).vertex
+    loss, fitted[i], hat[i] = back(curve.least), back(curve.fitted[0]), curve.leverage
     best = (float(np.exp(log_n[0])), float(np.exp(log_d[0])), float(loss[0]))
-    minima.append(Minimum(c, *best, float(curvature[0]), sizes, offset))
+    bend, offset = float(curve.curvature[0]), float(curve.turn[0])
+    minima.append(Minimum(c, *best, bend, sizes, offset))
     columns.append((log_n, log_d, loss))
   if len(minima) < 2:
     raise ValueError(
