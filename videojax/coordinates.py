@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 
 from videojax import files, optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.program import create_state, make_update
+from videojax.scaling import plotting
 from videojax.scaling.coordinates import product_sizes, slopes
-from videojax.sharding import path_name
+from videojax.sharding import by_path
 from videojax.state import TrainState, train_step
 from videojax.task import Task
 
@@ -95,34 +95,28 @@ def products(task: Task, state: TrainState, rows: Any) -> dict[str, jax.Array]:
   t = jnp.full((x.shape[0], 1), 0.5, jnp.float32)
   noisy = 0.5 * x + 0.5 * jax.random.normal(jax.random.key(0), x.shape)
   params = state.params
-  names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-  return product_sizes(
-    lambda p, x_t: task.denoise(p, x_t, t, cond).output, params, noisy, names=names
-  )
+  network = lambda p, x_t: task.denoise(p, x_t, t, cond).output
+  return product_sizes(network, params, noisy, names=list(by_path(params)))
 
 
 def draw(written: dict[str, Any], path: Path) -> None:
   """RMS over width, a line per product: a row per parametrisation, a column per number of steps."""
-  figure, axes = plt.subplots(
-    2, len(STEPS), figsize=(3.2 * len(STEPS), 5.6), sharex=True, sharey=True,
-    layout="constrained", squeeze=False,
-  )  # fmt: skip
-  for row, (name, title) in enumerate((("mup", "muP"), ("standard", "standard"))):
-    for column, step in enumerate(map(str, STEPS)):
-      axis, sizes = axes[row, column], written[name][step]
-      for product, slope in written[f"{name}_slopes"][step].items():
-        color = "#0072B2" if abs(slope) <= FLAT else "#D55E00"
-        axis.plot(written["widths"], [s[product] for s in sizes], color=color, lw=0.9, alpha=0.7)
-      axis.set_xscale("log", base=2)
-      axis.set_yscale("log")
-      axis.set_title(f"{title}, after {step} step{'s' if step != '1' else ''}", fontsize=10)
-      axis.grid(alpha=0.25, lw=0.5)
-      if row:
-        axis.set_xlabel("width")
-    axes[row, 0].set_ylabel("RMS of a product's output")
-  figure.suptitle(
-    f"Every matrix product of the forward pass (orange: steeper than width$^{{{FLAT}}}$)",
-    fontsize=10,
-  )
-  figure.savefig(path, dpi=160)
-  plt.close(figure)
+  flat, steep, *_ = plotting.PALETTE
+  with plotting.styled():
+    figure, axes = plotting.new(2, len(STEPS), height=2.5, sharex=True, sharey=True)
+    for row, (name, title) in enumerate((("mup", "muP"), ("standard", "standard"))):
+      for axis, step in zip(axes[row], map(str, STEPS)):
+        for product, slope in written[f"{name}_slopes"][step].items():
+          sizes = [size[product] for size in written[name][step]]
+          color = flat if abs(slope) <= FLAT else steep
+          axis.plot(written["widths"], sizes, color=color, lw=0.9, alpha=0.7)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_title(f"{title}, after {step} step{'s' if step != '1' else ''}")
+      axes[row, 0].set_ylabel("RMS of a product's output")
+    for axis in axes[1]:
+      axis.set_xlabel("width")
+    figure.suptitle(
+      f"Every matrix product of the forward pass (orange: steeper than width$^{{{FLAT}}}$)"
+    )
+    figure.savefig(path, dpi=180)

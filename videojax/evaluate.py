@@ -188,16 +188,21 @@ class Evaluator:
     return out
 
   @property
+  def world(self) -> Any:
+    """The config of the simulator behind the data, for its extent and fps; None: there is none."""
+    config = getattr(self.train_task.source, "config", None)
+    return config if hasattr(config, "extent") else None
+
+  @property
   def measures_coherence(self) -> bool:
     """Whether there is a simulator behind the data, and frames to continue."""
-    world = getattr(self.train_task.source, "config", None)
     wanted = self.config.coherence_clips and self.train_task.known_frames
-    return bool(wanted) and hasattr(world, "extent")
+    return bool(wanted) and self.world is not None
 
   @functools.cached_property
   def yardsticks(self) -> dict[str, dict[str, np.ndarray]]:
     """What truth and the baselines score on the first split: row -> measure -> value per clip."""
-    known, world = self.train_task.known_frames, self.train_task.source.config  # type: ignore[attr-defined]
+    known, world = self.train_task.known_frames, self.world
     clips = {
       "floor": lambda x: x["video"],
       "copy_last": lambda x: physics.copy_last(x["video"], known),
@@ -207,7 +212,7 @@ class Evaluator:
 
   def _measured(self, split: str, make: Callable[[dict], Any]) -> dict[str, np.ndarray]:
     """Measure -> value per clip, of what `make` makes of a split's examples."""
-    known, world = self.train_task.known_frames, self.train_task.source.config  # type: ignore[attr-defined]
+    known, world = self.train_task.known_frames, self.world
     parts = []
     for example, n in self.examples(split, self.config.coherence_clips):
       values = _measure(make(example), example["state"], world.extent, world.fps, known)

@@ -29,7 +29,7 @@ class Log:
   ):  # fmt: skip
     quiet = quiet or not writes
     self.console = Console(stderr=False, quiet=quiet, highlight=False, soft_wrap=True)
-    self.path, self.quiet = workdir / "metrics.jsonl", quiet
+    self.path = workdir / "metrics.jsonl"
     if writes:
       _drop_after(self.path, start)
     self.file = open(self.path, "a", buffering=1) if writes else None  # noqa: SIM115

@@ -6,6 +6,7 @@ A `Program` is what runs of one size have in common; a sweep hands it from cell 
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -65,13 +66,15 @@ def check_loss(e: Experiment, tasks: dict[str, Task]) -> None:
       raise ConfigError(f"data.{name}: {error}") from error
 
 
-def mup_rules(e: Experiment) -> dict[str, mup.Rule] | None:
+def mup_rules(e: Experiment) -> Mapping[str, mup.Rule] | None:
   """muP's rule of every parameter by path; None without muP."""
-  if e.mup_base_width is None:
-    return None
-  model, shapes = e.model, lambda m: {p: x.shape for p, x in by_path(m.abstract_params).items()}
-  ratio = model.config.width / e.mup_base_width
-  return mup.rules(model.info, shapes(model), shapes(model.wider), ratio)
+  return None if e.mup_base_width is None else _mup_rules(e.model, e.mup_base_width)
+
+
+@functools.lru_cache
+def _mup_rules(model: ModelSpec, base_width: int) -> Mapping[str, mup.Rule]:
+  shapes = lambda m: {path: x.shape for path, x in by_path(m.abstract_params).items()}
+  return mup.rules(model.info, shapes(model), shapes(model.wider), model.config.width / base_width)
 
 
 def make_update(e: Experiment) -> tuple[Any, dict[str, float]]:

@@ -21,46 +21,45 @@ class Seconds:
 
 
 @dataclasses.dataclass(frozen=True)
-class FrozenLossRecord:
-  """The frozen loss (docs/measures.md), in units of the variance of the data.
+class SplitLoss:
+  """The frozen loss of the EMA weights on one split (docs/measures.md).
+
+  In units of the variance of the training data, but for `velocity`.
 
   Attributes:
-    init, final: before training, and the EMA weights after it.
-    stderr: standard error of `final` over clips.
-    raw: of the weights themselves, without averaging.
-    zero_model, wiener: what ignorance scores.
-    by_level: `final` at the 16 noise levels, cleanest first.
+    final: the number; stderr: its standard error over clips.
+    by_level: its parts at the 16 noise levels, cleanest first.
     velocity: mean squared error of the velocity, not divided by the variance.
     dynamics: noisiest level minus the cleanest.
-    variance: the data's, by which all but `velocity` are divided.
-    clips: evaluated.
     per_example: `final` of every clip, in the order of their indices.
   """
 
-  init: float
   final: float
   stderr: float
-  raw: float
-  zero_model: float
-  wiener: float
   by_level: list[float]
   velocity: float
   dynamics: float
-  variance: float
-  clips: int
   per_example: list[float]
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitLoss:
-  """The frozen loss on another split; fields as in FrozenLossRecord."""
+class FrozenLossRecord(SplitLoss):
+  """The frozen loss on the split evaluate.main, and what it is compared with.
 
-  final: float
-  stderr: float
-  by_level: list[float]
-  velocity: float
-  dynamics: float
-  per_example: list[float]
+  Attributes:
+    init: before training.
+    raw: of the weights themselves, without averaging.
+    zero_model, wiener: what ignorance scores.
+    variance: the data's, by which all but `velocity` are divided.
+    clips: evaluated.
+  """
+
+  init: float
+  raw: float
+  zero_model: float
+  wiener: float
+  variance: float
+  clips: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from videojax.errors import require_extra
 from videojax.evaluate import Evaluator
 from videojax.integrity import params_sha256
 from videojax.log import Log
+from videojax.measures.frozen import FrozenLoss
 from videojax.models.attention import choose_kernel
 from videojax.program import (
   Counts,
@@ -315,28 +316,24 @@ def measure(
 ) -> dict[str, Any]:
   """All measures of the final weights: fields of the record."""
   ema = state.ema_params(ema_name(e.ema[0]))
-  final = evaluator.frozen_loss(ema)
-  record = FrozenLossRecord(
-    init=init_loss, final=final.mean, stderr=final.stderr,
-    raw=evaluator.frozen_loss(state.params).mean, **evaluator.ignorance,
-    by_level=final.by_level, velocity=final.velocity, dynamics=final.dynamics,
-    variance=evaluator.reference.total, clips=len(final.per_example),
-    per_example=final.per_example,
-  )  # fmt: skip
-  others = {s: evaluator.frozen_loss(ema, s) for s in evaluator.tasks if s != evaluator.first}
-  coherence = evaluator.coherence(ema)
+  losses = {split: evaluator.frozen_loss(ema, split) for split in evaluator.tasks}
+  main, coherence = losses.pop(evaluator.first), evaluator.coherence(ema)
   return {
-    "frozen_loss": record,
-    "frozen_loss_by_split": {
-      s: SplitLoss(
-        loss.mean, loss.stderr, loss.by_level, loss.velocity, loss.dynamics, loss.per_example
-      )
-      for s, loss in others.items()
-    },
+    "frozen_loss": FrozenLossRecord(
+      init=init_loss, raw=evaluator.frozen_loss(state.params).mean, clips=len(main.per_example),
+      variance=evaluator.reference.total, **(split_fields(main) | evaluator.ignorance),
+    ),
+    "frozen_loss_by_split": {s: SplitLoss(**split_fields(loss)) for s, loss in losses.items()},
     "coherence": coherence.mean,
     "coherence_stderr": coherence.stderr,
     "coherence_per_example": coherence.per_example,
-  }
+  }  # fmt: skip
+
+
+def split_fields(loss: FrozenLoss) -> dict[str, Any]:
+  """As the record names them."""
+  values = loss._asdict()
+  return {"final": values.pop("mean"), **values}
 
 
 def samples(evaluator: Evaluator, e: Experiment, state: TrainState, workdir: Path) -> None:
