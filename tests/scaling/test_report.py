@@ -257,6 +257,10 @@ def test_table_of_cells_makes_the_law_of_the_page(full):
     rows = list(csv.DictReader(file))
   assert sum(int(row["held_out"]) for row in rows) == len(fit.held_out) == 2
   assert float(rows[0]["velocity_error@id"]) > 0
+  finished = [r for r in read_sweep(directory) if r.status == "finished"]
+  assert [float(row["level3"]) for row in rows] == [
+    r.result["frozen_loss"]["by_level"][3] for r in finished
+  ]
   # What training saw, whatever the patch: frames / fps and frames x height x width of every clip.
   for row, cell in zip(rows, (r for r in read_sweep(directory) if r.status == "finished")):
     source = next(iter(cell.config["data"].values()))["settings"]

@@ -12,6 +12,7 @@ COMMANDS = {
   "fit": "a law from a table of runs",
   "predict": "the loss of a budget that has not been run, dated and sealed",
   "report": "a page about a sweep, from its run directories",
+  "serve": "the cheapest model and steps for minutes of video at a quality",
   "cost": "what video models cost to train and to serve",
 }
 

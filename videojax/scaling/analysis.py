@@ -73,7 +73,7 @@ def _cell(sweep: Sweep, row: Any) -> Part:
   }  # fmt: skip
   keys = ("params", "tokens", "flops", "total_steps")
   out |= {("steps" if k == "total_steps" else k): planned.get(k) for k in keys}
-  out |= {"loss": None, "stderr": None, "seconds": None, "coherence": {}}
+  out |= {"loss": None, "stderr": None, "seconds": None, "coherence": {}, "levels": {}}
   out |= {"video_seconds": None, "pixels": None}
   if row.status == "finished":
     loss, stderr = row.value("loss")
@@ -82,6 +82,7 @@ def _cell(sweep: Sweep, row: Any) -> Part:
       "flops": row.result["flops"]["total"], "steps": row.result["steps"],
       "loss": loss, "stderr": finite(stderr), "seconds": sum(row.result["seconds"].values()),
       "video_seconds": finite(row.seconds_of_video), "pixels": finite(row.pixels),
+      "levels": {f"level{i}": v for i, v in enumerate(row.result["frozen_loss"]["by_level"])},
       "coherence": {
         f"{m}@{s}": values[s]
         for m, values in row.result["coherence"].items() for s in sweep.splits if s in values

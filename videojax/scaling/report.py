@@ -192,19 +192,17 @@ def table(sweep: Sweep) -> str:
   cells, so that it is no noise between them, which `fit` would take a column `stderr` for.
   """
   cells = [c for c in analysis.cells(sweep) if c["status"] == "finished"]
-  measures = list(dict.fromkeys(key for c in cells for key in c["coherence"]))
+  # level0: the loss at the cleanest level.
+  measured = [c["levels"] | c["coherence"] for c in cells]
+  measures = list(dict.fromkeys(key for values in measured for key in values))
   columns = {k: k for k in ("name", "params", "tokens", "flops", "loss", "seed", "budget")}
   columns |= {"held_out": "held_out", "steps": "steps", "wall_seconds": "seconds"}
   columns |= {"seconds": "video_seconds", "pixels": "pixels"}
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
   writer.writerow([*columns, "stderr_over_clips", *measures])
-  for c in cells:
-    row = [
-      *(c[k] for k in columns.values()),
-      c["stderr"],
-      *(c["coherence"].get(m) for m in measures),
-    ]
+  for c, values in zip(cells, measured):
+    row = [*(c[k] for k in columns.values()), c["stderr"], *(values.get(m) for m in measures)]
     writer.writerow(["" if v is None else int(v) if isinstance(v, bool) else v for v in row])
   return out.getvalue()
 
