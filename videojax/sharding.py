@@ -193,3 +193,14 @@ def batch_sharding(mesh: Mesh, shape: tuple[int, ...], lead: int = 0) -> NamedSh
   """Of a batch whose rows are axis `lead`."""
   axes = (None,) * lead + ("batch",) + (None,) * (len(shape) - lead - 1)
   return NamedSharding(mesh, spec(axes, shape, mesh))
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+  """Rows of the global batch that this process's devices hold."""
+  sharding = batch_sharding(mesh, (batch_size,))
+  spans = {
+    s[0].indices(batch_size)[:2]
+    for s in sharding.addressable_devices_indices_map((batch_size,)).values()
+    if s is not None
+  }
+  return np.concatenate([np.arange(a, b) for a, b in sorted(spans)])

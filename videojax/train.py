@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from videojax import files, optim, rundir
 from videojax.checkpoint import Checkpointer
@@ -35,7 +35,7 @@ from videojax.records import SCHEMA, FrozenLossRecord, Result, Seconds, SplitLos
 from videojax.resume import restore_or_create
 from videojax.sample import write_samples
 from videojax.scaling import flops
-from videojax.sharding import fallbacks, make_mesh, path_name
+from videojax.sharding import fallbacks, local_rows, make_mesh, path_name
 from videojax.state import TrainState
 from videojax.task import Task
 
@@ -208,17 +208,6 @@ def finished_steps(workdir: Path) -> int | None:
   """Steps of the finished run whose record is in `workdir`."""
   path = workdir / "result.json"
   return rundir.read_json(path)["steps"] if path.exists() else None
-
-
-def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-  """Rows of the global batch that this process's devices hold."""
-  sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-  spans = {
-    s[0].indices(batch_size)[:2]
-    for s in sharding.addressable_devices_indices_map((batch_size,)).values()
-    if s is not None
-  }
-  return np.concatenate([np.arange(a, b) for a, b in sorted(spans)])
 
 
 @contextlib.contextmanager

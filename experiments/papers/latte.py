@@ -18,11 +18,12 @@ Run: parameters (673.68M, the published number) and FLOPs, tests/test_experiment
 
 Two CPU cores, minutes: the same architecture at width 64 and depth 4, on the worlds of
 experiments/quickstart.py (8 frames of 16x16 pixels, the first 2 given, so that motion can be
-measured), with that file's objective and learning rate. Result: docs/LOG.md.
+measured), with that file's objective. Result: docs/LOG.md.
 """
 
 from ml_collections import ConfigDict
 
+from experiments import quickstart
 from videojax.config import complete
 from videojax.errors import check_choice
 from videojax.models.dit import DIT_IMAGE, SIZES
@@ -59,28 +60,12 @@ def _paper(name: str, data: str | None = None) -> ConfigDict:
 
 
 def _small(smoke: bool) -> ConfigDict:
-  c = ConfigDict()
+  """On the quickstart's world, with its objective and measures."""
+  c = quickstart.get_config("smoke" if smoke else "")
   c.total_steps = 2 if smoke else 3000
   c.batch_size = 2 if smoke else 4
   like_paper = {**LATTE, "channels": 3, "known": "last"}
   sizes = dict(width=32 if smoke else 64, depth=2 if smoke else 4, num_heads=2)
   c.model = dict(name="dit", patch=(1, 2, 2), dtype="float32", **sizes, **like_paper)
-  c.data = dict(
-    worlds=dict(name="worlds", size=16, frames=8, known=2, fps=7.0, scenes=("one", "two"))
-  )
-  c.condition = dict(known_frames=2)
-  c.denoiser = dict(prediction="data", sigma_data=0.3)
-  c.objective = dict(space="velocity", times="logit_normal", mean=0.8, std=1.2)
-  c.optim = dict(learning_rate=2.5e-3, schedule="wsd", warmup_steps=50, decay_fraction=1.0)
-  c.ema = (0.05,)
-  c.sampler = dict(steps=2 if smoke else 30)
-  c.checkpoint = dict(save_every_steps=600)
-  c.evaluate = dict(
-    splits=dict(id=dict(split="id"), ood=dict(split="fast")),
-    main="id",
-    clips=4 if smoke else 64,
-    coherence_clips=4 if smoke else 64,
-    reference_clips=8 if smoke else 1024,
-    batch_size=4 if smoke else 32,
-  )
+  c.optim.learning_rate = 2.5e-3
   return complete(c)
