@@ -7,17 +7,19 @@ import signal
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import tiny
+from tests.helpers import relative_error, tiny
 from videojax import program
 from videojax import train as loop
+from videojax.bench import make_arguments
 from videojax.checkpoint import Checkpointer
 from videojax.config import program_of
 from videojax.data import Mixture
 from videojax.errors import ConfigError
-from videojax.sharding import make_mesh
+from videojax.sharding import MeshConfig, make_mesh
 from videojax.train import Diverged, Preempted, train
 
 ONE = jax.devices()[:1]
@@ -222,6 +224,21 @@ def test_host_overhead_of_the_loop_is_at_most_2_percent_of_a_50_ms_step(tmp_path
   waited = result.seconds.data_wait / 100
   print(f"overhead {overhead:.2%} of a 50 ms step, data wait {waited * 1e3:.2f} ms a step")
   assert overhead <= 0.02
+
+
+def test_replicas_in_one_step_are_the_runs_alone():
+  e = tiny(batch_size=4)
+  made = program.Program(e, make_mesh(MeshConfig(), ONE))
+  task = made.tasks["worlds"]
+  together = program.compile_step(made, task, replicas=2)
+  stacked = make_arguments(made, task, replicas=2)
+  rows = [jax.tree.map(lambda x, i=i: jnp.copy(x[i]), stacked[:3]) for i in range(2)]
+  got, metrics = together(*jax.device_put(stacked, together.input_shardings[0]))
+  for i, (state, batch, key) in enumerate(rows):
+    want, alone = made.steps["worlds"](state, batch, key, *stacked[3:])
+    assert relative_error(jax.tree.map(lambda x, i=i: x[i], got.ema), want.ema) < 1e-5
+    np.testing.assert_allclose(metrics["loss"][i], alone["loss"], rtol=1e-5)
+  assert metrics["loss"][0] != metrics["loss"][1]
 
 
 def test_several_steps_in_a_dispatch_do_not_show(whole, tmp_path):

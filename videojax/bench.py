@@ -1,32 +1,38 @@
 """How fast the real training step runs here, with the conditions that make it a number."""
 
-import itertools
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from videojax import files, optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.models.attention import choose_kernel
-from videojax.program import Counts, Program, compiled_bytes, next_dispatch, put_replicated
+from videojax.program import Counts, Program, compile_step, compiled_bytes
 from videojax.scaling import flops
 from videojax.sharding import make_mesh
+from videojax.task import Task
 
 WARMUP, TIMED = 3, 10
 
 
-def bench(experiment: Experiment, workdir: Path, *, trace: bool) -> dict[str, Any]:
+def bench(
+  experiment: Experiment, workdir: Path, *, trace: bool, replicas: int | None = None
+) -> dict[str, Any]:
   """Times the training step on the measured data source; writes bench.json.
 
   Args:
     experiment: resolved.
     workdir: for bench.json and the trace.
     trace: keep a profile (workdir/trace) of three further steps.
+    replicas: this many runs that differ in their seed, in one step by vmap; None: one, as it is
+      trained. Small models leave a large chip idle alone.
   Returns: the content of bench.json. seconds_per_step is the median of TIMED dispatches, each
     waited for, over the steps in one; compile excluded.
   """
@@ -35,19 +41,16 @@ def bench(experiment: Experiment, workdir: Path, *, trace: bool) -> dict[str, An
   program = Program(e, mesh)
   name, task = next(iter(program.tasks.items()))
   with jax.set_mesh(mesh):
-    state = program.create(e.seed)
     clock = time.perf_counter()
-    step = program.steps[name]
+    step = compile_step(program, task, replicas)
     compile_s = time.perf_counter() - clock
-    rows = stack_examples(task.source, range(e.batch_size))
-    _, batch, scalars = next_dispatch(itertools.repeat((name, rows)), program.most, program)
-    key = put_replicated(jax.random.key(e.seed), mesh)
-    schedule = put_replicated(optim.schedule(e.optim, e.total_steps), mesh)
+    arguments = make_arguments(program, task, replicas)
+    state, *rest = jax.device_put(arguments, step.input_shardings[0])
 
     def once() -> float:
       nonlocal state
       clock = time.perf_counter()
-      state, metrics = step(state, batch, key, schedule, *scalars)
+      state, metrics = step(state, *rest)
       jax.block_until_ready((state, metrics))
       return (time.perf_counter() - clock) / program.most
 
@@ -62,12 +65,13 @@ def bench(experiment: Experiment, workdir: Path, *, trace: bool) -> dict[str, An
   device, config = jax.devices()[0], e.model.config
   median, counts = statistics.median(seconds), Counts.of(e, task)
   peak = flops.peak_flops_per_s(device.device_kind)
-  model_flops_per_s = counts.flops * e.batch_size / median
+  clips = e.batch_size * (replicas or 1)
+  model_flops_per_s = counts.flops * clips / median
   written = {
     "seconds_per_step": median,
     "seconds": seconds,
     "compile_seconds": compile_s,
-    "tokens_per_s": counts.tokens * e.batch_size / median,
+    "tokens_per_s": counts.tokens * clips / median,
     "model_flops_per_s": model_flops_per_s,
     "mfu": model_flops_per_s / (peak * mesh.size) if peak else None,
     "step_bytes_per_device": compiled_bytes(step),
@@ -78,7 +82,7 @@ def bench(experiment: Experiment, workdir: Path, *, trace: bool) -> dict[str, An
       "attention_kernel": choose_kernel(
         config.kernel, platform=device.platform, dtype=config.dtype, head_dim=config.head_dim
       ),
-      "steps_per_dispatch": program.most,
+      "steps_per_dispatch": program.most, "replicas": replicas or 1,
       "optimizer": e.optim.name, "ema": list(e.ema), "jax": jax.__version__,
       "timed_steps": TIMED, "flops_convention": "3 x forward",
     },
@@ -87,6 +91,21 @@ def bench(experiment: Experiment, workdir: Path, *, trace: bool) -> dict[str, An
   show(written)
   print(f"{workdir}/bench.json")
   return written
+
+
+def make_arguments(program: Program, task: Task, replicas: int | None) -> tuple[Any, ...]:
+  """What the compiled step takes: state, batch, key, schedule; of several steps their number."""
+  e, most = program.experiment, program.most
+  stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+  def own(replica: int) -> tuple[Any, ...]:
+    rows = stack_examples(task.source, range(replica * e.batch_size, (replica + 1) * e.batch_size))
+    batch = stack([rows] * most) if most > 1 else rows
+    return program.create(e.seed + replica), batch, jax.random.key(e.seed + replica)
+
+  each = own(0) if replicas is None else stack([own(replica) for replica in range(replicas)])
+  number = (np.int32(most),) if most > 1 else ()
+  return *each, optim.schedule(e.optim, e.total_steps), *number
 
 
 def show(written: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def plan(c: Command) -> None:
 def bench(c: Command) -> None:
   from videojax.bench import bench
 
-  bench(c.experiment, c.workdir, trace=c.flags.trace)
+  bench(c.experiment, c.workdir, trace=c.flags.trace, replicas=c.flags.replicas)
 
 
 def coordinates(c: Command) -> None:
@@ -125,6 +125,7 @@ def parse(argv: list[str]) -> Command:
   flags.DEFINE_bool("list", False, "sweep: show the cells and how they stand", **define)
   flags.DEFINE_float("max-seconds", None, "sweep: stop, saved, after so long", **define)
   flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
+  flags.DEFINE_integer("replicas", None, "bench: so many runs in one step, by vmap", **define)
   flags.DEFINE_bool("help", False, "show this", **define)
   try:
     rest = values(argv)[1:]

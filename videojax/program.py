@@ -176,9 +176,11 @@ class Program:
     return max(compiled_bytes(step) for step in self.steps.values())
 
 
-def compile_step(program: Program, task: Task) -> Any:
-  """The training step on one kind of batch, compiled ahead: state donated, shardings pinned.
+def lower_step(program: Program, task: Task, replicas: int | None = None) -> Any:
+  """The training step on one kind of batch, traced for shapes: state donated, shardings pinned.
 
+  Args:
+    replicas: this many runs at once, by vmap: state, batch and key have a leading axis of it.
   Returns: `state.train_step`'s, or `state.train_steps`' where a dispatch has several.
   """
   e, mesh = program.experiment, program.mesh
@@ -187,14 +189,28 @@ def compile_step(program: Program, task: Task) -> Any:
     loss_fn=task.loss, tx=program.tx, gammas=program.gammas, accumulate=e.accumulate,
   )  # fmt: skip
   replicated = NamedSharding(mesh, PartitionSpec())
-  jitted = jax.jit(step, donate_argnums=0, out_shardings=(program.shardings, replicated))
   scalars: tuple[Any, ...] = jax.random.key(0), optim.schedule(e.optim, e.total_steps)
   if program.most > 1:
     scalars += (np.int32(0),)
   scalars = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, scalars))
-  whole = jax.tree.map(lambda _: replicated, scalars)
-  batch = abstract_batch(e, task, mesh)
-  return jitted.lower(program.abstract, batch, *with_shardings(scalars, whole)).compile()
+  key, *shared = with_shardings(scalars, jax.tree.map(lambda _: replicated, scalars))
+  own = program.abstract, abstract_batch(e, task, mesh), key
+  if replicas is not None:
+    step = jax.vmap(step, in_axes=(0, 0, 0, *(None for _ in shared)))
+    own = jax.tree.map(functools.partial(_repeated, number=replicas), own)
+  out = jax.tree.map(lambda leaf: leaf.sharding, own[0]), replicated
+  return jax.jit(step, donate_argnums=0, out_shardings=out).lower(*own, *shared)
+
+
+def compile_step(program: Program, task: Task, replicas: int | None = None) -> Any:
+  """`lower_step`'s, compiled ahead."""
+  return lower_step(program, task, replicas).compile()
+
+
+def _repeated(leaf: jax.ShapeDtypeStruct, number: int) -> jax.ShapeDtypeStruct:
+  sharding: Any = leaf.sharding
+  sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+  return jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype, sharding=sharding)
 
 
 def next_dispatch(batches: Any, number: int, program: Program) -> tuple[str, Any, tuple]:
