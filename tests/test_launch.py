@@ -121,12 +121,12 @@ def test_workdir_that_cannot_be_made_is_named(command):
 
 def test_remat_keeps_fewer_activations_in_the_plan(command, tmp_path):
   kept = {}
-  for remat in ("none", "dots", "full"):
+  for remat in ("none", "attention_dots", "attention", "full"):
     workdir, policy = f"--workdir={tmp_path / remat}", f"--config.model.remat={remat}"
     assert command(QUICK, WIDE, workdir, "--mode=plan", policy)[0] == 0
     plan = json.loads((tmp_path / remat / "plan.json").read_text())
     kept[remat] = plan["data"]["worlds"]["activation_bytes"]
-  assert kept["full"] < kept["dots"] < kept["none"]
+  assert kept["full"] < kept["attention"] < kept["attention_dots"] < kept["none"]
 
 
 def test_bench_states_its_conditions(command, tmp_path):
@@ -135,9 +135,7 @@ def test_bench_states_its_conditions(command, tmp_path):
   assert code == 0 and len(bench["seconds"]) >= 8
   assert bench["seconds_per_step"] == pytest.approx(sorted(bench["seconds"])[5], rel=0.5)
   assert bench["mfu"] is None and "MFU unknown" in out  # a CPU has no peak in the table
-  assert {"device", "dtype", "batch_size", "remat", "attention_kernel", "ema"} <= set(
-    bench["conditions"]
-  )
+  assert {"device", "dtype", "batch_size", "remat", "attention", "ema"} <= set(bench["conditions"])
 
 
 def test_mfu_is_model_flops_over_the_peak_of_all_chips():

@@ -81,8 +81,8 @@ def test_mesh_does_not_show_in_loss_gradients_or_parameters(mesh, devices, alone
 
 @pytest.mark.parametrize(
   "changes",
-  [dict(accumulate=4), dict(model__remat="full"), dict(model__remat="dots"),
-   dict(model__scan=False)],
+  [dict(accumulate=4), dict(model__remat="full"), dict(model__remat="attention"),
+   dict(model__remat="attention_dots"), dict(model__scan=False)],
   ids=str,
 )  # fmt: skip
 def test_accumulation_remat_and_scan_do_not_show(changes, alone):

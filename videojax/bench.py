@@ -13,7 +13,6 @@ from rich.console import Console
 from videojax import files, optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
-from videojax.models.attention import choose_kernel
 from videojax.program import Counts, Program, compile_step, compiled_bytes
 from videojax.scaling import flops
 from videojax.sharding import make_mesh
@@ -79,9 +78,7 @@ def bench(
       "device": f"{mesh.size} x {device.device_kind}", "mesh": dict(mesh.shape),
       "dtype": config.dtype, "batch_size": e.batch_size, "accumulate": e.accumulate,
       "clip_shape": list(task.source.shape), "remat": config.remat, "scan": config.scan,
-      "attention_kernel": choose_kernel(
-        config.kernel, platform=device.platform, dtype=config.dtype, head_dim=config.head_dim
-      ),
+      "attention": e.model.module.describe(config, mesh),
       "steps_per_dispatch": program.most, "replicas": replicas or 1,
       "optimizer": e.optim.name, "ema": list(e.ema), "jax": jax.__version__,
       "timed_steps": TIMED, "flops_convention": "3 x forward",

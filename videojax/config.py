@@ -151,7 +151,7 @@ IDENTITY = (
   "mup_base_width", "init_from", "branch_from",
 )  # fmt: skip
 # Fields of the model that change how it is computed, not what.
-EXECUTION = ("remat", "scan", "kernel")
+EXECUTION = ("remat", "scan", "kernel", "context")
 # What is data to a compiled training step: runs that differ in nothing else share it.
 AS_DATA = (
   "total_steps", "seed", "optim.learning_rate", "optim.schedule", "optim.warmup_steps",

@@ -3,15 +3,17 @@
 A parameter is declared with logical names (`axes=('embed', 'mlp')`), an activation is constrained
 by them (`constrain(x, 'batch', 'frames', None, None)`). Only this file knows the mesh axes:
 
-  data    whole replicas of the state, the batch split
+  data    whole replicas of the state, the batch split; the axis that may cross slices
   fsdp    the batch split too, and every parameter stored in pieces
-  seq     frames or tokens split (context parallelism)
+  seq     frames or tokens split (context parallelism), and every parameter stored in pieces
   tensor  heads and mlp columns split
 """
 
 import dataclasses
 import functools
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,12 +28,14 @@ MESH_AXES = ("data", "fsdp", "seq", "tensor")
 RULES: dict[str, tuple[str, ...] | None] = {
   # activations
   "batch": ("data", "fsdp"),
-  "frames": ("seq",),
+  "frames": ("seq",),  # of the token grid [frames, tokens of a frame]
+  "tokens": ("seq",),  # where the frames are whole, or do not divide
+  "sequence": ("seq",),  # both merged
   "act_heads": ("tensor",),
   "act_mlp": ("tensor",),
   # parameters
   "layers": None,
-  "embed": ("fsdp",),
+  "embed": ("fsdp", "seq"),
   "mlp": ("tensor",),
   "heads": ("tensor",),
   "head_dim": None,
@@ -82,34 +86,57 @@ def spec(
 ) -> PartitionSpec:
   """The PartitionSpec of an array with logical names `axes`.
 
-  A dimension that its mesh axes do not divide stays whole (listed by `fallbacks`).
+  A mesh axis goes to the first dimension that asks for it and that it divides; of several for one
+  dimension, the most that divide it. A parameter's dimension that its axes do not divide leaves
+  them to the others, the largest first. What is then still whole is listed by `fallbacks`.
 
   Raises:
     ValueError: on a logical name that the table does not know.
   """
   if len(axes) != len(shape):
     raise ValueError(f"axes {axes} name {len(axes)} dimensions, the shape {shape} has {len(shape)}")
-  entries: list[Any] = []
+  taken: list[tuple[str, ...]] = []
   for name, size in zip(axes, shape):
     if name is not None and name not in RULES:
       raise ValueError(f"unknown logical axis {name!r}: sharding.RULES has {sorted(RULES)}")
-    mesh_axes = RULES[name] if name is not None else None
-    mesh_axes = tuple(a for a in mesh_axes or () if mesh.shape[a] > 1)
-    divides = mesh_axes and size % math.prod(mesh.shape[a] for a in mesh_axes) == 0
-    entries.append((mesh_axes if len(mesh_axes) > 1 else mesh_axes[0]) if divides else None)
-  return PartitionSpec(*entries)
+    free = [a for a in RULES[name] or () if a not in sum(taken, ())] if name is not None else []
+    taken.append(_most_that_divide(size, free, mesh))
+  if "embed" in axes:
+    for axis in RULES["embed"] or ():
+      dims = [i for i in range(len(shape)) if axes[i] != "layers"]
+      for i in sorted(dims, key=lambda i: -shape[i]):
+        if axis not in sum(taken, ()):
+          more = (*taken[i], axis)
+          taken[i] = more if _most_that_divide(shape[i], more, mesh) == more else taken[i]
+  return PartitionSpec(*((t if len(t) > 1 else t[0]) if t else None for t in taken))
+
+
+def _most_that_divide(size: int, axes: Sequence[str], mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+  """Those of the mesh axes (longer than 1) that split `size` evenly into the most pieces."""
+  axes = [a for a in axes if mesh.shape[a] > 1]
+  ways = lambda some: math.prod(mesh.shape[a] for a in some)
+  some = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+  return max((c for c in some if size % ways(c) == 0), key=ways)
+
+
+def entry_axes(entry: Any) -> tuple[str, ...]:
+  """The mesh axes of one entry of a PartitionSpec."""
+  return (entry,) if isinstance(entry, str) else entry or ()
 
 
 def fallbacks(
   axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> list[str]:
-  """Dimensions that stay whole because the mesh does not divide them, in words."""
-  found = []
-  for name, size, entry in zip(axes, shape, spec(axes, shape, mesh)):
-    rule = RULES[name] if name is not None else None
-    ways = math.prod(mesh.shape[a] for a in rule or ())
-    if ways > 1 and entry is None:
-      found.append(f"{name}={size} is not divisible by {'x'.join(rule or ())}={ways}")
+  """Mesh axes that the table asks for and that do not split this array as it says, in words."""
+  found, split = [], [entry_axes(entry) for entry in spec(axes, shape, mesh)]
+  for name, size, own in zip(axes, shape, split):
+    rule = RULES[name] or () if name is not None else ()
+    for axis in rule:
+      if mesh.shape[axis] == 1 or axis in own:
+        continue
+      other = next((i for i, e in enumerate(split) if axis in e), None)
+      where = "stored whole" if other is None else f"split {axes[other]}={shape[other]} instead"
+      found.append(f"{name}={size} is not divisible by {axis}={mesh.shape[axis]}: {where}")
   return found
 
 

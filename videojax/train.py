@@ -21,7 +21,6 @@ from videojax.evaluate import Evaluator
 from videojax.integrity import params_sha256
 from videojax.log import Log
 from videojax.measures.frozen import FrozenLoss
-from videojax.models.attention import choose_kernel
 from videojax.program import (
   Counts,
   Program,
@@ -363,12 +362,10 @@ def make_result(
 def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) -> Iterator[str]:
   """What is about to run, in a few lines."""
   device, config = jax.devices()[0], e.model.config
-  kernel = choose_kernel(
-    config.kernel, platform=device.platform, dtype=config.dtype, head_dim=config.head_dim
-  )
   yield (
-    f"{e.model.name}: {parameters_by_part(e.model)['total']:,} parameters, {config.dtype}, "
-    f"attention kernel {kernel}; {mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}"
+    f"{e.model.name}: {parameters_by_part(e.model)['total']:,} parameters, {config.dtype}; "
+    f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}; "
+    f"attention {e.model.module.describe(config, mesh)}"
   )
   for name, task in tasks.items():
     frames, height, width, _ = task.source.shape
@@ -379,7 +376,7 @@ def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) 
   info, shapes = e.model.info, e.model.abstract_params
   for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
     for line in fallbacks(info[path_name(path)].axes, leaf.shape, mesh):
-      yield f"stored whole: {path_name(path)}: {line}"
+      yield f"{path_name(path)}: {line}"
   if start < e.total_steps:
     yield f"steps {start + 1} to {e.total_steps}, {e.batch_size} clips each"
 

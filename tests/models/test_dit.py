@@ -82,7 +82,12 @@ def test_scan_and_remat_change_neither_output_nor_gradients(attention):
     return jax.jit(jax.value_and_grad(loss))(params)
 
   want = run("none", True)
-  for remat, scan in (("full", True), ("dots", True), ("none", False)):
+  for remat, scan in (
+    ("full", True),
+    ("attention", True),
+    ("attention_dots", True),
+    ("none", False),
+  ):
     assert relative_error(run(remat, scan), want) < 2e-5, (remat, scan)
 
 

@@ -1,32 +1,113 @@
-"""Scaled dot-product attention: one signature, the one place that chooses a kernel.
+"""Scaled dot-product attention: one signature, the one place that chooses how it is computed.
+
+A kernel computes the attention of what one device holds: splash on TPUs, cuDNN's on GPUs in 16
+bits, XLA's everywhere. Where the mesh splits the tokens of a sequence, a context parallelism makes
+the whole of it from the pieces: 'ulysses' trades tokens for heads by all-to-all, 'ring' passes keys
+and values around (context.py).
 
 Shapes: B batch (any leading axes), S query tokens, L key tokens, K heads, E head dim.
 """
 
+import contextlib
+import contextvars
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jaxtyping import Array, Bool, Float
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
 
-KERNELS = ("auto", "xla", "cudnn")
+from videojax.errors import check_choice
+from videojax.models import context as parallel
+from videojax.models.splash import splash
+from videojax.sharding import spec
+
+KERNELS = ("auto", "xla", "cudnn", "splash")
+CONTEXTS = ("auto", "ulysses", "ring")
+SAVED = "attention"  # what a remat policy may keep: the output, and what its backward pass needs
+
+_compiling_for: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+  "platform", default=None
+)
 
 
-def choose_kernel(kernel: str, *, platform: str, dtype: str, head_dim: int) -> str:
-  """The kernel that will run: cuDNN's on a GPU in 16 bits, XLA's everywhere else.
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+  """Kernels of another platform than this process runs on ('tpu', 'gpu', 'cpu'), to compile for."""
+  token = _compiling_for.set(platform)
+  try:
+    yield
+  finally:
+    _compiling_for.reset(token)
 
+
+def platform() -> str:
+  """The platform that programs are made for."""
+  return _compiling_for.get() or jax.default_backend()
+
+
+def choose_kernel(kernel: str, *, dtype: str, head_dim: int, masked: bool = False) -> str:
+  """The kernel that will run: splash on a TPU, cuDNN's on a GPU in 16 bits, else XLA's.
+
+  Args:
+    masked: only some keys count; cuDNN's takes no masks.
   Raises:
     ValueError: if a kernel is asked for by name that cannot run here.
   """
+  check_choice("attention kernel", kernel, KERNELS)
+  here = platform()
   small = head_dim % 8 == 0 and head_dim <= 128  # more runs on Hopper alone
-  fits_cudnn = platform == "gpu" and dtype in ("bfloat16", "float16") and small
+  fits_cudnn = here == "gpu" and dtype in ("bfloat16", "float16") and small and not masked
   if kernel == "auto":
-    return "cudnn" if fits_cudnn else "xla"
+    return "splash" if here == "tpu" else "cudnn" if fits_cudnn else "xla"
   if kernel == "cudnn" and not fits_cudnn:
     raise ValueError(
-      "attention kernel 'cudnn' needs a GPU, a 16-bit dtype and a head dim divisible by 8, up to "
-      f"128; here platform={platform}, dtype={dtype}, head dim={head_dim}: use 'auto' or 'xla'"
+      "attention kernel 'cudnn' needs a GPU, a 16-bit dtype, a head dim divisible by 8, up to 128, "
+      f"and no mask; here platform={here}, dtype={dtype}, head dim={head_dim}"
+      f"{', masked' * masked}: use 'auto' or 'xla'"
     )
+  if kernel == "splash" and here == "gpu":
+    raise ValueError("attention kernel 'splash' is a TPU's: use 'auto', 'cudnn' or 'xla'")
   return kernel
+
+
+def choose_context(context: str, *, heads: int, ways: int) -> str:
+  """The context parallelism of a sequence in `ways` pieces: 'ulysses' where it divides the heads.
+
+  Args:
+    context: 'auto' or a name.
+    heads: on one device.
+  Raises:
+    ValueError: 'ulysses' is asked for and there are too few heads.
+  """
+  check_choice("context parallelism", context, CONTEXTS)
+  if context == "ulysses" and heads % ways:
+    raise ValueError(
+      f"context='ulysses' needs heads divisible by mesh.seq={ways}; a device has {heads}: use "
+      "'ring', or other sizes"
+    )
+  if context == "auto":
+    return "ring" if heads % ways else "ulysses"
+  return context
+
+
+def describe(context: str, *, kernel: str, heads: int, mesh: Any) -> str:
+  """What was chosen, for people: 'splash, ulysses over seq=4'.
+
+  Args:
+    context: the config's.
+    kernel: that was chosen.
+    heads: of the model.
+  """
+  ways, tensor = mesh.shape["seq"], mesh.shape["tensor"]
+  if ways == 1:
+    return kernel
+  local = heads // tensor if heads % tensor == 0 else heads
+  how = choose_context(context, heads=local, ways=ways)
+  return f"{'xla' if how == 'ring' else kernel}, {how} over seq={ways}"
 
 
 def attention(
@@ -35,23 +116,71 @@ def attention(
   v: Float[Array, "*B L K E"],
   mask: Bool[Array, "*B L"] | None = None,
   *,
+  axes: tuple[str | None, ...],
+  keys: str | None = "as queries",
+  segments: Int[Array, "*B S"] | None = None,
   kernel: str = "auto",
+  context: str = "auto",
 ) -> Float[Array, "*B S K E"]:
   """softmax(q k^T / sqrt(E)) v with fp32 softmax statistics.
 
   Args:
     q, k, v: queries, keys, values.
     mask: True where a key may be attended to.
-    kernel: 'auto' or a name; see `choose_kernel`.
+    axes: logical names (sharding.RULES) of q's axes but the last two: the leading ones, and S.
+    keys: that of L; by default self-attention: L is split as S is.
+    segments: number of the clip that a token belongs to, where several are packed in a sequence:
+      attention stays within each (self-attention only).
+    kernel, context: 'auto' or a name; see `choose_kernel`, `choose_context`.
   Returns: as q.
+  Raises:
+    ValueError: a kernel or context that cannot do this.
   """
-  chosen = choose_kernel(
-    kernel, platform=jax.default_backend(), dtype=q.dtype.name, head_dim=q.shape[-1]
-  )
-  lead = q.shape[:-3]
-  q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))  # [B,S,K,E]
+  chosen = choose_kernel(kernel, dtype=q.dtype.name, head_dim=q.shape[-1], masked=mask is not None)
+  if chosen == "cudnn" and segments is not None:
+    raise ValueError(
+      "attention kernel 'cudnn' takes lengths only, no segments of packed clips: use kernel='xla'"
+    )
+  ids = segments
   if mask is not None:
-    mask = mask.reshape(-1, 1, 1, mask.shape[-1])  # [B,1,1,L]
-  implementation: Any = chosen
-  out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
-  return out.reshape(*lead, *out.shape[-3:])
+    ids = jnp.where(mask, jnp.zeros(mask.shape, jnp.int32) if segments is None else segments, -1)
+  how: Any = functools.partial(_by_kernel, kernel=chosen)
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return _on_rows(how, q, k, v, segments, ids)
+  own = spec((*axes, "act_heads", None), q.shape, mesh)
+  other = own
+  if keys != "as queries":
+    other = spec((*axes[:-1], keys, "act_heads", None), k.shape, mesh)
+  elif own[-3] is not None:
+    ways, tensor = mesh.shape["seq"], mesh.shape["tensor"] if own[-2] else 1
+    if choose_context(context, heads=q.shape[-2] // tensor, ways=ways) == "ring":
+      how = parallel.ring(ways)
+    else:
+      how = functools.partial(parallel.ulysses, kernel=how)
+  rows = lambda s: PartitionSpec(*s[:-2])
+  mapped = jax.shard_map(
+    functools.partial(_on_rows, how),
+    in_specs=(own, other, other, rows(own), rows(other)), out_specs=own, check_vma=False,
+  )  # fmt: skip
+  return mapped(q, k, v, segments, ids)
+
+
+def _on_rows(how: Any, q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any) -> Array:
+  """`how` on [B,S|L,K,E] and ids [B,S|L]: leading axes are folded into one."""
+  fold = lambda x, kept: None if x is None else x.reshape(-1, *x.shape[x.ndim - kept :])
+  out = how(*(fold(x, 3) for x in (q, k, v)), *(fold(ids, 1) for ids in (ids_q, ids_k)))
+  return out.reshape(q.shape)
+
+
+def _by_kernel(q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any, *, kernel: str) -> Array:
+  """Attention where ids are equal; without ids_q, to every key but those of id -1."""
+  if kernel == "splash":
+    out = splash(q, k, v, ids_q, ids_k, interpret=platform() == "cpu")
+  else:
+    allowed = None if ids_k is None else (ids_k >= 0)[:, None, None]  # [B,1,1,L]
+    if ids_q is not None:
+      allowed = ids_q[:, None, :, None] == ids_k[:, None, None, :]  # [B,1,S,L]
+    implementation: Any = kernel
+    out = jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation=implementation)
+  return checkpoint_name(out, SAVED)

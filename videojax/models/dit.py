@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Key
 
 from videojax.errors import check_choice
 from videojax.models import layers
-from videojax.models.attention import KERNELS, attention
+from videojax.models.attention import CONTEXTS, KERNELS, attention, choose_kernel
+from videojax.models.attention import describe as how_attention
 from videojax.models.cond import Cond, check_cond
 from videojax.models.layers import Linear
 from videojax.models.text import ByteEncoder
@@ -44,7 +45,9 @@ class Config:
     known: None, or how the channels of known frames are filled.
     out_channels: channels of the head per input channel; 2 for DiT's learned variance (dropped).
     dtype: of matmuls; parameters stay fp32.
+    remat: what the backward pass recomputes (layers.REMATS).
     scan: blocks as one compiled loop.
+    kernel, context: of attention (attention.py).
   """
 
   width: int
@@ -68,6 +71,7 @@ class Config:
   remat: str = "none"
   scan: bool = True
   kernel: str = "auto"
+  context: str = "auto"
 
   def __post_init__(self):
     if not isinstance(self.patch, tuple | list) or len(self.patch) != 3 or min(self.patch) < 1:
@@ -92,6 +96,7 @@ class Config:
     check_choice("dtype", self.dtype, ("float32", "bfloat16"))
     check_choice("remat policy", self.remat, layers.REMATS)
     check_choice("attention kernel", self.kernel, KERNELS)
+    check_choice("context parallelism", self.context, CONTEXTS)
     if self.known is not None:
       check_choice("known fill", self.known, layers.KNOWN_FILLS)
     if isinstance(self.text, str):
@@ -149,7 +154,7 @@ class SelfAttention(nnx.Module):
     self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), **kw)
     self.q_norm = layers.RMSNorm(e, rngs=rngs) if cfg.qk_norm else None
     self.k_norm = layers.RMSNorm(e, rngs=rngs) if cfg.qk_norm else None
-    self.over, self.kernel = over, cfg.kernel
+    self.over, self.kernel, self.context = over, cfg.kernel, cfg.context
 
   def __call__(
     self, x: Float[Array, "B t N D"], angles: Float[np.ndarray, "t N half"] | None
@@ -160,11 +165,14 @@ class SelfAttention(nnx.Module):
       q, k = self.q_norm(q), self.k_norm(k)
     if angles is not None:
       q, k = layers.rotate(q, angles), layers.rotate(k, angles)
+    axes: tuple[str, ...] = ("batch", "frames", "sequence")
     if self.over == "joint":
+      axes = ("batch", "sequence")
       q, k, v = (y.reshape(b, t * n, *y.shape[3:]) for y in (q, k, v))  # [B,S,K,E]
     elif self.over == "time":
+      axes = ("batch", "tokens", "sequence")
       q, k, v = (jnp.swapaxes(y, 1, 2) for y in (q, k, v))  # [B,N,t,K,E]
-    y = attention(q, k, v, kernel=self.kernel)
+    y = attention(q, k, v, axes=axes, kernel=self.kernel, context=self.context)
     if self.over == "time":
       y = jnp.swapaxes(y, 1, 2)
     return self.out(y.reshape(b, t, n, *y.shape[-2:]))
@@ -181,14 +189,14 @@ class CrossAttention(nnx.Module):
     self.kv = Linear((text_width,), (2, k, e), axes, bias=cfg.qkv_bias, **kw)
     # Zero: the block is the identity at initialisation, with text as without.
     self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), init=layers.ZEROS, **kw)
-    self.kernel = cfg.kernel
+    self.kernel = "auto" if cfg.kernel == "cudnn" else cfg.kernel  # that takes no masks
 
   def __call__(self, x: Float[Array, "B t N D"], text: Array, mask: Array) -> Array:
     b, t, n, _ = x.shape
     q = self.q(layers.layer_norm(x)).reshape(b, t * n, *self.q.kernel.shape[1:])  # [B,S,K,E]
     k, v = jnp.moveaxis(self.kv(text), 2, 0)  # two [B,L,K,E]
-    y = self.out(attention(q, k, v, mask, kernel="xla"))  # cuDNN's kernel takes no masks here
-    return x + y.reshape(x.shape)
+    y = attention(q, k, v, mask, axes=("batch", "sequence"), keys=None, kernel=self.kernel)
+    return x + self.out(y).reshape(x.shape)
 
 
 class Block(nnx.Module):
@@ -206,17 +214,20 @@ class Block(nnx.Module):
     self.cross = CrossAttention(cfg, text, rngs=rngs) if text and over != "time" else None
     self.up = Linear((d,), (f,), ("embed", "mlp"), **kw)
     self.down = Linear((f,), (d,), ("mlp", "embed"), **kw)
+    # Along time every frame of a place is on one device, else every place of a frame.
+    self.grid = (None, "tokens") if over == "time" else ("frames", "tokens")
 
   def __call__(self, x, c, angles, text, mask):
+    x = constrain(x, "batch", *self.grid, None)
     shift1, scale1, gate1, shift2, scale2, gate2 = jnp.moveaxis(self.ada(c), 2, 0)  # [B,1|t,D]
     y = layers.modulate(layers.layer_norm(x), shift1, scale1)
     x = x + gate1[:, :, None] * self.attention(y, angles)
     if self.cross is not None:
       x = self.cross(x, text, mask)
     y = layers.modulate(layers.layer_norm(x), shift2, scale2)
-    y = jax.nn.gelu(constrain(self.up(y), "batch", "frames", None, "act_mlp"), approximate=True)
+    y = jax.nn.gelu(constrain(self.up(y), "batch", *self.grid, "act_mlp"), approximate=True)
     x = x + gate2[:, :, None] * self.down(y)
-    return constrain(x, "batch", "frames", None, None)  # [B,t,N,D]
+    return constrain(x, "batch", *self.grid, None)  # [B,t,N,D]
 
 
 class Pair(nnx.Module):
@@ -296,7 +307,7 @@ class Model(nnx.Module):
       if grid[0] > 1:
         frames = layers.sincos_1d(np.arange(grid[0]), cfg.width)  # [t,D]
         x = x + frames[None, :, None].astype(x.dtype)
-    x = constrain(x, "batch", "frames", None, None)
+    x = constrain(x, "batch", "frames", "tokens", None)
 
     if t.shape[1] > 1:  # one level per temporal patch
       t = t[:, :: cfg.patch[0]]
@@ -328,6 +339,14 @@ class Model(nnx.Module):
     null = jnp.broadcast_to(self.null_text[...].astype(text.dtype), (b, 1, text.shape[-1]))
     mask = jnp.concatenate([jnp.ones((b, 1), bool), cond.text_mask], 1)
     return jnp.concatenate([null, text], 1), mask
+
+
+def describe(cfg: Config, mesh: Any) -> str:
+  """How attention is computed on this mesh, for people."""
+  kernel = choose_kernel(cfg.kernel, dtype=cfg.dtype, head_dim=cfg.head_dim)
+  if cfg.attention == "joint" or mesh.shape["seq"] == 1:
+    return how_attention(cfg.context, kernel=kernel, heads=cfg.num_heads, mesh=mesh)
+  return f"{kernel}, frames and places in turn over seq={mesh.shape['seq']}, by all-to-all"
 
 
 def products(

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from videojax.models.attention import SAVED
 from videojax.models.cond import Cond
 from videojax.scaling.flops import Product
 
 Axes = tuple[str | None, ...]
-REMATS = ("none", "dots", "full")
+REMATS = ("none", "attention_dots", "attention", "offload", "full")
 KNOWN_FILLS = ("zeros", "last")
 
 
@@ -307,6 +309,27 @@ def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rn
   return make(rngs)
 
 
+BLOCK_INPUT = "block input"
+
+
+def remat_policy(remat: str) -> Any:
+  """The jax.checkpoint policy of a name in REMATS but 'none'."""
+  policies = jax.checkpoint_policies
+  if remat == "full":
+    return policies.nothing_saveable
+  if remat == "offload":
+    return policies.save_and_offload_only_these_names(
+      names_which_can_be_saved=[], names_which_can_be_offloaded=[SAVED, BLOCK_INPUT],
+      offload_src="device", offload_dst="pinned_host",
+    )  # fmt: skip
+  # cuDNN's kernel has residuals of its own that no name reaches.
+  cudnn = lambda primitive, *_, **__: "dot_product_attention_fwd" in primitive.name
+  attention = policies.save_from_both_policies(policies.save_only_these_names(SAVED), cudnn)
+  if remat == "attention":
+    return attention
+  return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention)
+
+
 def run_stack(
   blocks: nnx.Module, x: Array, *args: Any, remat: str, scan: bool, depth: int
 ) -> Array:
@@ -314,20 +337,19 @@ def run_stack(
 
   Args:
     blocks: from `stack`.
-    remat: 'none' keeps every activation for the backward pass, 'dots' keeps matmul outputs,
-      'full' keeps only each block's input.
+    remat: what is kept for the backward pass, the rest is recomputed. 'none': every activation is
+      kept; 'attention_dots': outputs of attention and of weight products; 'attention': outputs of
+      attention; 'offload': they and each block's input, in the host's memory; 'full': each block's
+      input.
     scan: one compiled body for all layers (compile time does not grow with depth), or unrolled.
   """
   graphdef, params = nnx.split(blocks)
 
   def body(x: Array, layer: Any) -> tuple[Array, None]:
-    return nnx.merge(graphdef, layer)(x, *args), None
+    return nnx.merge(graphdef, layer)(checkpoint_name(x, BLOCK_INPUT), *args), None
 
-  if remat == "full":
-    body = jax.checkpoint(body, prevent_cse=not scan)
-  elif remat == "dots":
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    body = jax.checkpoint(body, policy=policy, prevent_cse=not scan)
+  if remat != "none":
+    body = jax.checkpoint(body, policy=remat_policy(remat), prevent_cse=not scan)
   if scan:
     return jax.lax.scan(body, x, params)[0]
   for layer in range(depth):

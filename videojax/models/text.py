@@ -39,7 +39,7 @@ class ByteEncoder(nnx.Module):
     x = self.table[...].astype(self.dtype)[text]  # [B,L,D]
     x = x + 0.02 * sincos_1d(np.arange(length), width).astype(self.dtype)[None]
     q, k, v = jnp.moveaxis(self.qkv(layer_norm(x)), 2, 0)  # three [B,L,K,E]
-    x = x + self.out(attention(q, k, v, mask, kernel="xla"))
+    x = x + self.out(attention(q, k, v, mask, axes=("batch", None), kernel="xla"))
     x = x + self.down(jax.nn.gelu(self.up(layer_norm(x)), approximate=True))
     return layer_norm(x)
 

@@ -1,0 +1,138 @@
+"""Attention over a sequence that several devices hold in pieces, inside `jax.shard_map`.
+
+Shapes: B batch, s tokens of one piece, S = n s tokens in all, K heads, E head dim.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
+
+AXIS = "seq"  # of the mesh
+_NEVER = -1e30  # a logit that the softmax does not see; finite, so that no row is NaN
+
+
+def ulysses(
+  q: Float[Array, "B s K E"],
+  k: Float[Array, "B s K E"],
+  v: Float[Array, "B s K E"],
+  ids_q: Int[Array, "B s"] | None,
+  ids_k: Int[Array, "B s"] | None,
+  *,
+  kernel: Callable[..., Array],
+) -> Float[Array, "B s K E"]:
+  """Each device computes whole sequences of its share of the heads (Jacobs et al. 2023).
+
+  Args:
+    ids_q, ids_k: tokens attend where these are equal; None: everywhere; without ids_q, to every key
+      but those of id -1.
+    kernel: (q, k, v, ids_q, ids_k) on [B,S,K/n,E].
+  Source: DeepSpeed Ulysses, arXiv:2309.14509.
+  """
+  to_heads = functools.partial(
+    jax.lax.all_to_all, axis_name=AXIS, split_axis=2, concat_axis=1, tiled=True
+  )
+  to_tokens = functools.partial(
+    jax.lax.all_to_all, axis_name=AXIS, split_axis=1, concat_axis=2, tiled=True
+  )
+  whole = lambda ids: None if ids is None else jax.lax.all_gather(ids, AXIS, axis=1, tiled=True)
+  return to_tokens(kernel(to_heads(q), to_heads(k), to_heads(v), whole(ids_q), whole(ids_k)))
+
+
+def ring(ways: int) -> Callable[..., Array]:
+  """Attention with keys and values passed around n = `ways` devices (Liu et al. 2023).
+
+  The softmax is made online; the backward pass passes keys and values around once more and their
+  gradients with them, so that no device ever keeps another's.
+  Source: Ring Attention, arXiv:2310.01889; the softmax's backward from its log-sum-exp: Dao et al.
+  2022, arXiv:2205.14135, algorithm 4.
+  Returns: (q, k, v, ids_q, ids_k) -> as q, each [B,s,...], see `ulysses`.
+  """
+
+  @jax.custom_vjp
+  def attend(q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any) -> Array:
+    return _forward(q, k, v, ids_q, ids_k, ways)[0]
+
+  def forward(q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any) -> tuple[Array, Any]:
+    saved = checkpoint_name(_forward(q, k, v, ids_q, ids_k, ways), "attention")
+    return saved[0], (q, k, v, ids_q, ids_k, *saved)
+
+  def backward(saved: Any, g: Array) -> tuple[Array | None, ...]:
+    q, k, v, ids_q, ids_k, out, lse = saved
+    return *_backward(q, k, v, ids_q, ids_k, out, lse, g, ways), None, None
+
+  attend.defvjp(forward, backward)
+  return attend
+
+
+def _pass_on(x: Any, ways: int) -> Any:
+  """What the device before has; the last one's goes to the first."""
+  if x is None:
+    return None
+  return jax.lax.ppermute(x, AXIS, [(i, (i + 1) % ways) for i in range(ways)])
+
+
+def _logits(q: Array, k: Array, ids_q: Any, ids_k: Any) -> Float[Array, "B K s s"]:
+  """Scaled logits of one piece of keys in fp32; never where the ids differ."""
+  scores = jnp.einsum("bske,blke->bksl", q, k, preferred_element_type=jnp.float32)
+  scores = scores * q.shape[-1] ** -0.5
+  if ids_k is None:
+    return scores
+  allowed = (ids_k >= 0)[:, None, None]  # [B,1,1,s]
+  if ids_q is not None:
+    allowed = ids_q[:, None, :, None] == ids_k[:, None, None, :]  # [B,1,s,s]
+  return jnp.where(allowed, scores, _NEVER)
+
+
+def _forward(
+  q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any, ways: int
+) -> tuple[Float[Array, "B s K E"], Float[Array, "B K s"]]:
+  """The output and the log-sum-exp of every row."""
+  b, s, heads, e = q.shape
+  rows = lambda x: jnp.swapaxes(x, 1, 2)[..., None]  # [B,K,s] -> [B,s,K,1]
+
+  def piece(carry: Any) -> Any:
+    out, top, total, k, v, ids_k = carry
+    logits = _logits(q, k, ids_q, ids_k)  # [B,K,s,s]
+    new = jnp.maximum(top, logits.max(-1))
+    p, keep = jnp.exp(logits - new[..., None]), jnp.exp(top - new)
+    add = jnp.einsum("bksl,blke->bske", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return out * rows(keep) + add, new, total * keep + p.sum(-1), k, v, ids_k
+
+  def turn(carry: Any, _: None) -> tuple[Any, None]:
+    out, top, total, k, v, ids_k = carry
+    return piece((out, top, total, *(_pass_on(x, ways) for x in (k, v, ids_k)))), None
+
+  start = jnp.zeros((b, s, heads, e), jnp.float32), jnp.full((b, heads, s), _NEVER)
+  carry = piece((*start, jnp.zeros((b, heads, s)), k, v, ids_k))
+  (out, top, total, *_), _ = jax.lax.scan(turn, carry, None, length=ways - 1)
+  return (out / rows(total)).astype(q.dtype), top + jnp.log(total)
+
+
+def _backward(
+  q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any, out: Array, lse: Array, g: Array, ways: int
+) -> tuple[Array, Array, Array]:
+  """Gradients of q, k and v."""
+  f32 = dict(preferred_element_type=jnp.float32)
+  delta = jnp.einsum("bske,bske->bks", g, out, **f32)  # [B,K,s]
+
+  def turn(carry: Any, _: None) -> tuple[Any, None]:
+    dq, k, v, ids_k, dk, dv = carry
+    p = jnp.exp(_logits(q, k, ids_q, ids_k) - lse[..., None])  # [B,K,s,s]
+    dv = dv + jnp.einsum("bksl,bske->blke", p.astype(g.dtype), g, **f32)
+    dp = jnp.einsum("bske,blke->bksl", g, v, **f32)
+    ds = (p * (dp - delta[..., None]) * q.shape[-1] ** -0.5).astype(q.dtype)
+    dq = dq + jnp.einsum("bksl,blke->bske", ds, k, **f32)
+    dk = dk + jnp.einsum("bksl,bske->blke", ds, q, **f32)
+    return (dq, *(_pass_on(x, ways) for x in (k, v, ids_k, dk, dv))), None
+
+  zeros = jnp.zeros(q.shape, jnp.float32)
+  # After n turns keys, and with them their gradients, are where they began.
+  (dq, _, _, _, dk, dv), _ = jax.lax.scan(
+    turn, (zeros, k, v, ids_k, zeros, zeros), None, length=ways
+  )
+  return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
