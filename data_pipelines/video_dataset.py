@@ -68,37 +68,89 @@ class Entry:
     return json.dumps(values) + "\n"
 
 
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+  """The frames that stage one left, and what makes examples of them.
+
+  Args:
+    folder: of the frames of each file.
+    options: sizes and splits.
+  """
+
+  folder: str
+  options: Options
+
+  def video(self, clip: video_cut.Clip) -> UInt8[np.ndarray, "T H W C"]:
+    path = video_cut.frames_path(Path(self.folder), clip.file)
+    return video_cut.open_frames(path, self.options.size)[clip.rows]  # [T,H,W,C]
+
+  def write_clips(
+    self, dataset: Path, entries: Sequence[Entry], rule: str, fps: float
+  ) -> dict[str, int]:
+    """Writes the tfds dataset itself, with the splits of `entries`.
+
+    Args:
+      dataset: directory that does not exist yet.
+      entries: kept clips, in order.
+      rule: how the splits were made.
+      fps: the usual rate of a clip.
+
+    Returns:
+      The number of clips by split.
+    """
+    from data_pipelines import clips  # here, for the workers need neither tfds nor jax
+
+    def examples(split: str) -> Iterator[dict[str, Any]]:
+      for entry in entries:
+        if entry.split == split:
+          video, rate = self.video(entry.clip), entry.clip.fps
+          yield {"video": video, "caption": entry.caption, "id": entry.id, "fps": rate}
+
+    present = {entry.split for entry in entries}
+    splits = [name for name in video_splits.parse_splits(self.options.splits) if name in present]
+    return clips.write_clips(
+      dataset,
+      {split: examples(split) for split in splits},
+      frames=self.options.frames,
+      height=self.options.size,
+      width=self.options.size,
+      fps=fps,
+      description=f"Clips cut from real videos by data_pipelines.video_folder. Splits: {rule}.",
+      extra_metadata={"options": dataclasses.asdict(self.options)},
+    )
+
+
 def write(
-  partial: Path,
+  dataset: Path,
   source: Path,
   records: Sequence[Mapping[str, Any]],
   captions: Mapping[str, str],
-  options: Options,
+  pieces: Pieces,
   state: Mapping[str, Any],
-) -> tuple[Path, str]:
-  """Writes the dataset below `partial`.
+) -> str:
+  """Writes the dataset.
 
   Args:
-    partial: the directory of stage one, with `pieces`.
+    dataset: its directory; what is there is replaced.
     source: the folder of videos.
     records: of each file, from `video_cut.cut_file`.
     captions: by file.
-    options: sizes and splits.
+    pieces: the frames of the files.
     state: what is kept in the dataset to know it again.
 
   Returns:
-    (the finished directory, a summary in words).
+    A summary in words.
 
   Raises:
     NoClipsError: there is nothing to write.
     ValueError: a split would be empty.
   """
   files = [[video_cut.Clip(**clip) for clip in record["clips"]] for record in records]
-  skipped = _skipped(records)
+  skipped, options = _skipped(records), pieces.options
   assigned, rule = video_splits.assign(files, video_splits.parse_splits(options.splits))
   entries = _entries(assigned, captions)
   kept = [entry for entry in entries if entry.split is not None]
-  dataset = partial / "dataset"
+  rates = [entry.clip.fps for entry in kept]
   shutil.rmtree(dataset, ignore_errors=True)
   card = data_card.Card(
     source=source.resolve().name,
@@ -106,26 +158,28 @@ def write(
     frames=options.frames,
     size=options.size,
     rule=rule,
-    counts=_write_clips(dataset, partial, kept, rule, options),
-    rates=[entry.clip.fps for entry in kept],
+    counts=pieces.write_clips(dataset, kept, rule, float(np.median(rates))),
+    rates=rates,
     source_seconds=sum(r["seconds"] for r in records if r["name"] not in skipped),
     dropped=collections.Counter(e.clip.reason for e in entries if e.split is None),
     skipped=skipped,
     files=len(records),
   )
-  _describe(dataset, partial, entries, card)
+  _describe(dataset, pieces, entries, card)
   (dataset / RECORD).write_text(json.dumps({**state, "summary": card.summary()}, indent=1))
-  return dataset, card.summary()
+  return card.summary()
 
 
-def _describe(dataset: Path, partial: Path, entries: Sequence[Entry], card: data_card.Card) -> None:
+def _describe(
+  dataset: Path, pieces: Pieces, entries: Sequence[Entry], card: data_card.Card
+) -> None:
   """Writes what people read: manifest, card and contact sheet."""
   with (dataset / "manifest.jsonl").open("w") as manifest:
     manifest.writelines(entry.line() for entry in entries)
   (dataset / "README.md").write_text(card.markdown(), encoding="utf-8")
   kept = [entry.clip for entry in entries if entry.split is not None]
   rows = [kept[i] for i in data_card.evenly(len(kept), data_card.SHEET_CLIPS)]
-  sheet = data_card.contact_sheet([_video(partial, clip, card.size) for clip in rows])
+  sheet = data_card.contact_sheet([pieces.video(clip) for clip in rows])
   sheet.save(dataset / "contact_sheet.png")
 
 
@@ -157,32 +211,3 @@ def _entries(
     entries.append(Entry(clip, split, None if split is None else number, captions[clip.file]))
     number += split is not None
   return entries
-
-
-def _write_clips(
-  dataset: Path, partial: Path, kept: Sequence[Entry], rule: str, options: Options
-) -> dict[str, int]:
-  """The tfds dataset itself; the number of clips by split."""
-  from data_pipelines import clips  # here, for the workers need neither tfds nor jax
-
-  def examples(split: str) -> Iterator[dict[str, Any]]:
-    for entry in kept:
-      if entry.split == split:
-        video = _video(partial, entry.clip, options.size)
-        yield {"video": video, "caption": entry.caption, "id": entry.id, "fps": entry.clip.fps}
-
-  return clips.write_clips(
-    dataset,
-    {split: examples(split) for split in video_splits.parse_splits(options.splits)},
-    frames=options.frames,
-    height=options.size,
-    width=options.size,
-    fps=float(np.median([entry.clip.fps for entry in kept])),
-    description=f"Clips cut from real videos by data_pipelines.video_folder. Splits: {rule}.",
-    extra_metadata={"options": dataclasses.asdict(options)},
-  )
-
-
-def _video(partial: Path, clip: video_cut.Clip, size: int) -> UInt8[np.ndarray, "T H W C"]:
-  path = video_cut.frames_path(partial / "pieces", clip.file)
-  return video_cut.open_frames(path, size)[clip.rows]  # [T,H,W,C]

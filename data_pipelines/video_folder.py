@@ -1,12 +1,13 @@
 """A folder of real videos becomes a dataset of clips.
 
     python -m data_pipelines.video_folder --source=DIR --out=DIR --frames=16 --size=64
+        [--beam [-- --runner=... (Apache Beam's own options)]]
 
 Stage one cuts each file (video_cut) into OUT.partial, and goes on from there when it was
 interrupted. Stage two (video_dataset) divides the clips into splits and writes OUT at once: a tfds
 dataset (clips), `manifest.jsonl`, a data card `README.md`, `contact_sheet.png`, and
 `video_folder.json`, by which the same command later sees that nothing is left to do. An OUT that
-exists is never changed.
+exists is never changed. With --beam the same functions run on many machines (video_beam).
 """
 
 import argparse
@@ -23,17 +24,27 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich.console
 import rich.progress
 
 from data_pipelines import captions, data_card, video_cut, video_dataset
 
+if TYPE_CHECKING:
+  from data_pipelines import video_beam
+
 CLAIM = "cutting.json"
 
 
-def build(source: Path, out: Path, options: video_dataset.Options, workers: int) -> str:
+def build(
+  source: Path,
+  out: Path,
+  options: video_dataset.Options,
+  workers: int,
+  cluster: "video_beam.Cluster | None" = None,
+  files: Mapping[str, list[int]] | None = None,
+) -> str:
   """Makes the dataset, or finds it made.
 
   Args:
@@ -41,6 +52,8 @@ def build(source: Path, out: Path, options: video_dataset.Options, workers: int)
     out: the dataset; must not exist yet, unless it is the same one.
     options: what a clip is, and the splits.
     workers: processes; 1: this one.
+    cluster: does the work instead of them.
+    files: the identity of every file; None: `source` is searched.
 
   Returns:
     A summary in words.
@@ -50,21 +63,24 @@ def build(source: Path, out: Path, options: video_dataset.Options, workers: int)
   """
   if not source.is_dir():
     raise ValueError(f"--source: no directory {source}")
-  partial = out.absolute().with_name(f"{out.absolute().name}.partial")
-  names = _list(source, (out, partial))
-  state = {
-    "options": dataclasses.asdict(options),
-    "files": {name: video_cut.identity(source / name) for name in names},
-  }
+  partial = partial_of(out)
+  if files is None:
+    files = {n: video_cut.identity(source / n) for n in _list(source, (out, partial))}
+  state = {"options": dataclasses.asdict(options), "files": files}
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     return _finished(out, partial, state)
-  texts, lost = captions.read_captions(source, names)
+  texts, lost = captions.read_captions(source, files)
   if not texts:
     raise ValueError(f"--source: {source} has no files in it; nothing was written")
   _claim(partial, options.cutting())
-  records = _cut_all(source, list(texts), partial, options.cutting(), workers)
+  pieces, dataset = partial / "pieces", partial / "dataset"
+  if cluster:
+    records = cluster.cut(list(texts))
+  else:
+    records = _cut_all(source, list(texts), pieces, options.cutting(), workers)
+  frames = cluster or video_dataset.Pieces(str(pieces), options)
   try:
-    dataset, summary = video_dataset.write(partial, source, records, texts, options, state)
+    summary = video_dataset.write(dataset, source, records, texts, frames, state)
   except video_dataset.NoClipsError:
     shutil.rmtree(partial)  # other options may be tried next
     raise
@@ -73,6 +89,11 @@ def build(source: Path, out: Path, options: video_dataset.Options, workers: int)
   if lost:
     summary += data_card.listing("\ncaptions of files that are not there", dict.fromkeys(lost, ""))
   return f"{summary}\nwritten to {out} (its README.md is the data card)"
+
+
+def partial_of(out: Path) -> Path:
+  """Where unfinished work is kept."""
+  return out.absolute().with_name(f"{out.absolute().name}.partial")
 
 
 def _list(source: Path, ours: tuple[Path, ...]) -> list[str]:
@@ -134,10 +155,9 @@ def _claim(partial: Path, cutting: video_cut.Cutting) -> None:
 
 
 def _cut_all(
-  source: Path, media: list[str], partial: Path, cutting: video_cut.Cutting, workers: int
+  source: Path, media: list[str], pieces: Path, cutting: video_cut.Cutting, workers: int
 ) -> list[dict[str, Any]]:
   """Stage one: cuts every file that is not cut yet; the records in the order of `media`."""
-  pieces = partial / "pieces"
   pieces.mkdir(exist_ok=True)
   jobs: dict[str, Callable[[], dict[str, Any]]] = {
     name: functools.partial(video_cut.cut_file, source / name, name, pieces, cutting)
@@ -204,15 +224,23 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add("--source", type=Path, required=True, help="folder of videos, images, captions; recursive")
-  add("--out", type=Path, required=True, help="the dataset: a directory that does not exist yet")
+  add("--source", required=True, help="folder of videos, images, captions; recursive")
+  add("--out", required=True, help="the dataset: a directory that does not exist yet")
   add("--frames", type=int, required=True, help="frames of a clip; 1: images")
   add("--size", type=int, required=True, help="height and width in pixels")
   add("--fps", type=float, help="frames per second (default: each file's own)")
   add("--stride", type=int, help="frames from one clip's start to the next (default: --frames)")
   add("--splits", default="train:0.9,validation:0.1", help="name:share,... (default: %(default)s)")
   add("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
-  return parser.parse_args(argv)
+  add("--beam", action="store_true", help="on Apache Beam; what follows -- are Beam's own options")
+  argv = sys.argv[1:] if argv is None else argv
+  end = argv.index("--") if "--" in argv else len(argv)
+  flags = parser.parse_args(argv[:end], argparse.Namespace(beam_options=argv[end + 1 :]))
+  if flags.beam_options and not flags.beam:
+    parser.error("what follows -- goes to Apache Beam: add --beam")
+  if "://" in flags.source + flags.out and not flags.beam:
+    parser.error("URLs need --beam")
+  return flags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -223,7 +251,12 @@ def main(argv: list[str] | None = None) -> int:
       raise ValueError(f"--workers must be at least 1, got {flags.workers}")
     stride = flags.frames if flags.stride is None else flags.stride
     options = video_dataset.Options(flags.frames, flags.size, flags.fps, stride, flags.splits)
-    print(build(flags.source, flags.out, options, flags.workers))
+    if flags.beam:
+      from data_pipelines import video_beam  # here, for it uses this module
+
+      print(video_beam.build(flags.source, flags.out, options, flags.beam_options))
+    else:
+      print(build(Path(flags.source), Path(flags.out), options, flags.workers))
   except (ValueError, OSError) as error:
     print(f"video_folder: {error}", file=sys.stderr)
     return 2
