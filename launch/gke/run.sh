@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# A run on GKE, on TPU slices or on nodes with GPUs. Prints the manifest of a JobSet.
+#
+#   IMAGE=REGISTRY/videojax:TAG CLAIM=runs TPU=v6e TOPOLOGY=4x4 launch/gke/run.sh NAME \
+#     --config=FILE [more arguments of videojax.launch] | kubectl apply -f -
+#   IMAGE=... CLAIM=runs GPU=nvidia-h100-80gb GPUS=8 NODES=2 launch/gke/run.sh NAME --config=FILE ...
+#
+#   IMAGE     made by launch/gke/Dockerfile
+#   CLAIM     a PersistentVolumeClaim that all pods can write (ReadWriteMany): the run is NAME in it
+#   TPU       v4, v5e, v5p, v6e; TOPOLOGY of a slice; SLICES=1
+#   GPU       the nodes' cloud.google.com/gke-accelerator; GPUS=1 of each of NODES=1
+#   SPOT      1: nodes that cost less and may be preempted
+#   RESTARTS  3, after failures. A run that was stopped and saved (143), or whose node was taken away,
+#             starts again however often
+#
+# --dry-run, before NAME, prints the command of the pods alone.
+set -euo pipefail
+# shellcheck source=launch/lib.sh
+source "${BASH_SOURCE[0]%/*}/../lib.sh"
+(($#)) || die "NAME is needed; see --help"
+# shellcheck source=launch/gke/pod.sh
+source "${BASH_SOURCE[0]%/*}/pod.sh"
+shift
+need_flag config "$@"
+command=(python -m videojax.launch "$@" "--workdir=/runs/$name")
+[[ ! $dry ]] || { run "${command[@]}" && exit; }
+
+slices=${SLICES:-1} annotations="" environment="" network=""
+if [[ ! ${TPU:-} ]]; then
+  hosts=${NODES:-1}
+  ((hosts == 1)) || environment="
+    env:
+    - {name: JAX_COORDINATOR_ADDRESS, value: \"$name-workers-0-0.$name:8476\"}
+    - {name: JAX_NUM_PROCESSES, value: \"$hosts\"}
+    - name: JAX_PROCESS_ID
+      valueFrom: {fieldRef: {fieldPath: \"metadata.annotations['batch.kubernetes.io/job-completion-index']\"}}"
+elif ((hosts > 1)); then # jax finds the others by what GKE puts into the pods
+  annotations="
+  annotations: {alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool}"
+  ((slices == 1)) || network="
+  hostNetwork: true  # between slices
+  dnsPolicy: ClusterFirstWithHostNet"
+elif ((slices > 1)); then
+  die "SLICES=$slices needs slices of several hosts; TOPOLOGY=$TOPOLOGY of $TPU has one"
+fi
+cat <<YAML
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: $name$annotations
+spec:
+  failurePolicy:
+    maxRestarts: ${RESTARTS:-3}
+    rules:
+    - {name: stopped, action: RestartJobSetAndIgnoreMaxRestarts, onJobFailureReasons: [PodFailurePolicy]}
+  replicatedJobs:
+  - name: workers
+    replicas: $slices
+    template:
+      spec:
+        completionMode: Indexed
+        parallelism: $hosts
+        completions: $hosts
+        backoffLimit: 0  # without one of them the others cannot go on
+        podFailurePolicy:
+          rules:
+          - {action: FailJob, onExitCodes: {operator: In, values: [143]}}
+          - {action: FailJob, onPodConditions: [{type: DisruptionTarget}]}
+        template:
+$(pod "${command[@]}")
+YAML

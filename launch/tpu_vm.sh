@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# A run on a TPU VM of one or more hosts: asks for it as a queued resource or uses the VM of that
+# name, installs the last commit of this repository on all workers, gives them all the command, shows
+# what they print, and where the VM was preempted or deleted gets another and repeats the command.
+#
+#   ZONE=us-east1-d TYPE=v6e-8 SPOT=1 launch/tpu_vm.sh [--dry-run] run NAME \
+#     --config=FILE --workdir=gs://BUCKET/DIR [more arguments of videojax.launch]
+#   ZONE=us-east1-d launch/tpu_vm.sh [--dry-run] delete NAME    stops it first, so that it saves
+#
+#   TYPE     accelerator type: v6e-8, v5litepod-16, v5p-32, v4-8, ...
+#   SPOT     1: costs less and may be preempted
+#   RUNTIME  software version of the VM; follows from TYPE
+#   WAIT     60 s, before it looks again at a VM that is being made, or was lost
+#
+# gs://BUCKET/ in the arguments becomes /mnt/gs/BUCKET/, where gcsfuse mounts the workdir's bucket on
+# every worker; it must have a hierarchical namespace, in which directories can be renamed. Several
+# workers need `ssh-add ~/.ssh/google_compute_engine`. When the connection is lost or this script ends
+# (Ctrl-C) the run goes on, and the same command comes back to it. When the run ends the VM stays.
+set -euo pipefail
+# shellcheck source=launch/lib.sh
+source "${BASH_SOURCE[0]%/*}/lib.sh"
+(($# >= 2)) || die "run NAME or delete NAME is needed; see --help"
+need ZONE
+verb=$1 name=$2 wait=${WAIT:-60}
+shift 2
+
+tpus() { run gcloud compute tpus "$@" --zone="$ZONE" --quiet; }
+on_all() { tpus tpu-vm ssh "$name" --worker=all --command="$1"; }
+state() { tpus "$1" describe "$name" --format="value($2)" 2>/dev/null || true; } # '': there is none
+delete() { tpus queued-resources delete "$name" --force || tpus tpu-vm delete "$name"; }
+
+if [[ $verb == delete ]]; then
+  on_all "pkill -TERM -f '^[.]venv/bin/python -m videojax.launch'; flock videojax.lock true" || true
+  delete
+  exit
+fi
+[[ $verb == run ]] || die "'$verb' is neither run nor delete; see --help"
+need TYPE
+need_flag config "$@"
+need_flag workdir "$@"
+case $TYPE in
+  v6e-*) runtime=v2-alpha-tpuv6e ;;
+  v5p-*) runtime=v2-alpha-tpuv5 ;;
+  v5lite*) runtime=v2-alpha-tpuv5-lite ;;
+  *) runtime=tpu-ubuntu2204-base ;;
+esac
+bucket=""
+[[ $value != gs://* ]] || bucket=${value#gs://} bucket=${bucket%%/*}
+files=$(mktemp -d) # the commit travels as a bundle, so that the run can name it
+trap 'rm -rf "$files"' EXIT
+run git -C "${BASH_SOURCE[0]%/*}" bundle create -q "$files/videojax.bundle" HEAD
+
+# The lock: what a run uses is not changed, and of two commands the second waits for the first.
+# tee goes on when its output is closed, so that a lost connection does not end the run.
+install="flock videojax.lock bash -c 'rm -rf videojax && git clone -q videojax.bundle videojax &&"
+install+=" bash videojax/launch/tpu_setup.sh $bucket'"
+launch=$(printf '%q ' .venv/bin/python -m videojax.launch "${@//gs:\/\/$bucket\///mnt/gs/$bucket/}")
+launch="set -o pipefail; cd videojax && flock ../videojax.lock $launch 2>&1 | tee -aip ../videojax.log"
+
+ready() { # waits for the VM, asks for it where there is none
+  local vm queue
+  while :; do
+    vm=$(state tpu-vm state) queue=$(state queued-resources state.state)
+    case $vm/$queue in
+      READY/*) return ;;
+      /) tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$TYPE" \
+        --runtime-version="${RUNTIME:-$runtime}" ${SPOT:+--spot} ;;
+      */FAILED) die "the queued resource $name failed: describe it by gcloud, and delete it" ;;
+      PREEMPTED/* | TERMINATED/* | */SUSPENDED) delete ;;
+      *) sleep "$wait" ;;
+    esac
+    [[ ! $dry ]] || return 0
+  done
+}
+
+while :; do
+  ready
+  status=0
+  { tpus tpu-vm scp "$files/videojax.bundle" "$name:" --worker=all && on_all "$install" && on_all "$launch"; } || status=$?
+  ((status)) || exit 0
+  echo "${0##*/}: ended with $status" >&2
+  sleep "$wait" # a VM has 30 s from the notice to its end
+  # 143: stopped and saved; 255: no connection. Else it failed by itself, if its VM still stands.
+  ((status == 143 || status == 255)) || [[ $(state tpu-vm state) != READY ]] || exit "$status"
+done
