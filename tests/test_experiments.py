@@ -6,18 +6,28 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.sharding import AbstractMesh
 
 from videojax.config import resolve
 from videojax.jobs import make_job
 from videojax.models.dit import SIZES
-from videojax.program import make_update, parameters_by_part, task_products
+from videojax.program import (
+  Counts,
+  check_divides,
+  make_update,
+  parameters_by_part,
+  task_products,
+)
 from videojax.scaling import flops
+from videojax.sharding import MESH_AXES
 from videojax.train import train
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = {
   "quickstart": 1322208, "real_video": 1322208, "papers/dit": 32_865_056,
   "papers/latte": 32_480_672, "papers/phyworld": 33_433_728,
+  "bench/wan_1p3b_32k": 1_414_517_824, "bench/wan_1p3b_8k": 1_414_517_824,
+  "bench/dit_xl_4k": 607_366_144, "bench/wan_14b_76k": 14_291_281_984,
 }  # fmt: skip
 NEEDS_DATA = ("real_video",)
 
@@ -56,7 +66,10 @@ def test_experiment_builds_with_its_parameter_count(name):
       assert task_products(e, e.task(source))
 
 
-@pytest.mark.parametrize("name", [n for n in experiments() if n not in NEEDS_DATA])
+TRAINABLE = [n for n in experiments() if n not in NEEDS_DATA and not n.startswith("bench/")]
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
 def test_smoke_form_runs(name, tmp_path):
   e = resolve(config(name, "smoke").to_dict())
   result = train(e, tmp_path / "run", devices=jax.devices()[:1])
@@ -81,6 +94,35 @@ def test_real_video_trains_on_a_dataset_of_clips(tmp_path):
   result = train(resolve(values.to_dict()), tmp_path / "run", devices=jax.devices()[:1])
   assert result.frozen_loss.clips == 3  # all of them, though 8 at a time were asked for
   assert result.coherence == {}
+
+
+# --- bench --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "name,arg,tokens,text,heads",
+  [("wan_1p3b_32k", (), 32_760, 512, 128), ("wan_1p3b_8k", ("half",), 7_800, 512, 128),
+   ("dit_xl_4k", (), 4_096, 128, 72), ("dit_xl_4k", ("head64",), 4_096, 128, 64),
+   ("dit_xl_4k", ("head128",), 4_096, 128, 128), ("wan_14b_76k", (), 75_600, 512, 128)],
+)  # fmt: skip
+def test_bench_counts_the_closed_form_of_wans_block(name, arg, tokens, text, heads):
+  e = resolve(config(f"bench/{name}", *arg).to_dict())
+  task, c, s = e.task("latents"), e.model.config, tokens
+  assert Counts.of(e, task).tokens == s and c.head_dim == heads
+  d, f = c.width, c.mlp
+  block = 8 * s * d * d + 4 * s * d * f + 4 * s * s * d
+  cross = 4 * s * d * d + 4 * text * d * d + 4 * s * text * d
+  want = 3 * c.depth * (block + cross)
+  assert flops.step(task_products(e, task))["total"] == pytest.approx(want, rel=1e-3)
+
+
+@pytest.mark.parametrize("devices", [1, 16, 64])
+def test_bench_batches_and_meshes_fit_any_number_of_devices(devices):
+  for name in ("wan_1p3b_32k", "wan_1p3b_8k", "dit_xl_4k", "wan_14b_76k"):
+    e = resolve(config(f"bench/{name}").to_dict()).on_devices(devices)
+    assert e.batch_size == max(round(e.clips_per_device * devices), 1)
+    seq = e.mesh.seq
+    check_divides(e, AbstractMesh((1, max(devices // seq, 1), seq, 1), MESH_AXES))
 
 
 # --- papers -------------------------------------------------------------------------------------

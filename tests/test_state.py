@@ -1,4 +1,4 @@
-"""DESIGN's second promise: accumulation, remat, scan and the mesh do not show."""
+"""The training state: where its leaves live, what is frozen, that it learns."""
 
 import dataclasses
 import functools
@@ -6,113 +6,16 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from tests.helpers import filled, relative_error, tiny
 from videojax import optim
 from videojax.data import stack_examples
-from videojax.program import create_state, make_update, put_replicated, state_shardings
-from videojax.sample import generate
-from videojax.sharding import MeshConfig, make_mesh, put_batch
-from videojax.state import TrainState, init_state, train_step
+from videojax.program import create_state, make_update, state_shardings
+from videojax.sharding import MeshConfig, make_mesh
+from videojax.state import TrainState, train_step
 
 ROWS = 8
-CONFIG = dict(model__text="bytes", condition__drop=0.5, model__width=32)
-
-
-def run(mesh_config, devices, *, steps=3, tx=None, accumulate=1, **changes):
-  """Losses, gradient norms and the state after `steps` updates, from filled parameters."""
-  e = tiny(**{**CONFIG, **changes})
-  task = e.task("worlds")
-  mesh = make_mesh(mesh_config, jax.devices()[:devices])
-  schedule = optim.schedule(e.optim, e.total_steps)
-  if tx is None:  # SGD with learning rate .05
-    tx, schedule = optax.sgd(1.0), dataclasses.replace(schedule, peak=np.float32(0.05))
-  else:
-    tx = tx(e)
-  create = lambda: init_state(filled(e.model.abstract_params), {}, tx, ("0.100",))
-  shardings = state_shardings(e.model, jax.eval_shape(create), mesh)
-  step = functools.partial(
-    train_step, loss_fn=task.loss, tx=tx, gammas={"0.100": optim.ema_gamma(0.1)},
-    accumulate=accumulate,
-  )  # fmt: skip
-  with jax.set_mesh(mesh):
-    state = jax.device_put(create(), shardings)
-    step = jax.jit(step, out_shardings=(shardings, None))
-    key, schedule = put_replicated((jax.random.key(3), schedule), mesh)
-    losses = []
-    for s in range(steps):
-      rows = stack_examples(task.source, range(s * ROWS, (s + 1) * ROWS))
-      state, metrics = step(state, put_batch(rows, mesh, ROWS), key, schedule)
-      losses.append(jax.device_get(metrics))
-  return losses, jax.device_get(state)
-
-
-ONE = MeshConfig(data=1)
-
-
-@pytest.fixture(scope="module")
-def alone():
-  return run(ONE, 1)
-
-
-def agrees(got, want, tolerance=1e-5):
-  (losses, state), (want_losses, want_state) = got, want
-  for a, b in zip(losses, want_losses):
-    np.testing.assert_allclose(a["loss"], b["loss"], rtol=tolerance)
-    np.testing.assert_allclose(a["grad_norm"], b["grad_norm"], rtol=tolerance)
-  # After SGD steps the parameters differ by learning rate times the gradients' difference.
-  assert relative_error(state.trainable, want_state.trainable) < tolerance
-  assert relative_error(state.ema, want_state.ema) < tolerance
-
-
-@pytest.mark.parametrize(
-  "mesh,devices",
-  [
-    (MeshConfig(data=8), 8), (MeshConfig(data=2, fsdp=4), 8), (MeshConfig(fsdp=2, tensor=2), 4),
-    (MeshConfig(data=2, seq=2, tensor=2), 8),
-  ],
-  ids=lambda v: "x".join(map(str, dataclasses.astuple(v))) if isinstance(v, MeshConfig) else str(v),
-)  # fmt: skip
-def test_mesh_does_not_show_in_loss_gradients_or_parameters(mesh, devices, alone):
-  agrees(run(dataclasses.replace(mesh, data=-1), devices), alone)
-
-
-@pytest.mark.parametrize(
-  "changes",
-  [dict(accumulate=4), dict(model__remat="full"), dict(model__remat="attention"),
-   dict(model__remat="attention_dots"), dict(model__scan=False)],
-  ids=str,
-)  # fmt: skip
-def test_accumulation_remat_and_scan_do_not_show(changes, alone):
-  agrees(run(ONE, 1, **changes), alone)
-
-
-def test_accumulation_does_not_show_on_a_mesh(alone):
-  agrees(run(MeshConfig(data=2, fsdp=2), 4, accumulate=2), alone)
-
-
-def test_adamw_losses_over_six_steps_agree_on_8_devices():
-  tx = lambda e: make_update(e)[0]
-  want, _ = run(ONE, 1, steps=6, tx=tx)
-  got, _ = run(MeshConfig(data=2, fsdp=2, tensor=2), 8, steps=6, tx=tx)
-  np.testing.assert_allclose([m["loss"] for m in got], [m["loss"] for m in want], rtol=1e-5)
-
-
-def test_samples_agree_on_8_devices():
-  e = tiny(**CONFIG, guidance__scale=2.0)
-  task, params = e.task("worlds"), filled(e.model.abstract_params)
-  want = None
-  for mesh_config, devices in ((ONE, 1), (MeshConfig(data=2, fsdp=2, tensor=2), 8)):
-    mesh = make_mesh(mesh_config, jax.devices()[:devices])
-    with jax.set_mesh(mesh):
-      rows = put_batch(stack_examples(task.source, range(ROWS)), mesh, ROWS)
-      sampled = lambda p, c: generate(task, e.sampler, e.guidance, p, task.source.decode(c))
-      video = jax.jit(sampled)(params, rows)
-      video = np.asarray(video)
-    want = video if want is None else want
-  assert relative_error(video, want) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

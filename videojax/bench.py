@@ -35,7 +35,7 @@ def bench(
   Returns: the content of bench.json. seconds_per_step is the median of TIMED dispatches, each
     waited for, over the steps in one; compile excluded.
   """
-  e = experiment
+  e = experiment.on_devices(jax.device_count())
   mesh = make_mesh(e.mesh)
   program = Program(e, mesh)
   name, task = next(iter(program.tasks.items()))

@@ -61,7 +61,9 @@ class Experiment:
     accumulate: microbatches per update.
     mup_base_width: width at which `optim.learning_rate` was found and the model starts as written:
       other widths train by muP's rules (scaling/mup.py); None: the standard parametrisation.
-    ema: widths (sigma_rel) of the averages that are kept; the first is the one that is evaluated.
+    clips_per_device: batch_size for any number of devices (`on_devices`); None: as it stands.
+    ema: widths (sigma_rel) of the averages that are kept; the first is the one that is evaluated;
+      none: the raw weights are.
     init_from: run directory whose EMA weights are taken, and nothing else.
     branch_from: 'RUN@STEP', whose whole state is carried on.
     steps_per_dispatch: updates per call of the compiled step; more than 1 where a step is shorter
@@ -83,6 +85,7 @@ class Experiment:
   seed: int = 0
   accumulate: int = 1
   mup_base_width: int | None = None
+  clips_per_device: float | None = None
   ema: tuple[float, ...] = (0.1,)
   loader: LoaderConfig = LoaderConfig()
   mesh: MeshConfig = MeshConfig()
@@ -104,8 +107,6 @@ class Experiment:
         f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
       )
     object.__setattr__(self, "data", first(self.data, self.evaluate.source, "evaluate.source"))
-    if not self.ema:
-      raise ValueError("ema is empty: give at least one width, e.g. (0.1,)")
     if self.init_from and self.branch_from:
       raise ValueError("init_from and branch_from exclude each other: weights, or the whole state")
 
@@ -114,6 +115,12 @@ class Experiment:
     """The last step that a longer run with the same schedule shares: its checkpoint is kept."""
     end = self.optim.decay_start(self.total_steps)
     return end if 0 < end < self.total_steps else None
+
+  def on_devices(self, number: int) -> "Experiment":
+    """The experiment with the batch of `number` devices, where it says how many clips each has."""
+    if self.clips_per_device is None:
+      return self
+    return dataclasses.replace(self, batch_size=max(round(self.clips_per_device * number), 1))
 
   def task(self, name: str, settings: Mapping[str, Any] | None = None) -> Task:
     """The task on the training source `name`, with some of the source's settings replaced.

@@ -4,6 +4,7 @@ Flags -> config -> one mode. No logic here.
 """
 
 import dataclasses
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -58,9 +59,11 @@ def sample(c: Command) -> None:
 
 
 def plan(c: Command) -> None:
-  from videojax.plan import plan
+  from videojax.plan import Target, plan
 
-  plan(c.experiment, c.workdir)
+  name, f = c.flags.topology, c.flags
+  target = None if name is None else Target(name, f.slices, f.step)
+  plan(c.experiment, c.workdir, target)
 
 
 def bench(c: Command) -> None:
@@ -124,6 +127,9 @@ def parse(argv: list[str]) -> Command:
   flags.DEFINE_string("cells", None, "sweep: i:j, only these of its cells", **define)
   flags.DEFINE_bool("list", False, "sweep: show the cells and how they stand", **define)
   flags.DEFINE_float("max-seconds", None, "sweep: stop, saved, after so long", **define)
+  flags.DEFINE_string("topology", None, "plan: compile for these TPUs, e.g. v5p:4x4x4", **define)
+  flags.DEFINE_integer("slices", 1, "plan: so many slices of that topology", **define)
+  flags.DEFINE_enum("step", "train", ["train", "sample"], "plan: which step", **define)
   flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
   flags.DEFINE_integer("replicas", None, "bench: so many runs in one step, by vmap", **define)
   flags.DEFINE_bool("help", False, "show this", **define)
@@ -158,6 +164,8 @@ def main(argv: list[str]) -> int:
     log.error(str(error))
     return 1
   threads_for_fake_devices()
+  if command.flags.topology is not None:  # the compiler is asked for, not this machine's devices
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
   import jax
 
   from videojax.checkpoint import CheckpointError

@@ -1,4 +1,5 @@
-"""What a run would need, without allocating it: parameters, FLOPs, tokens and bytes."""
+"""What a run would need, without allocating it: parameters, FLOPs, tokens and bytes; for TPUs that
+are not here also whether it fits, what it sends and how long it takes."""
 
 import dataclasses
 import functools
@@ -9,12 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
-from rich.console import Console
-from rich.table import Table
 
-from videojax import files
+from videojax import files, plan_tables, topology
 from videojax.config import Experiment
 from videojax.data import stack_examples
+from videojax.models.layers import REMATS
 from videojax.program import (
   Counts,
   check_divides,
@@ -24,18 +24,54 @@ from videojax.program import (
   state_shardings,
   task_products,
 )
-from videojax.scaling import flops
+from videojax.scaling import flops, roofline
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh
 from videojax.task import Task
 
 
-def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """TPUs to compile for.
+
+  Attributes:
+    name: 'v5p:4x4x4', see `topology.open_topology`.
+    slices: of this shape.
+    step: 'train', or 'sample'.
+  """
+
+  name: str
+  slices: int = 1
+  step: str = "train"
+
+
+def plan(experiment: Experiment, workdir: Path, target: Target | None = None) -> dict[str, Any]:
   """Prints what the run needs and writes plan.json; nothing is allocated on a device.
 
+  Args:
+    experiment: resolved.
+    workdir: for plan.json.
+    target: TPUs that are not here; None: the devices of this machine, or of the config's mesh.
   Returns: the content of plan.json; bytes are per device, FLOPs are FLOP (2 per MAC).
   """
-  e = experiment
-  mesh = plan_mesh(e.mesh)
+  if target is None:
+    mesh = plan_mesh(experiment.mesh)
+    written = needs(experiment.on_devices(mesh.size), mesh)
+  else:
+    devices = topology.open_topology(target.name, target.slices)
+    e = experiment.on_devices(len(devices))
+    mesh = make_mesh(e.mesh, devices)
+    written = needs(e, mesh) | {"topology": target.name, "slices": target.slices}
+    written |= topology.compile_for(e, devices, target.step)
+    if target.step == "train" and written["collectives"] is not None:
+      written |= times(e, written, devices[0].device_kind)
+  files.write_json(workdir / "plan.json", written)
+  plan_tables.show(written)
+  print(f"{workdir}/plan.json")
+  return written
+
+
+def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
+  """All that is known without compiling."""
   check_divides(e, mesh)
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
@@ -52,26 +88,26 @@ def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:
       "forward_flops_per_clip": flops.forward(products),
       "step_flops_per_clip": flops.step(products),
       "backward_flops_per_clip_exact": flops.backward(products),
-      "activation_bytes": activation_bytes(e, task, mesh.shape["data"] * mesh.shape["fsdp"]),
+      "remat": {remat: remat_cost(e, name, remat, mesh) for remat in REMATS},
     }
+    kinds[name]["activation_bytes"] = kinds[name]["remat"][e.model.config.remat]["kept_bytes"]
   weights = {name: e.data[name].weight for name in e.data}
-  total = sum(
+  per_clip = sum(
     kinds[n]["step_flops_per_clip"]["total"] * w for n, w in weights.items()
-  ) / sum(weights.values()) * e.batch_size * e.total_steps  # fmt: skip
-  written = {
+  ) / sum(weights.values())  # fmt: skip
+  return {
     "parameters": parameters_by_part(e.model),
     "data": kinds,
     "batch_size": e.batch_size,
     "total_steps": e.total_steps,
-    "training_flops": total,
+    "flops": per_clip * e.batch_size,
+    "training_flops": per_clip * e.batch_size * e.total_steps,
     "devices": mesh.size,
     "mesh": dict(mesh.shape),
+    "attention": e.model.module.describe(e.model.config, mesh),
+    "remat": e.model.config.remat,
     "state_bytes": state_bytes(abstract, shardings),
   }
-  files.write_json(workdir / "plan.json", written)
-  show(written)
-  print(f"{workdir}/plan.json")
-  return written
 
 
 def plan_mesh(config: MeshConfig) -> Mesh | AbstractMesh:
@@ -108,18 +144,32 @@ def state_bytes(abstract: Any, shardings: Any) -> dict[str, int]:
   return parts | {"total": sum(parts.values())}
 
 
-def activation_bytes(e: Experiment, task: Task, ways: int) -> int:
-  """What the forward pass keeps for the backward pass on one device, under the remat policy.
+def remat_cost(e: Experiment, name: str, remat: str, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
+  """What a remat policy keeps on one device, and what a step then computes of 3 x forward."""
+  model = dataclasses.replace(e.model, config=dataclasses.replace(e.model.config, remat=remat))
+  task = dataclasses.replace(e, model=model).task(name)
+  forward = flops.forward(task_products(e, task))
+  rows = e.batch_size / e.accumulate / (mesh.shape["data"] * mesh.shape["fsdp"])
+  split = mesh.shape["seq"] * mesh.shape["tensor"]
+  return {
+    "kept_bytes": int(kept_bytes(task) * rows / split),
+    "executed_over_model_flops": sum(roofline.executed_flops(forward, remat))
+    / (3 * forward["total"]),
+  }
 
-  These are the residuals of `jax.vjp` of one microbatch's loss; XLA may keep less.
+
+def kept_bytes(task: Task) -> int:
+  """What the forward pass of one clip keeps for the backward pass, under the remat policy.
+
+  These are the residuals of `jax.vjp` of the loss, with XLA's attention; XLA may keep less, and
+  a kernel that never holds all logits does.
   """
-  rows = e.batch_size // e.accumulate
   carried = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)),
+    lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)),
     stack_examples(task.source, [0]),
   )
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
-  params = e.model.abstract_params
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+  params = task.model.abstract_params
 
   def residuals(params: dict, carried: Any, keys: Any) -> Any:
     return jax.vjp(lambda p: task.loss(p, carried, keys)[0].mean(), params)[1]
@@ -127,45 +177,46 @@ def activation_bytes(e: Experiment, task: Task, ways: int) -> int:
   kept = jax.tree.leaves(jax.eval_shape(residuals, params, carried, keys))
   own = sum(math.prod(p.shape) * p.dtype.itemsize for p in jax.tree.leaves(params))
   total = sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in kept)
-  return max(total - own, 0) // ways
+  return max(total - own, 0)
 
 
-def show(written: dict[str, Any]) -> None:
-  """The plan as tables."""
-  console = Console(soft_wrap=True)
-  table = Table(title="parameters", title_justify="left")
-  table.add_column("part")
-  table.add_column("number", justify="right")
-  for part, number in written["parameters"].items():
-    table.add_row(part, f"{number:,}")
-  console.print(table)
-  for name, kind in written["data"].items():
-    forward = kind["forward_flops_per_clip"]
-    table = Table(title=f"{name}: clips {kind['clip_shape']}", title_justify="left")
-    table.add_column("FLOP per clip, forward")
-    table.add_column("GFLOP", justify="right")
-    table.add_column("share", justify="right")
-    for part, value in forward.items():
-      table.add_row(part, f"{value / 1e9:.4g}", f"{value / forward['total']:.1%}")
-    console.print(table)
-    console.print(
-      f"{kind['tokens_per_clip']:,} tokens a clip, "
-      f"{kind['tokens_per_video_second']:,.0f} per second of video; "
-      f"activations kept for the backward pass {size_text(kind['activation_bytes'])} per device"
-    )
-  state = written["state_bytes"]
-  listed = ", ".join(f"{k} {size_text(v)}" for k, v in state.items() if k != "total")
-  console.print(f"state per device {size_text(state['total'])}: {listed}")
-  console.print(
-    f"training: {written['total_steps']:,} steps of {written['batch_size']} clips, "
-    f"{written['training_flops']:.3g} FLOP (3 x forward)"
+def times(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
+  """Bound and estimate of a compiled step, with hours and price of the run."""
+  sent = topology.Sent.of(written["collectives"])
+  work = work_of(e, written, sent)
+  bound, parts = roofline.bound(work, kind), roofline.estimate(work, kind)
+  seconds = sum(parts.values())
+  hours = seconds * e.total_steps / 3600
+  price = topology.price_per_hour(kind, written["devices"])
+  return {
+    "bound_seconds": bound,
+    "estimate_seconds": seconds,
+    "estimate_by_part": parts,
+    "mfu_estimate": written["flops"]
+    / written["devices"] / seconds / (flops.peak_flops_per_s(kind) or math.nan),
+    "hours": hours,
+    "price_dollars": None if price is None else hours * price,
+  }  # fmt: skip
+
+
+def work_of(e: Experiment, written: dict[str, Any], sent: topology.Sent) -> roofline.Work:
+  """One device's work of a step, from the analytic counts and what the program sends."""
+  config, devices = e.model.config, written["devices"]
+  name = max(written["data"], key=lambda n: written["data"][n]["step_flops_per_clip"]["total"])
+  kind = written["data"][name]
+  clips = e.batch_size / devices
+  attention, other = roofline.executed_flops(kind["forward_flops_per_clip"], config.remat)
+  parameters = written["parameters"]["total"]
+  state = roofline.optimizer_bytes(parameters, len(e.ema)) / (written["mesh"]["fsdp"])
+  passes = 2 + (config.remat in ("full", "attention", "offload"))
+  weights = 2 * parameters / written["mesh"]["tensor"] * passes
+  return roofline.Work(
+    attention_flops=attention * clips,
+    other_flops=other * clips,
+    state_bytes=state / written["mesh"]["seq"] / written["mesh"]["tensor"] + weights,
+    kept_bytes=kind["activation_bytes"],
+    layer_bytes=2 * kind["tokens_per_clip"] * config.width * config.depth * clips,
+    ici_bytes=sent.ici,
+    dcn_bytes=sent.dcn,
+    head_dim=config.head_dim,
   )
-
-
-def size_text(size: int | float) -> str:
-  """1536 -> '1.5 KiB'."""
-  for unit in ("B", "KiB", "MiB", "GiB"):
-    if size < 1024:
-      return f"{size:.4g} {unit}"
-    size /= 1024
-  return f"{size:.4g} TiB"

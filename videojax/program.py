@@ -18,6 +18,8 @@ from videojax.config import Experiment, program_of
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
+from videojax.optim import merge
+from videojax.sample import generate
 from videojax.scaling import flops, mup
 from videojax.sharding import (
   batch_sharding,
@@ -133,6 +135,11 @@ def with_shardings(abstract: Any, shardings: Any) -> Any:
   )
 
 
+def evaluated(e: Experiment, state: TrainState) -> dict:
+  """The weights that are measured: the first average, or the raw ones where none is kept."""
+  return state.ema_params(ema_name(e.ema[0])) if e.ema else state.params
+
+
 class Program:
   """What runs share that differ in seed, length and learning rate alone: see config.AS_DATA.
 
@@ -189,10 +196,10 @@ def lower_step(program: Program, task: Task, replicas: int | None = None) -> Any
     loss_fn=task.loss, tx=program.tx, gammas=program.gammas, accumulate=e.accumulate,
   )  # fmt: skip
   replicated = NamedSharding(mesh, PartitionSpec())
-  scalars: tuple[Any, ...] = jax.random.key(0), optim.schedule(e.optim, e.total_steps)
+  others: tuple[Any, ...] = (optim.schedule(e.optim, e.total_steps),)
   if program.most > 1:
-    scalars += (np.int32(0),)
-  scalars = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, scalars))
+    others += (np.int32(0),)
+  scalars = jax.eval_shape(lambda: (jax.random.key(0), *jax.tree.map(jax.numpy.asarray, others)))
   key, *shared = with_shardings(scalars, jax.tree.map(lambda _: replicated, scalars))
   own = program.abstract, abstract_batch(e, task, mesh), key
   if replicas is not None:
@@ -205,6 +212,23 @@ def lower_step(program: Program, task: Task, replicas: int | None = None) -> Any
 def compile_step(program: Program, task: Task, replicas: int | None = None) -> Any:
   """`lower_step`'s, compiled ahead."""
   return lower_step(program, task, replicas).compile()
+
+
+def lower_sample(program: Program, task: Task) -> Any:
+  """Sampling of one evaluation batch of clips, traced for shapes."""
+  e, mesh = program.experiment, program.mesh
+  ways = mesh.shape["data"] * mesh.shape["fsdp"]
+  rows = -(-e.evaluate.batch_size // ways) * ways
+  example = jax.eval_shape(task.source.decode, stack_examples(task.source, [0]))
+
+  def batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    shape = (rows, *x.shape[1:])
+    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=batch_sharding(mesh, shape))
+
+  example = {k: jax.tree.map(batch, v) for k, v in example.items() if k != "state"}
+  params = merge(program.abstract.trainable, program.abstract.frozen)
+  make = functools.partial(generate, task, e.sampler, e.guidance)
+  return jax.jit(make).lower(params, example)
 
 
 def _repeated(leaf: jax.ShapeDtypeStruct, number: int) -> jax.ShapeDtypeStruct:
@@ -239,9 +263,9 @@ def abstract_batch(e: Experiment, task: Task, mesh: Mesh) -> dict[str, jax.Shape
 
 
 def compiled_bytes(compiled: Any) -> int:
-  """The compiler's account of one device's peak: arguments, temporaries, outputs not aliased."""
+  """The compiler's account of one device's peak; where it has none, the sum of what it needs."""
   m = compiled.memory_analysis()
-  return int(
+  return getattr(m, "peak_memory_in_bytes", 0) or int(
     m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
   )
 

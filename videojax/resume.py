@@ -16,7 +16,7 @@ from videojax.errors import ConfigError
 from videojax.program import (
   Program,
   create_state,
-  ema_name,
+  evaluated,
   make_update,
   state_shardings,
   with_shardings,
@@ -96,4 +96,4 @@ def restore_weights(e: Experiment, run: Path, mesh: Mesh) -> tuple[dict, int]:
     restored = checkpoints.restore(abstract)
   if restored is None:
     raise ConfigError(f"{run} has no checkpoint yet")
-  return restored.state.ema_params(ema_name(e.ema[0])), restored.step
+  return evaluated(e, restored.state), restored.step

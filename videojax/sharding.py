@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from videojax.errors import ConfigError
@@ -75,9 +76,24 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
       f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are "
       f"{len(devices)}: change the config's `mesh`"
     )
-  # Explicit axis types: make_mesh's default has changed between releases.
-  return jax.make_mesh(
-    tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices
+  auto = (AxisType.Auto,) * len(sizes)  # given: make_mesh's default has changed between releases
+  if devices[0].platform != "tpu":
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)
+  return Mesh(_on_torus(sizes, devices), MESH_AXES, axis_types=auto)
+
+
+def _on_torus(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+  """TPUs placed so that mesh axes are rings of the network; `data` joins several slices."""
+  slices = len({getattr(device, "slice_index", None) for device in devices})
+  if slices == 1:
+    return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  if sizes[0] % slices:
+    raise ConfigError(
+      f"mesh.data={sizes[0]} is not a multiple of the {slices} slices: only `data` crosses the "
+      "network between slices"
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
   )
 
 

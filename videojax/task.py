@@ -73,7 +73,7 @@ class ModelSpec:
 
   @property
   def abstract_params(self) -> dict:
-    return jax.eval_shape(self.init, jax.random.key(0))
+    return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
   @property
   def wider(self) -> "ModelSpec":

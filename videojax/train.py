@@ -24,7 +24,7 @@ from videojax.measures.frozen import FrozenLoss
 from videojax.program import (
   Counts,
   Program,
-  ema_name,
+  evaluated,
   next_dispatch,
   parameters_by_part,
   put_replicated,
@@ -72,7 +72,7 @@ def train(
     ConfigError: a setting that cannot be used; CheckpointError: no sound checkpoint, a full disk.
     Diverged: loss or gradient are not finite. Preempted: SIGTERM, Ctrl-C or the deadline.
   """
-  e = experiment
+  e = experiment.on_devices(len(devices or jax.devices()))
   rundir.check_run(workdir, e)
   if e.tensorboard:
     require_extra("tensorboardX", "tensorboard")
@@ -303,9 +303,9 @@ def measure(
   evaluator: Evaluator, e: Experiment, state: TrainState, init_loss: float
 ) -> dict[str, Any]:
   """All measures of the final weights: fields of the record."""
-  ema = state.ema_params(ema_name(e.ema[0]))
-  losses = {split: evaluator.frozen_loss(ema, split) for split in evaluator.tasks}
-  main, coherence = losses.pop(evaluator.first), evaluator.coherence(ema)
+  weights = evaluated(e, state)
+  losses = {split: evaluator.frozen_loss(weights, split) for split in evaluator.tasks}
+  main, coherence = losses.pop(evaluator.first), evaluator.coherence(weights)
   return {
     "frozen_loss": FrozenLossRecord(
       init=init_loss, raw=evaluator.frozen_loss(state.params).mean, clips=len(main.per_example),
@@ -326,7 +326,7 @@ def split_fields(loss: FrozenLoss) -> dict[str, Any]:
 
 def samples(evaluator: Evaluator, e: Experiment, state: TrainState, workdir: Path) -> None:
   """Sampled clips of the measured split, EMA weights, as files; all processes sample."""
-  video, example = evaluator.samples(evaluator.first, state.ema_params(ema_name(e.ema[0])), 8)
+  video, example = evaluator.samples(evaluator.first, evaluated(e, state), 8)
   if jax.process_index() == 0:
     known = evaluator.train_task.known_frames
     write_samples(workdir / "samples", video, example, known_frames=known, step=e.total_steps)

@@ -53,15 +53,16 @@ def test_output_is_float32_like_the_input_in_bfloat16_too(attention):
   assert out.shape == SHAPE and out.dtype == jnp.float32
 
 
-def test_fresh_model_says_zero_and_each_block_is_the_identity():
-  model = spec(text="bytes")
+@pytest.mark.parametrize("modulation", ["block", "shared"])
+def test_fresh_model_says_zero_and_each_block_is_the_identity(modulation):
+  model = spec(text="bytes", modulation=modulation)
   fresh = model.init(jax.random.key(0))
   text = jnp.full((2, 3), 65, jnp.uint8)
   cond = Cond(text=text, text_mask=text != 0)
   np.testing.assert_array_equal(model.network(fresh)(clip(), T, cond), 0.0)
   # With a head that passes tokens on, the input of the blocks is their output.
   network = model.network({**fresh, "head": filled(fresh["head"])})
-  bare = spec(text="bytes", depth=1).network(
+  bare = spec(text="bytes", depth=1, modulation=modulation).network(
     {
       **fresh,
       "head": filled(fresh["head"]),
@@ -252,6 +253,7 @@ CASES = [
   (dict(attention="alternating", known="last"), SHAPE[1:], 1, 0),
   (dict(text="bytes", scalars=("fps",), classes=3), SHAPE[1:], 4, 6),
   (dict(text=20, head_dim=24), SHAPE[1:], 1, 6),
+  (dict(modulation="shared"), SHAPE[1:], 4, 0),
   (dict(), (1, 16, 16, 3), 1, 0),
 ]
 

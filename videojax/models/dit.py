@@ -38,6 +38,8 @@ class Config:
     channels: C of the clip.
     head_dim: E; 0: D / K.
     attention: 'joint' or 'alternating' (depth must be even).
+    modulation: of adaLN: 'block', a matrix in each, or 'shared', one for all and six vectors in
+      each (PixArt-alpha's adaLN-single, Chen et al. 2023; Wan).
     position: 'rope' or 'sincos' (with one sine table per axis kind, as DiT and Latte).
     text: 'bytes' trains a ByteEncoder, a number takes embeddings of that width, None: no text.
     classes: number of labels, without the null label.
@@ -58,6 +60,7 @@ class Config:
   head_dim: int = 0
   mlp_ratio: float = 4.0
   attention: str = "joint"
+  modulation: str = "block"
   position: str = "rope"
   rope_theta: float = 1e4
   qk_norm: bool = True
@@ -92,6 +95,7 @@ class Config:
     if self.attention == "alternating" and self.depth % 2:
       raise ValueError(f"depth={self.depth} must be even for attention='alternating'")
     check_choice("attention", self.attention, ("joint", "alternating"))
+    check_choice("modulation", self.modulation, ("block", "shared"))
     check_choice("position", self.position, ("rope", "sincos"))
     check_choice("dtype", self.dtype, ("float32", "bfloat16"))
     check_choice("remat policy", self.remat, layers.REMATS)
@@ -104,7 +108,7 @@ class Config:
 
   @property
   def mlp(self) -> int:
-    return int(self.width * self.mlp_ratio)
+    return round(self.width * self.mlp_ratio)
 
   @property
   def text_width(self) -> int:
@@ -208,7 +212,9 @@ class Block(nnx.Module):
     d, f = cfg.width, cfg.mlp
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     # Zero gates: every block is the identity at initialisation.
-    self.ada = Linear((d,), (6, d), ("embed", None, None), init=layers.ZEROS, **kw)
+    axes, shared = ("embed", None, None), cfg.modulation == "shared"
+    self.ada = None if shared else Linear((d,), (6, d), axes, init=layers.ZEROS, **kw)
+    self.ada_table = layers.param(rngs, layers.ZEROS, (6, d), (None, "embed")) if shared else None
     self.attention = SelfAttention(cfg, over, rngs=rngs)
     # Text enters along the blocks that see a whole frame; a temporal block has no place for it.
     self.cross = CrossAttention(cfg, text, rngs=rngs) if text and over != "time" else None
@@ -219,7 +225,11 @@ class Block(nnx.Module):
 
   def __call__(self, x, c, angles, text, mask):
     x = constrain(x, "batch", *self.grid, None)
-    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.moveaxis(self.ada(c), 2, 0)  # [B,1|t,D]
+    # c: [B,1|t,D], or, where they are shared, all six [B,1|t,6,D]
+    six = c if self.ada is None else self.ada(c)
+    if self.ada_table is not None:
+      six = six + self.ada_table[...].astype(c.dtype)[None, None]
+    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.moveaxis(six, 2, 0)  # [B,1|t,D]
     y = layers.modulate(layers.layer_norm(x), shift1, scale1)
     x = x + gate1[:, :, None] * self.attention(y, angles)
     if self.cross is not None:
@@ -260,6 +270,8 @@ class Model(nnx.Module):
       if cfg.classes
       else None
     )
+    axes, shared = ("embed", None, None), cfg.modulation == "shared"
+    self.ada = Linear((d,), (6, d), axes, init=layers.ZEROS, **kw) if shared else None
     text = cfg.text_width
     self.text = ByteEncoder(d, cfg.num_heads, **kw) if cfg.text == "bytes" else None
     self.null_text = layers.param(rngs, layers.normal(0.02), (text,), (None,)) if text else None
@@ -307,8 +319,6 @@ class Model(nnx.Module):
       if grid[0] > 1:
         frames = layers.sincos_1d(np.arange(grid[0]), cfg.width)  # [t,D]
         x = x + frames[None, :, None].astype(x.dtype)
-    x = constrain(x, "batch", "frames", "tokens", None)
-
     if t.shape[1] > 1:  # one level per temporal patch
       t = t[:, :: cfg.patch[0]]
     c = self.time(t)  # [B,1|t,D]
@@ -321,12 +331,19 @@ class Model(nnx.Module):
     text, mask = self.encode_text(cond)
 
     depth = cfg.depth if cfg.attention == "joint" else cfg.depth // 2
+    each = c if self.ada is None else self.ada(c)  # [B,1|t,D] or [B,1|t,6,D]
+    if cfg.attention == "joint" and c.shape[1] == 1:
+      # One long frame: seq then splits all S tokens, where it may not divide the t frames.
+      x = x.reshape(x.shape[0], 1, -1, cfg.width)  # [B,1,S,D]
+      angles = None if angles is None else angles.reshape(1, -1, angles.shape[-1])
+    x = constrain(x, "batch", "frames", "tokens", None)
     x = layers.run_stack(
-      self.blocks, x, c, angles, text, mask, remat=cfg.remat, scan=cfg.scan, depth=depth
+      self.blocks, x, each, angles, text, mask, remat=cfg.remat, scan=cfg.scan, depth=depth
     )
 
     shift, scale = jnp.moveaxis(self.head_ada(c), 2, 0)  # [B,1|t,D]
-    x = self.head(layers.modulate(layers.layer_norm(x), shift, scale))  # [B,t,N,P]
+    x = self.head(layers.modulate(layers.layer_norm(x), shift, scale))
+    x = x.reshape(x.shape[0], grid[0], -1, x.shape[-1])  # [B,t,N,P]
     x = layers.unpatchify(x.astype(jnp.float32), cfg.patch, grid)
     return x[:, : shape[1], ..., : cfg.channels]  # [B,T,H,W,C]
 
@@ -377,7 +394,8 @@ def products(
   for layer in range(cfg.depth):
     over = overs[layer % len(overs)]
     seen = {"joint": s, "space": n, "time": t}[over]  # keys per query
-    out.append(Product("adaLN", rows * d * 6 * d))
+    if cfg.modulation == "block" or layer == 0:
+      out.append(Product("adaLN", rows * d * 6 * d))
     out.append(Product("attention projections", s * d * 4 * heads_width))
     out.append(Product("attention scores", 2 * s * seen * heads_width))
     if text_width and over != "time":
@@ -395,5 +413,6 @@ def products(
 PARTS = {
   "patch": "patchify", "time": "time", "scalars": "scalars", "label": "label", "text": "text",
   "null_text": "text", "head_ada": "adaLN", "head": "head",
-  "ada": "adaLN", "attention": "attention projections", "cross": "text", "up": "mlp", "down": "mlp",
+  "ada": "adaLN", "ada_table": "adaLN", "attention": "attention projections", "cross": "text",
+  "up": "mlp", "down": "mlp",
 }  # fmt: skip

@@ -1,0 +1,18 @@
+"""Case C: DiT-XL's size on 16 latent frames of 32x32: 4,096 tokens, 128 text tokens.
+
+Heads of 72 as published; ':head64' and ':head128' cut the same width otherwise (18 and 9 heads).
+Measured: not yet (docs/LOG.md).
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import bench
+from videojax.errors import check_choice
+
+HEADS = {"": 16, "head64": 18, "head128": 9}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  check_choice("variant", arg, HEADS)
+  size = dict(width=1152, depth=28, num_heads=HEADS[arg], mlp_ratio=4.0)
+  return bench.config(size, (16, 16, 16), clips_per_device=8.0, remat="attention_dots", text=128)

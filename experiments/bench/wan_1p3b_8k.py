@@ -1,0 +1,17 @@
+"""Case B: 1.3B, 480p, 17 frames: 7,800 tokens, two clips per device; ':half' has one.
+
+Measured: not yet (docs/LOG.md).
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import bench
+from videojax.errors import check_choice
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  check_choice("variant", arg, ("", "half"))
+  clips = 1.0 if arg == "half" else 2.0
+  return bench.config(
+    bench.SIZES["1.3B"], (5, 30, 52), clips_per_device=clips, remat="attention_dots"
+  )

@@ -1,0 +1,163 @@
+"""Plans for TPUs that are not here: what is read from compiled programs, and what fits."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tests.helpers import tiny
+from videojax import hlo, topology
+from videojax.launch import main
+from videojax.plan import Target, plan
+from videojax.sharding import MeshConfig, make_mesh
+
+AXES = {"data": 2, "fsdp": 2, "seq": 1, "tensor": 2}
+
+
+def sent(f, *shapes, mesh=AXES):
+  """Collectives of f, jitted on a mesh; f is mapped over the devices."""
+  made = make_mesh(MeshConfig(**mesh), jax.devices()[: math.prod(mesh.values())])
+  args = [
+    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(made, spec))
+    for shape, spec in shapes
+  ]
+  return hlo.table(hlo.collectives(jax.jit(f).lower(*args).compile().as_text(), made.shape))
+
+
+def mapped(f, mesh=AXES):
+  made = make_mesh(MeshConfig(**mesh), jax.devices()[: math.prod(mesh.values())])
+  p = PartitionSpec()
+  return jax.shard_map(f, mesh=made, in_specs=p, out_specs=p, check_vma=False)
+
+
+X = ((64, 64), PartitionSpec())  # 16 KiB
+
+
+@pytest.mark.parametrize("axes", [("data",), ("tensor",), ("data", "fsdp"), ("fsdp", "tensor")])
+def test_an_all_reduce_is_found_with_its_axes_and_bytes(axes):
+  found = sent(mapped(lambda x: jax.lax.psum(x, axes)), X)
+  n = 2 ** len(axes)
+  want = {"count": 1, "bytes": 2 * 16384 * (n - 1) / n}
+  assert found == {"all-reduce": {",".join(axes): want}}
+
+
+def test_exchanges_in_a_loop_count_as_often_as_they_run():
+  def body(x, _):
+    x = jax.lax.all_to_all(x, "fsdp", 0, 1, tiled=True)
+    return jax.lax.all_to_all(x, "fsdp", 1, 0, tiled=True), None
+
+  found = sent(mapped(lambda x: jax.lax.scan(body, x, None, length=7)[0]), X)
+  assert found["all-to-all"] == {"fsdp": {"count": 14, "bytes": 14 * 16384 / 2}}
+
+
+def test_a_ring_is_a_permutation_along_its_axis():
+  turn = lambda x: jax.lax.ppermute(x, "tensor", [(0, 1), (1, 0)])
+  assert sent(mapped(turn), X)["collective-permute"] == {"tensor": {"count": 1, "bytes": 16384}}
+
+
+def test_what_the_partitioner_adds_is_found():
+  weights = ((64, 128), PartitionSpec(("fsdp",), None))
+  rows = ((64, 64), PartitionSpec(("data", "fsdp"), None))
+  found = sent(lambda x, w: x @ w, rows, weights, mesh=dict(data=2, fsdp=2, seq=1, tensor=1))
+  assert found == {"all-gather": {"fsdp": {"count": 1, "bytes": 64 * 128 * 4 / 2}}}
+
+
+@pytest.mark.parametrize(
+  "text,groups",
+  [
+    ("replica_groups={{0,2},{1,3}}, use", [[0, 2], [1, 3]]),
+    ("replica_groups=[2,2]<=[4], x", [[0, 1], [2, 3]]),
+    ("replica_groups=[2,2]<=[2,2]T(1,0), x", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_0'}, u", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['axis_0'=1,'axis_1'=4] {'axis_1'}, u", [[0, 1, 2, 3]]),
+    (
+      "replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}, dim",
+      [[0, 2], [1, 3]],
+    ),
+    ("replica_groups={}, x", [[0, 1, 2, 3]]),
+    ("source_target_pairs={{0,1},{2,3}}, x", [[0, 1], [2, 3]]),
+  ],
+)
+def test_every_form_of_groups_is_understood(text, groups):
+  np.testing.assert_array_equal(hlo._groups(text, 4), groups)
+
+
+def test_bytes_of_types_are_read():
+  assert hlo.sizes("(bf16[2,3]{1,0:T(8,128)(2,1)S(1)}, f32[], u8[5], pred[4])") == [12, 4, 5, 4]
+
+
+# --- with the TPU compiler ----------------------------------------------------------------------
+
+libtpu = pytest.mark.skipif(
+  topology.importlib.util.find_spec("libtpu") is None, reason="needs the extra `tpu`"
+)
+SMALL = dict(
+  batch_size=8, model__width=128, model__num_heads=2, model__dtype="bfloat16", model__depth=3,
+  model__patch=(1, 4, 4),
+)  # fmt: skip
+
+
+@libtpu
+def test_a_training_step_compiled_for_a_tpu_slice_says_what_it_needs(tmp_path):
+  e = tiny(**SMALL, mesh__data=1, mesh__fsdp=2, mesh__seq=2, total_steps=3600)
+  made = plan(e, tmp_path, Target("v5e:2x2"))
+  assert json.loads((tmp_path / "plan.json").read_text()) == json.loads(json.dumps(made))
+  assert made["topology"] == "v5e:2x2" and made["devices"] == 4 and made["fits"] is True
+  assert made["mesh"] == {"data": 1, "fsdp": 2, "seq": 2, "tensor": 1}
+  assert made["attention"] == "splash, ulysses over seq=2"
+  assert 0 < made["argument_bytes"] < made["peak_bytes"] < 16 * 2**30
+  # Ulysses, per layer: queries, keys, values and the output, and the same backward.
+  assert made["collectives"]["all-to-all"]["seq"]["count"] >= 3 * 8
+  assert max(made["bound_seconds"].values()) <= made["estimate_seconds"]
+  assert made["hours"] == pytest.approx(made["estimate_seconds"])
+  assert made["price_dollars"] == pytest.approx(made["hours"] * 4 * 1.2)
+
+
+@libtpu
+def test_what_does_not_fit_is_a_result(tmp_path, capsys):
+  e = tiny(**{**SMALL, "batch_size": 2048, "model__width": 1024}, data__worlds__size=64)
+  made = plan(e, tmp_path, Target("v5e:1x1"))
+  assert made["fits"] is False and made["over_bytes"] > 0
+  assert made["peak_bytes"] == pytest.approx(made["over_bytes"] + 16 * 2**30)
+  assert "does not fit" in capsys.readouterr().out
+
+
+@libtpu
+@pytest.mark.slow
+def test_sampling_and_several_slices_are_compiled_too(tmp_path):
+  e = tiny(**SMALL, mesh__data=2, mesh__fsdp=4)
+  made = plan(e, tmp_path, Target("v5e:2x2", slices=2))
+  assert made["fits"] and made["bound_seconds"]["dcn"] > 0
+  # Gradients, as they are summed in 16 bits: a quarter of the parameters on each device.
+  crossing = made["collectives"]["all-reduce"]["slices"]["bytes"]
+  assert 1 <= crossing / (2 * made["parameters"]["total"] / 4) < 1.5  # some leaves are whole
+  sampled = plan(e, tmp_path, Target("v5e:2x4", step="sample"))
+  assert sampled["fits"] and sampled["step"] == "sample" and "bound_seconds" not in sampled
+
+
+@libtpu
+@pytest.mark.parametrize(
+  "flags,words",
+  [
+    (["--topology=v5q:4x4"], "--topology=v5q:4x4"),
+    (["--topology=v5e:2x2", "--config.mesh.data=3"], "needs 3 devices, there are 4"),
+    (["--topology=v5e:2x2", "--slices=2", "--config.mesh.data=1", "--config.mesh.fsdp=8"],
+     "only `data` crosses"),
+  ],
+)  # fmt: skip
+def test_impossible_targets_are_told_in_a_line(tmp_path, capsys, flags, words):
+  command = ["launch", "--mode=plan", "--config=experiments/quickstart.py:smoke"]
+  assert main([*command, f"--workdir={tmp_path}", *flags]) == 1
+  error = capsys.readouterr().err
+  assert words in error and "Traceback" not in error
+  assert not (tmp_path / "plan.json").exists()
+
+
+def test_without_the_compiler_the_extra_is_named(monkeypatch):
+  monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ValueError, match=r"videojax\[tpu\]"):
+    topology.open_topology("v5e:2x2")

@@ -1,0 +1,105 @@
+"""plan.json as tables for people."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from videojax.log import clock_text
+
+
+def show(written: dict[str, Any]) -> None:
+  """Prints a plan."""
+  console = Console(soft_wrap=True, highlight=False)
+  table = _table("parameters", "part", "number")
+  for part, number in written["parameters"].items():
+    table.add_row(part, f"{number:,}")
+  console.print(table)
+  for name, kind in written["data"].items():
+    _show_kind(console, name, kind, written["remat"])
+  state = written["state_bytes"]
+  listed = ", ".join(f"{k} {size_text(v)}" for k, v in state.items() if k != "total")
+  console.print(f"state per device {size_text(state['total'])}: {listed}")
+  console.print(
+    f"training: {written['total_steps']:,} steps of {written['batch_size']} clips, "
+    f"{written['training_flops']:.3g} FLOP (3 x forward)"
+  )
+  if "topology" in written:
+    _show_topology(console, written)
+
+
+def _table(title: str, *columns: str) -> Table:
+  table = Table(title=title, title_justify="left")
+  for i, column in enumerate(columns):
+    table.add_column(column, justify="right" if i else "left")
+  return table
+
+
+def _show_kind(console: Console, name: str, kind: dict[str, Any], remat: str) -> None:
+  forward = kind["forward_flops_per_clip"]
+  table = _table(f"{name}: clips {kind['clip_shape']}", "FLOP per clip, forward", "GFLOP", "share")
+  for part, value in forward.items():
+    table.add_row(part, f"{value / 1e9:.4g}", f"{value / forward['total']:.1%}")
+  console.print(table)
+  console.print(
+    f"{kind['tokens_per_clip']:,} tokens a clip, "
+    f"{kind['tokens_per_video_second']:,.0f} per second of video"
+  )
+  table = _table(f"{name}: remat", "policy", "kept per device", "work of a step")
+  for policy, cost in kind["remat"].items():
+    mark = " <- this run's" if policy == remat else ""
+    more = cost["executed_over_model_flops"]
+    table.add_row(policy + mark, size_text(cost["kept_bytes"]), f"{more:.2f} x")
+  console.print(table)
+
+
+def _show_topology(console: Console, written: dict[str, Any]) -> None:
+  slices = f"{written['slices']} x " if written["slices"] > 1 else ""
+  mesh = " x ".join(f"{axis} {n}" for axis, n in written["mesh"].items() if n > 1) or "one device"
+  console.print(
+    f"{slices}{written['topology']}: {written['devices']} devices, {mesh}; "
+    f"attention {written['attention']}; {written['step']} step"
+  )
+  if not written["fits"]:
+    reason = f" ({written['reason']})" if "reason" in written else ""
+    console.print(
+      f"does not fit: a device needs {size_text(written['peak_bytes'])}, "
+      f"{size_text(written['over_bytes'])} too much{reason}",
+      markup=False,
+    )
+  if written["collectives"] is None:
+    return
+  if written["fits"]:
+    console.print(
+      f"fits: peak {size_text(written['peak_bytes'])} a device (arguments "
+      f"{size_text(written['argument_bytes'])}, temporary {size_text(written['temporary_bytes'])})"
+    )
+  table = _table("sent by a device in a step", "collective", "across", "number", "bytes")
+  for kind, by_axis in written["collectives"].items():
+    for axes, cell in sorted(by_axis.items(), key=lambda item: -item[1]["bytes"]):
+      table.add_row(kind, axes, f"{cell['count']:,}", size_text(cell["bytes"]))
+  console.print(table)
+  if "bound_seconds" in written:
+    _show_times(console, written)
+
+
+def _show_times(console: Console, written: dict[str, Any]) -> None:
+  bound = written["bound_seconds"]
+  parts = ", ".join(f"{unit} {seconds:.3g}" for unit, seconds in bound.items())
+  console.print(f"bound: at least {max(bound.values()):.3g} s a step (all at their peak: {parts})")
+  parts = ", ".join(f"{k} {v:.3g}" for k, v in written["estimate_by_part"].items())
+  price = written["price_dollars"]
+  money = f", {price:,.0f} dollars" if price is not None else ", no list price known"
+  console.print(
+    f"estimate: {written['estimate_seconds']:.3g} s a step ({parts}), MFU "
+    f"{written['mfu_estimate']:.0%}; the run {clock_text(written['hours'] * 3600)}{money}"
+  )
+
+
+def size_text(size: int | float) -> str:
+  """1536 -> '1.5 KiB'."""
+  for unit in ("B", "KiB", "MiB", "GiB"):
+    if size < 1024:
+      return f"{size:.4g} {unit}"
+    size /= 1024
+  return f"{size:.4g} TiB"

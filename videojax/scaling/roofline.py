@@ -1,0 +1,164 @@
+"""What bounds a training step on a chip, and about how long it takes there.
+
+The bound takes every unit at its peak and all of them at once: no step is faster. The estimate adds
+what the bound leaves out, with the rates of `RATES`: kernels below their peak, elementwise work
+between them, communication that is only partly hidden. Both are per device and step.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from videojax.scaling import flops
+
+GB = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """What a chip has beside its FLOP/s (scaling/flops.py).
+
+  Attributes:
+    hbm_bytes: capacity.
+    hbm_bytes_per_s: of the memory.
+    ici_bytes_per_s: sent to other chips of the slice or machine, all links, one way.
+    dcn_bytes_per_s: sent out of the slice or machine.
+    devices: devices of JAX in a chip.
+  """
+
+  hbm_bytes: float
+  hbm_bytes_per_s: float
+  ici_bytes_per_s: float
+  dcn_bytes_per_s: float
+  devices: int = 1
+
+
+# Google Cloud TPU documentation (v5e, v5p, v6e, TPU7x pages; ICI as half of the bidirectional
+# figure, DCN per chip or per pod over its chips); NVIDIA H100, H200, A100, B200 datasheets, with
+# 400 Gbit/s of network a GPU, 200 for A100.
+MEMORY = {
+  "TPU v5e": Memory(16 * 2.0**30, 819 * GB, 100 * GB, 3.1 * GB),
+  "TPU v5p": Memory(95 * 2.0**30, 2765 * GB, 600 * GB, 6.25 * GB),
+  "TPU v6e": Memory(32 * 2.0**30, 1638 * GB, 400 * GB, 12.5 * GB),
+  "TPU7x": Memory(192 * 2.0**30, 7380 * GB, 600 * GB, 12.5 * GB, devices=2),
+  "NVIDIA H100": Memory(80e9, 3350 * GB, 450 * GB, 50 * GB),
+  "NVIDIA H200": Memory(141e9, 4800 * GB, 450 * GB, 50 * GB),
+  "NVIDIA A100": Memory(80e9, 2039 * GB, 300 * GB, 25 * GB),
+  "NVIDIA B200": Memory(180e9, 8000 * GB, 900 * GB, 50 * GB),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+  """Rates of the estimate.
+
+  Attributes:
+    attention: head dim -> share of the peak that the kernel reaches, forward and backward; the
+      nearest one counts.
+    matmul: share of the peak of all other products.
+    memory: share of the memory's bandwidth.
+    passes: times that a block's activations [tokens, width], in 16 bits, go through the memory in a
+      step: norms, modulation, positions, residuals, casts, forward and backward.
+    exposed: share of the communication that computing does not hide.
+  """
+
+  attention: Mapping[int, float]
+  matmul: float
+  memory: float = 0.8
+  passes: float = 230
+  exposed: float = 0.3
+
+
+# GPU: kernel rates and passes from timings on one H100; tests/scaling/test_roofline.py holds them
+# against those. TPU: assumed; a head dim below the 128 lanes wastes the rest.
+RATES = {
+  "NVIDIA": Rates(attention={64: 0.45, 72: 0.32, 128: 0.57}, matmul=0.61),
+  "TPU": Rates(attention={64: 0.21, 72: 0.24, 96: 0.31, 128: 0.42}, matmul=0.7),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """A step's work on one device.
+
+  Attributes:
+    attention_flops, other_flops: executed, recomputation included.
+    state_bytes: read and written by the optimizer, and weights read by the passes.
+    kept_bytes: activations kept for the backward pass.
+    layer_bytes: [tokens, width] in 16 bits, summed over the blocks.
+    ici_bytes, dcn_bytes: sent.
+    head_dim: of attention.
+  """
+
+  attention_flops: int | float
+  other_flops: int | float
+  state_bytes: int | float
+  kept_bytes: int | float
+  layer_bytes: int | float
+  ici_bytes: int | float
+  dcn_bytes: int | float
+  head_dim: int
+
+
+def memory(kind: str) -> Memory | None:
+  """Of a device kind of JAX; None: unknown. A device of several in a chip has its share."""
+  name = flops.chip(kind)
+  if name not in MEMORY:
+    return None
+  m = MEMORY[name]
+  return Memory(
+    m.hbm_bytes / m.devices, m.hbm_bytes_per_s / m.devices, m.ici_bytes_per_s / m.devices,
+    m.dcn_bytes_per_s / m.devices, m.devices,
+  )  # fmt: skip
+
+
+def bound(work: Work, kind: str) -> dict[str, float]:
+  """Seconds that each unit needs at its peak; the step takes at least the largest."""
+  m, peak = _chip(kind)
+  return {
+    "compute": (work.attention_flops + work.other_flops) / peak,
+    "hbm": (work.state_bytes + 2 * work.kept_bytes) / m.hbm_bytes_per_s,
+    "ici": work.ici_bytes / m.ici_bytes_per_s,
+    "dcn": work.dcn_bytes / m.dcn_bytes_per_s,
+  }
+
+
+def estimate(work: Work, kind: str) -> dict[str, float]:
+  """Seconds by part, to be added."""
+  m, peak = _chip(kind)
+  rates = next(r for maker, r in RATES.items() if (flops.chip(kind) or "").startswith(maker))
+  nearest = min(rates.attention, key=lambda e: abs(math.log(e / work.head_dim)))
+  rate = m.hbm_bytes_per_s * rates.memory
+  network = work.ici_bytes / m.ici_bytes_per_s + work.dcn_bytes / m.dcn_bytes_per_s
+  return {
+    "attention": work.attention_flops / (peak * rates.attention[nearest]),
+    "matmul": work.other_flops / (peak * rates.matmul),
+    "elementwise": rates.passes * work.layer_bytes / rate,
+    "state": work.state_bytes / rate,
+    "communication": rates.exposed * network,
+  }
+
+
+def _chip(kind: str) -> tuple[Memory, float]:
+  m, peak = memory(kind), flops.peak_flops_per_s(kind)
+  if m is None or peak is None:
+    raise ValueError(f"no memory and peak in the tables for a chip that JAX calls {kind!r}")
+  return m, peak
+
+
+# What a remat policy computes again, in forward passes: (attention, all other products).
+RECOMPUTED = {
+  "none": (0, 0), "attention_dots": (0, 0), "attention": (0, 1), "offload": (0, 1), "full": (1, 1)
+}  # fmt: skip
+
+
+def executed_flops(forward: Mapping[str, int], remat: str) -> tuple[int, int]:
+  """(attention, other) FLOPs of a step, recomputation included, from the forward pass by part."""
+  again = RECOMPUTED[remat]
+  attention = forward.get("attention scores", 0)
+  return (3 + again[0]) * attention, (3 + again[1]) * (forward["total"] - attention)
+
+
+def optimizer_bytes(parameters: int, averages: int) -> int:
+  """Memory traffic of AdamW in fp32: gradient, weight and two moments read, all but it written."""
+  return 4 * parameters * (7 + 1 + 2 * averages)

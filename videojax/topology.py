@@ -1,0 +1,143 @@
+"""A run compiled for TPUs that are not here: does it fit, what does it send, how long at least.
+
+XLA's TPU compiler runs on any machine (extra `tpu`); it knows each chip's memory and network, and
+allocates nothing.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from videojax import hlo
+from videojax.config import Experiment
+from videojax.errors import ConfigError
+from videojax.models.attention import compiling_for
+from videojax.program import Program, compiled_bytes, lower_sample, lower_step
+from videojax.scaling import flops, roofline
+from videojax.scaling.cost_tables import CHIPS
+from videojax.sharding import make_mesh
+from videojax.task import Task
+
+STEPS = ("train", "sample")
+
+
+def open_topology(name: str, slices: int = 1) -> list[jax.Device]:
+  """Devices of a TPU slice, to compile for.
+
+  Args:
+    name: chip and shape: 'v5p:4x4x4', 'v5e:16x16', 'tpu7x:4x4x4'.
+    slices: of this shape, joined by the data centre's network.
+  Raises:
+    ConfigError: no such topology, or the extra is not installed.
+  """
+  if importlib.util.find_spec("libtpu") is None:
+    raise ConfigError("--topology needs the TPU compiler: pip install 'videojax[tpu]'")
+  # No TPU is asked for, and several processes may compile at once.
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  extra: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+  if name.startswith("v4"):
+    extra["chip_config_name"] = "megacore"  # one device a chip
+  if name.partition(":")[2] in ("1x1", "1x1x1"):
+    extra["chips_per_host_bounds"] = (1, 1, 1)
+  try:
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **extra)
+  except Exception as error:  # the compiler's own, of several kinds
+    raise ConfigError(
+      f"--topology={name}: {str(error).splitlines()[0]}. It is chip:shape, e.g. v5e:4x4, "
+      "v5p:2x2x1, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4"
+    ) from None
+  return list(topology.devices)
+
+
+@contextlib.contextmanager
+def on(mesh: Mesh) -> Iterator[None]:
+  """Programs are made for the devices of this mesh."""
+  with compiling_for(mesh.devices.flat[0].platform), jax.set_mesh(mesh):
+    yield
+
+
+def compile_for(e: Experiment, devices: list[jax.Device], step: str = "train") -> dict[str, Any]:
+  """Compiles every kind of batch for these devices; an out-of-memory is a result.
+
+  Args:
+    e: resolved.
+    devices: of a topology.
+    step: 'train', or 'sample': the evaluation's batch of samples.
+  Returns: per device: fits, peak_bytes, argument_bytes, temporary_bytes, over_bytes (by how much it
+    does not fit), collectives; of the kind of batch with the largest peak. mesh is of all.
+  """
+  mesh = make_mesh(e.mesh, devices)
+  with on(mesh):
+    program = Program(e, mesh)
+    attention = e.model.module.describe(e.model.config, mesh)
+    lower = lower_step if step == "train" else lower_sample
+    found = [compiled(lower, program, task, mesh) for task in program.tasks.values()]
+  worst = max(found, key=lambda f: f["peak_bytes"])
+  return {"attention": attention, "step": step} | worst
+
+
+def compiled(lower: Any, program: Program, task: Task, mesh: Mesh) -> dict[str, Any]:
+  """What the compiler says of one program."""
+  held = roofline.memory(mesh.devices.flat[0].device_kind)
+  limit = held.hbm_bytes if held else float("inf")
+  try:
+    made = lower(program, task).compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    used = _bytes_used(str(error))
+    return {
+      "fits": False, "peak_bytes": used, "over_bytes": used - limit, "argument_bytes": None,
+      "temporary_bytes": None, "collectives": None, "reason": str(error).splitlines()[0][:300],
+    }  # fmt: skip
+  memory, peak = made.memory_analysis(), compiled_bytes(made)
+  return {
+    "fits": peak <= limit,
+    "peak_bytes": peak,
+    "over_bytes": max(peak - limit, 0),
+    "argument_bytes": int(memory.argument_size_in_bytes),
+    "temporary_bytes": int(memory.temp_size_in_bytes),
+    "collectives": hlo.table(hlo.collectives(made.as_text(), mesh.shape)),
+  }
+
+
+def _bytes_used(message: str) -> float:
+  """'Used 18.86G of 15.75G hbm' -> bytes; what a part needs where the whole is not said."""
+  units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+  found = re.search(r"[Uu]sed ([\d.]+)([KMGT]) of", message) or re.search(
+    r"\(([\d.]+)([KMGT])\)", message
+  )
+  return float(found[1]) * units[found[2]] if found else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent:
+  """Bytes that a device sends in a step, within its slice and out of it."""
+
+  ici: float
+  dcn: float
+
+  @classmethod
+  def of(cls, collectives: dict[str, Any]) -> "Sent":
+    """From `hlo.table`."""
+    cells = [(axes, cell["bytes"]) for by in collectives.values() for axes, cell in by.items()]
+    size = lambda outside: float(sum(n for axes, n in cells if (axes == hlo.SLICES) == outside))
+    return cls(size(False), size(True))
+
+
+def price_per_hour(kind: str, devices: int) -> float | None:
+  """Dollars an hour of these devices, as assumed in scaling/cost_tables.py; None: unknown."""
+  name, memory = flops.chip(kind), roofline.memory(kind)
+  prices = [float(chip.price) for chip in CHIPS.values() if chip.kind == name]
+  return prices[0] * devices / (memory.devices if memory else 1) if prices else None
