@@ -35,6 +35,7 @@ LAYERS = [
   ("videojax.resume", 9),
   ("videojax.train", 10),
   ("videojax.hlo", 2),
+  ("videojax.xla_flags", 2),
   ("videojax.topology", 9),
   ("videojax.plan_tables", 9),
   ("videojax.plan", 11),

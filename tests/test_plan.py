@@ -14,6 +14,8 @@ from videojax import hlo, topology
 from videojax.launch import main
 from videojax.plan import Target, plan
 from videojax.sharding import MeshConfig, make_mesh
+from videojax.train import train
+from videojax.xla_flags import PRESETS, compile_with
 
 AXES = {"data": 2, "fsdp": 2, "seq": 1, "tensor": 2}
 
@@ -124,6 +126,28 @@ def test_what_does_not_fit_is_a_result(tmp_path, capsys):
   assert made["fits"] is False and made["over_bytes"] > 0
   assert made["peak_bytes"] == pytest.approx(made["over_bytes"] + 16 * 2**30)
   assert "does not fit" in capsys.readouterr().out
+
+
+@libtpu
+def test_presets_are_known_to_the_tpu_compiler_and_an_unknown_flag_is_left_out(monkeypatch):
+  made = make_mesh(MeshConfig(data=4), topology.open_topology("v5e:2x2"))
+  x = jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=NamedSharding(made, PartitionSpec()))
+  lowered = jax.jit(lambda x: x @ x).lower(x)
+  for name in ("tpu_overlap", "tpu_slices", "tpu_vmem"):
+    assert compile_with(lowered, PRESETS[name])[1] == []
+  options = {"xla_tpu_no_such_thing": True, **PRESETS["tpu_vmem"], "xla_neither": 1}
+  compiled, unknown = compile_with(lowered, options)
+  assert sorted(unknown) == ["xla_neither", "xla_tpu_no_such_thing"]
+  assert compiled.memory_analysis()
+
+
+def test_a_run_says_which_flags_its_compiler_does_not_know(tmp_path, capsys, monkeypatch):
+  monkeypatch.setitem(PRESETS, "odd", {"xla_cpu_no_such_thing": True})
+  e = tiny(xla_flags=("odd",), total_steps=1, evaluate__coherence_clips=0)
+  assert train(e, tmp_path / "run", devices=jax.devices()[:1]).steps == 1
+  assert "does not know xla_cpu_no_such_thing" in capsys.readouterr().out
+  with pytest.raises(ValueError, match="tpu_overlap"):
+    tiny(xla_flags=("tpu_overlapp",))
 
 
 @libtpu

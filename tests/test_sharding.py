@@ -77,7 +77,7 @@ def test_an_unknown_name_is_refused():
 
 
 LONG = dict(
-  batch_size=1, model__width=32, model__num_heads=2, model__patch=(1, 2, 2), model__remat="full",
+  batch_size=1, model__width=16, model__num_heads=1, model__depth=1, model__patch=(1, 2, 2),
   data__worlds__size=64, data__worlds__frames=32, data__worlds__scenes=("one",),
 )  # fmt: skip
 

@@ -79,6 +79,7 @@ def bench(
       "dtype": config.dtype, "batch_size": e.batch_size, "accumulate": e.accumulate,
       "clip_shape": list(task.source.shape), "remat": config.remat, "scan": config.scan,
       "attention": e.model.module.describe(config, mesh),
+      "xla_flags": list(e.xla_flags), "unknown_flags": program.unknown_flags,
       "steps_per_dispatch": program.most, "replicas": replicas or 1,
       "optimizer": e.optim.name, "ema": list(e.ema), "jax": jax.__version__,
       "timed_steps": TIMED, "flops_convention": "3 x forward",

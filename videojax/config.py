@@ -22,12 +22,13 @@ from videojax.diffusion.denoiser import Denoiser
 from videojax.diffusion.objective import Objective
 from videojax.diffusion.process import make_process
 from videojax.diffusion.samplers import Sampler
-from videojax.errors import ConfigError
+from videojax.errors import ConfigError, check_choice
 from videojax.evaluate import EvaluateConfig, first
 from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
 from videojax.sharding import MeshConfig
 from videojax.task import ConditionConfig, ModelSpec, Task
+from videojax.xla_flags import PRESETS
 
 T = TypeVar("T")
 
@@ -66,6 +67,7 @@ class Experiment:
       none: the raw weights are.
     init_from: run directory whose EMA weights are taken, and nothing else.
     branch_from: 'RUN@STEP', whose whole state is carried on.
+    xla_flags: names of compiler options for the training step (xla_flags.PRESETS).
     steps_per_dispatch: updates per call of the compiled step; more than 1 where a step is shorter
       than what the host needs for it.
     log_every_steps: steps between lines of metrics.jsonl.
@@ -93,6 +95,7 @@ class Experiment:
   guidance: GuidanceConfig = GuidanceConfig()
   init_from: str | None = None
   branch_from: str | None = None
+  xla_flags: tuple[str, ...] = ()
   steps_per_dispatch: int = 1
   log_every_steps: int = 10
   tensorboard: bool = False
@@ -107,6 +110,8 @@ class Experiment:
         f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
       )
     object.__setattr__(self, "data", first(self.data, self.evaluate.source, "evaluate.source"))
+    for name in self.xla_flags:
+      check_choice("xla_flags", name, PRESETS)
     if self.init_from and self.branch_from:
       raise ValueError("init_from and branch_from exclude each other: weights, or the whole state")
 

@@ -31,6 +31,7 @@ from videojax.sharding import (
 )
 from videojax.state import TrainState, init_state, train_step, train_steps
 from videojax.task import ModelSpec, Task
+from videojax.xla_flags import PRESETS, compile_with
 
 
 def check_divides(e: Experiment, mesh: Mesh | AbstractMesh) -> None:
@@ -160,6 +161,7 @@ class Program:
     self.shardings = state_shardings(e.model, abstract, mesh)
     self.abstract = with_shardings(abstract, self.shardings)
     self.most = e.steps_per_dispatch
+    self.unknown_flags: list[str] = []  # of xla_flags, that the compiler has not
     self._create = jax.jit(
       functools.partial(create_state, e, self.tx), out_shardings=self.shardings
     )
@@ -211,11 +213,13 @@ def lower_step(program: Program, task: Task, replicas: int | None = None) -> Any
 
 def compile_step(program: Program, task: Task, replicas: int | None = None) -> Any:
   """`lower_step`'s, compiled ahead."""
-  return lower_step(program, task, replicas).compile()
+  options = {k: v for name in program.experiment.xla_flags for k, v in PRESETS[name].items()}
+  step, program.unknown_flags = compile_with(lower_step(program, task, replicas), options)
+  return step
 
 
-def lower_sample(program: Program, task: Task) -> Any:
-  """Sampling of one evaluation batch of clips, traced for shapes."""
+def compile_sample(program: Program, task: Task) -> Any:
+  """Sampling of one evaluation batch of clips, compiled ahead."""
   e, mesh = program.experiment, program.mesh
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
   rows = -(-e.evaluate.batch_size // ways) * ways
@@ -228,7 +232,7 @@ def lower_sample(program: Program, task: Task) -> Any:
   example = {k: jax.tree.map(batch, v) for k, v in example.items() if k != "state"}
   params = merge(program.abstract.trainable, program.abstract.frozen)
   make = functools.partial(generate, task, e.sampler, e.guidance)
-  return jax.jit(make).lower(params, example)
+  return jax.jit(make).lower(params, example).compile()
 
 
 def _repeated(leaf: jax.ShapeDtypeStruct, number: int) -> jax.ShapeDtypeStruct:

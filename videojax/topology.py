@@ -20,7 +20,7 @@ from videojax import hlo
 from videojax.config import Experiment
 from videojax.errors import ConfigError
 from videojax.models.attention import compiling_for
-from videojax.program import Program, compiled_bytes, lower_sample, lower_step
+from videojax.program import Program, compile_sample, compile_step, compiled_bytes
 from videojax.scaling import flops, roofline
 from videojax.scaling.cost_tables import CHIPS
 from videojax.sharding import make_mesh
@@ -81,18 +81,19 @@ def compile_for(e: Experiment, devices: list[jax.Device], step: str = "train") -
   with on(mesh):
     program = Program(e, mesh)
     attention = e.model.module.describe(e.model.config, mesh)
-    lower = lower_step if step == "train" else lower_sample
-    found = [compiled(lower, program, task, mesh) for task in program.tasks.values()]
+    make = compile_step if step == "train" else compile_sample
+    found = [compiled(make, program, task, mesh) for task in program.tasks.values()]
   worst = max(found, key=lambda f: f["peak_bytes"])
-  return {"attention": attention, "step": step} | worst
+  flags = {"xla_flags": list(e.xla_flags), "unknown_flags": program.unknown_flags}
+  return {"attention": attention, "step": step} | flags | worst
 
 
-def compiled(lower: Any, program: Program, task: Task, mesh: Mesh) -> dict[str, Any]:
+def compiled(make: Any, program: Program, task: Task, mesh: Mesh) -> dict[str, Any]:
   """What the compiler says of one program."""
   held = roofline.memory(mesh.devices.flat[0].device_kind)
   limit = held.hbm_bytes if held else float("inf")
   try:
-    made = lower(program, task).compile()
+    made = make(program, task)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise

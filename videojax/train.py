@@ -108,6 +108,8 @@ def train(
 
       clock = time.perf_counter()
       steps = program.steps
+      for flag in program.unknown_flags:
+        log.say(f"xla_flags: this compiler does not know {flag}, left out")
       seconds["compile"] += time.perf_counter() - clock
       init_loss = initial_loss(workdir, evaluator, state, seconds)
       counts = {name: Counts.of(e, task) for name, task in tasks.items()}
