@@ -39,6 +39,7 @@ LAYERS = [
   ("videojax.topology", 9),
   ("videojax.plan_tables", 9),
   ("videojax.plan", 11),
+  ("videojax.search", 11),
   ("videojax.bench", 11),
   ("videojax.inspect_run", 11),
   ("videojax.coordinates", 11),

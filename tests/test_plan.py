@@ -1,5 +1,6 @@
 """Plans for TPUs that are not here: what is read from compiled programs, and what fits."""
 
+import dataclasses
 import json
 import math
 
@@ -13,6 +14,7 @@ from tests.helpers import tiny
 from videojax import hlo, topology
 from videojax.launch import main
 from videojax.plan import Target, plan
+from videojax.search import candidates
 from videojax.sharding import MeshConfig, make_mesh
 from videojax.train import train
 from videojax.xla_flags import PRESETS, compile_with
@@ -161,6 +163,21 @@ def test_sampling_and_several_slices_are_compiled_too(tmp_path):
   assert 1 <= crossing / (2 * made["parameters"]["total"] / 4) < 1.5  # some leaves are whole
   sampled = plan(e, tmp_path, Target("v5e:2x4", step="sample"))
   assert sampled["fits"] and sampled["step"] == "sample" and "bound_seconds" not in sampled
+
+
+@libtpu
+def test_search_tries_every_mesh_that_divides_and_takes_the_fastest_that_fits(tmp_path, capsys):
+  e = tiny(**{**SMALL, "batch_size": 16})
+  devices = topology.open_topology("v5e:2x2")
+  found = list(candidates(e, devices))
+  sizes = {dataclasses.astuple(c.mesh) for c in found}
+  assert all(math.prod(size) == 4 for size in sizes)
+  assert {(4, 1, 1, 1), (1, 4, 1, 1), (1, 1, 4, 1), (2, 1, 1, 2)} <= sizes
+  assert all(c.batch_size % (c.mesh.data * c.mesh.fsdp) == 0 for c in found)
+  made = plan(e, tmp_path, Target("v5e:2x2", search=True))
+  best = min(c.seconds_per_clip for c in found)
+  assert made["fits"] and made["search"][-1]["seconds_per_clip"] == pytest.approx(best, rel=0.1)
+  assert f"--config.batch_size={made['batch_size']}" in capsys.readouterr().out
 
 
 @libtpu

@@ -62,7 +62,7 @@ def plan(c: Command) -> None:
   from videojax.plan import Target, plan
 
   name, f = c.flags.topology, c.flags
-  target = None if name is None else Target(name, f.slices, f.step)
+  target = None if name is None else Target(name, f.slices, f.step, f.search)
   plan(c.experiment, c.workdir, target)
 
 
@@ -129,6 +129,7 @@ def parse(argv: list[str]) -> Command:
   flags.DEFINE_float("max-seconds", None, "sweep: stop, saved, after so long", **define)
   flags.DEFINE_string("topology", None, "plan: compile for these TPUs, e.g. v5p:4x4x4", **define)
   flags.DEFINE_integer("slices", 1, "plan: so many slices of that topology", **define)
+  flags.DEFINE_bool("search", False, "plan: find the mesh, batch and remat", **define)
   flags.DEFINE_enum("step", "train", ["train", "sample"], "plan: which step", **define)
   flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
   flags.DEFINE_integer("replicas", None, "bench: so many runs in one step, by vmap", **define)

@@ -37,11 +37,13 @@ class Target:
     name: 'v5p:4x4x4', see `topology.open_topology`.
     slices: of this shape.
     step: 'train', or 'sample'.
+    search: for the mesh, batch and remat that are fastest there.
   """
 
   name: str
   slices: int = 1
   step: str = "train"
+  search: bool = False
 
 
 def plan(experiment: Experiment, workdir: Path, target: Target | None = None) -> dict[str, Any]:
@@ -58,9 +60,14 @@ def plan(experiment: Experiment, workdir: Path, target: Target | None = None) ->
     written = needs(experiment.on_devices(mesh.size), mesh)
   else:
     devices = topology.open_topology(target.name, target.slices)
-    e = experiment.on_devices(len(devices))
+    e, tried = experiment.on_devices(len(devices)), None
+    if target.search:
+      from videojax.search import search  # it plans too
+
+      e, tried = search(e, devices)
     mesh = make_mesh(e.mesh, devices)
     written = needs(e, mesh) | {"topology": target.name, "slices": target.slices}
+    written |= {"search": tried}
     written |= topology.compile_for(e, devices, target.step)
     if target.step == "train" and written["collectives"] is not None:
       written |= times(e, written, devices[0].device_kind)
@@ -146,8 +153,7 @@ def state_bytes(abstract: Any, shardings: Any) -> dict[str, int]:
 
 def remat_cost(e: Experiment, name: str, remat: str, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
   """What a remat policy keeps on one device, and what a step then computes of 3 x forward."""
-  model = dataclasses.replace(e.model, config=dataclasses.replace(e.model.config, remat=remat))
-  task = dataclasses.replace(e, model=model).task(name)
+  task = with_remat(e, remat).task(name)
   forward = flops.forward(task_products(e, task))
   rows = e.batch_size / e.accumulate / (mesh.shape["data"] * mesh.shape["fsdp"])
   split = mesh.shape["seq"] * mesh.shape["tensor"]
@@ -156,6 +162,12 @@ def remat_cost(e: Experiment, name: str, remat: str, mesh: Mesh | AbstractMesh) 
     "executed_over_model_flops": sum(roofline.executed_flops(forward, remat))
     / (3 * forward["total"]),
   }
+
+
+def with_remat(e: Experiment, remat: str) -> Experiment:
+  """The same experiment under another remat policy."""
+  model = dataclasses.replace(e.model, config=dataclasses.replace(e.model.config, remat=remat))
+  return dataclasses.replace(e, model=model)
 
 
 def kept_bytes(task: Task) -> int:

@@ -53,7 +53,27 @@ def _show_kind(console: Console, name: str, kind: dict[str, Any], remat: str) ->
   console.print(table)
 
 
+def _show_search(console: Console, tried: list[dict[str, Any]]) -> None:
+  columns = "by estimate the fastest", "clips", "remat", "s per clip", "peak", "fits"
+  table = _table("search", *columns)
+  for row in tried:
+    table.add_row(
+      " x ".join(f"{axis} {n}" for axis, n in row["mesh"].items() if n > 1) or "one device",
+      str(row["batch_size"]), row["remat"], f"{row['seconds_per_clip']:.3g}",
+      size_text(row["peak_bytes"]), "yes" if row["fits"] else "no",
+    )  # fmt: skip
+  console.print(table)
+  best = tried[-1]
+  sizes = " ".join(f"--config.mesh.{axis}={n}" for axis, n in best["mesh"].items())
+  console.print(
+    f"to run it: {sizes} --config.clips_per_device=None --config.batch_size={best['batch_size']} "
+    f"--config.model.remat={best['remat']}"
+  )
+
+
 def _show_topology(console: Console, written: dict[str, Any]) -> None:
+  if written["search"]:
+    _show_search(console, written["search"])
   slices = f"{written['slices']} x " if written["slices"] > 1 else ""
   mesh = " x ".join(f"{axis} {n}" for axis, n in written["mesh"].items() if n > 1) or "one device"
   console.print(

@@ -1,0 +1,137 @@
+"""Which mesh, batch and remat a slice of TPUs runs fastest: all by estimate, the best compiled."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+
+from videojax import topology
+from videojax.config import Experiment
+from videojax.errors import ConfigError
+from videojax.plan import kept_bytes, state_bytes, with_remat
+from videojax.program import (
+  Counts,
+  create_state,
+  make_update,
+  parameters_by_part,
+  state_shardings,
+  task_products,
+)
+from videojax.scaling import flops, roofline
+from videojax.sharding import MESH_AXES, MeshConfig
+
+REMATS = "none", "attention_dots", "attention", "full"
+BATCHES = 0.25, 0.5, 1, 2, 4  # of the config's
+COMPILED = 4  # the most that are compiled before giving up
+FULL = 0.85  # share of the memory that the count may take; the compiler needs the rest
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A way to run a step, with what is counted for it: bytes per device, seconds per clip."""
+
+  mesh: MeshConfig
+  batch_size: int
+  remat: str
+  bytes: int | float
+  seconds_per_clip: float
+
+  def apply(self, e: Experiment) -> Experiment:
+    return dataclasses.replace(
+      with_remat(e, self.remat), mesh=self.mesh, batch_size=self.batch_size, clips_per_device=None
+    )
+
+
+def search(e: Experiment, devices: list[jax.Device]) -> tuple[Experiment, list[dict[str, Any]]]:
+  """The fastest way, by estimate, that the compiler says fits, and the ways that were compiled.
+
+  Raises:
+    ConfigError: none of the best fits.
+  """
+  # Of equally fast ones the smallest first: the count of what is kept is not the compiler's.
+  found = sorted(
+    candidates(e, devices), key=lambda c: (float(f"{c.seconds_per_clip:.2g}"), c.bytes)
+  )
+  tried: list[dict[str, Any]] = []
+  for candidate in found[:COMPILED]:
+    chosen = candidate.apply(e)
+    made = topology.compile_for(chosen, devices)
+    row = dataclasses.asdict(candidate) | {k: made[k] for k in ("fits", "peak_bytes")}
+    tried.append(row)
+    if made["fits"]:
+      return chosen, tried
+  raise ConfigError(
+    f"--search: of {len(found)} ways to run this on {len(devices)} devices none of the best "
+    f"{len(tried)} fits: more devices, or a smaller model"
+  )
+
+
+def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
+  """Every mesh, batch and remat whose count fits in the memory."""
+  kind, number = devices[0].device_kind, len(devices)
+  memory = roofline.memory(kind)
+  assert memory is not None
+  tx, _ = make_update(e)
+  abstract = jax.eval_shape(functools.partial(create_state, e, tx))
+  task = e.task(next(iter(e.data)))
+  tokens = Counts.of(e, task).tokens
+  kept = {r: kept_bytes(with_remat(e, r).task(next(iter(e.data)))) for r in REMATS}
+  forward = flops.forward(task_products(e, task))
+  # XLA's attention would keep all logits; the kernels of TPUs keep none.
+  logits = kept["none"] - kept["attention_dots"]
+  kept["none"] -= int(logits * 0.95)
+  for mesh in meshes(number, tokens, e.model.config.num_heads):
+    on = AbstractMesh(dataclasses.astuple(mesh), MESH_AXES)
+    held = state_bytes(abstract, state_shardings(e.model, abstract, on))["total"]
+    for times, remat in itertools.product(BATCHES, REMATS):
+      batch = round(e.batch_size * times)
+      ways = mesh.data * mesh.fsdp * e.accumulate
+      if batch < 1 or batch % ways:
+        continue
+      share = batch / e.accumulate / (mesh.data * mesh.fsdp * mesh.seq * mesh.tensor)
+      size = held + kept[remat] * share
+      if size <= FULL * memory.hbm_bytes:
+        work = work_on(e, mesh, batch, remat, forward, tokens, kept[remat] * share)
+        seconds = sum(roofline.estimate(work, kind).values()) / batch
+        yield Candidate(mesh, batch, remat, size, seconds)
+
+
+def meshes(number: int, tokens: int, heads: int) -> Iterator[MeshConfig]:
+  """Every mesh of so many devices that splits tokens and heads evenly."""
+  divisors = [n for n in range(1, number + 1) if number % n == 0]
+  for seq, tensor in itertools.product(divisors, divisors):
+    if number % (seq * tensor) or tokens % seq or heads % tensor:
+      continue
+    rest = number // (seq * tensor)
+    for fsdp in (n for n in divisors if rest % n == 0):
+      yield MeshConfig(data=rest // fsdp, fsdp=fsdp, seq=seq, tensor=tensor)
+
+
+def work_on(
+  e: Experiment, mesh: MeshConfig, batch: int, remat: str, forward: dict[str, int], tokens: int,
+  kept: float,
+) -> roofline.Work:  # fmt: skip
+  """One device's work of a step; what it sends is counted here, in 16 bits."""
+  config, number = e.model.config, parameters_by_part(e.model)["total"]
+  devices = mesh.data * mesh.fsdp * mesh.seq * mesh.tensor
+  pieces, rows = mesh.fsdp * mesh.seq, batch / (mesh.data * mesh.fsdp)
+  passes = 2 + (remat in ("full", "attention"))
+  again = 3 + (remat == "full")
+  share = lambda n: (n - 1) / n
+  weights = 2 * number / mesh.tensor
+  layer = rows * tokens / mesh.seq * 2 * config.width  # [tokens, width] of one device
+  sent = weights * share(pieces) * (passes + 1) + 2 * weights / pieces * share(mesh.data)
+  sent += config.depth * layer / mesh.tensor * 4 * again * share(mesh.seq)
+  sent += config.depth * layer * 2 * (passes + 2) * share(mesh.tensor) * 2
+  attention, other = roofline.executed_flops(forward, remat)
+  state = roofline.optimizer_bytes(number, len(e.ema)) / pieces / mesh.tensor
+  return roofline.Work(
+    attention_flops=attention * batch / devices, other_flops=other * batch / devices,
+    state_bytes=state + weights * passes, kept_bytes=kept,
+    layer_bytes=layer * config.depth / mesh.tensor, ici_bytes=sent, dcn_bytes=0.0,
+    head_dim=config.head_dim,
+  )  # fmt: skip
