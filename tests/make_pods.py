@@ -99,9 +99,9 @@ with state, activations and what is gathered. Seconds: an estimate, by scaling/r
 WEAK_HEAD = """
 ## Weak scaling, on paper
 
-The same work on every chip of v5p, 8 to 4,096 of them; `fsdp` and `seq` stay, `data` grows. GiB that
-one device sends in a step across each axis (several: groups that span two). An all-reduce over n
-devices sends 2 (n-1)/n of its array: across `data` it grows from once to twice the gradient's
+The same work on every chip of v5p, 8 to 4,096 of them; `fsdp` and `seq` stay, `data` grows. GiB
+that one device sends in a step across each axis (several: groups that span two). An all-reduce over
+n devices sends 2 (n-1)/n of its array: across `data` it grows from once to twice the gradient's
 piece, and no further.
 
 | case | devices | data | fsdp | seq | several | all |

@@ -166,6 +166,7 @@ def test_sampling_and_several_slices_are_compiled_too(tmp_path):
 
 
 @libtpu
+@pytest.mark.slow
 def test_search_tries_every_mesh_that_divides_and_takes_the_fastest_that_fits(tmp_path, capsys):
   e = tiny(**{**SMALL, "batch_size": 16})
   devices = topology.open_topology("v5e:2x2")
