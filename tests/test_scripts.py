@@ -107,8 +107,9 @@ def one(calls: list[list[str]], *words: str) -> list[str]:
 def test_scripts_are_sound_shell(script):
   subprocess.run(["bash", "-n", script], check=True)
   assert (script not in COMMANDS) or "\nset -euo pipefail\n" in script.read_text()
-  if shutil.which("shellcheck"):
-    subprocess.run(["shellcheck", "-x", script], check=True, cwd=ROOT)
+  check = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+  assert check, "shellcheck comes with the extra `test`"
+  subprocess.run([check, "-x", script], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(

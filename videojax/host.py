@@ -1,6 +1,7 @@
 """Settings of the host process."""
 
 import ctypes
+import glob
 import os
 import sys
 
@@ -34,3 +35,16 @@ def threads_for_fake_devices() -> None:
   devices = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
   if devices.isdigit() and int(devices) > 1:
     os.environ.setdefault("PJRT_NPROC", str(4 * int(devices)))
+
+
+def settings_of_no_tpu() -> None:
+  """Keeps the TPU's library from looking for a TPU, and complaining, where there is none.
+
+  It may be installed to compile for TPUs that are not here (topology.py).
+  """
+  if any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*")):
+    return
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several processes may compile at once

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from videojax import log
 from videojax.errors import ConfigError, check_choice
-from videojax.host import keep_freed_memory, threads_for_fake_devices
+from videojax.host import keep_freed_memory, settings_of_no_tpu, threads_for_fake_devices
 
 STOPPED = 143  # what a process ended by SIGTERM returns: the job is not done
 
@@ -165,6 +165,7 @@ def main(argv: list[str]) -> int:
     log.error(str(error))
     return 1
   threads_for_fake_devices()
+  settings_of_no_tpu()
   if command.flags.topology is not None:  # the compiler is asked for, not this machine's devices
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
   import jax

@@ -7,7 +7,6 @@ allocates nothing.
 import contextlib
 import dataclasses
 import importlib.util
-import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,7 @@ from jax.sharding import Mesh
 from videojax import hlo
 from videojax.config import Experiment
 from videojax.errors import ConfigError
+from videojax.host import settings_of_no_tpu
 from videojax.models.attention import compiling_for
 from videojax.program import Program, compile_sample, compile_step, compiled_bytes
 from videojax.scaling import flops, roofline
@@ -40,11 +40,7 @@ def open_topology(name: str, slices: int = 1) -> list[jax.Device]:
   """
   if importlib.util.find_spec("libtpu") is None:
     raise ConfigError("--topology needs the TPU compiler: pip install 'videojax[tpu]'")
-  # No TPU is asked for, and several processes may compile at once.
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
-  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  settings_of_no_tpu()
   extra: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
   if name.startswith("v4"):
     extra["chip_config_name"] = "megacore"  # one device a chip
@@ -63,7 +59,7 @@ def open_topology(name: str, slices: int = 1) -> list[jax.Device]:
 @contextlib.contextmanager
 def on(mesh: Mesh) -> Iterator[None]:
   """Programs are made for the devices of this mesh, which need not be here."""
-  cached = jax.config.jax_enable_compilation_cache
+  cached = jax.config.read("jax_enable_compilation_cache")
   jax.config.update("jax_enable_compilation_cache", False)  # it could not load what it kept
   try:
     with compiling_for(mesh.devices.flat[0].platform), jax.set_mesh(mesh):
