@@ -1,9 +1,10 @@
 import os
 import sys
 
+import jax
 import pytest
 
-from videojax.host import keep_freed_memory
+from videojax.host import compilation_cache, keep_freed_memory, settings_of_no_tpu
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
@@ -34,3 +35,25 @@ print(default, faults())
 def test_other_systems_are_left_alone(monkeypatch):
   monkeypatch.setattr(sys, "platform", "darwin")
   assert not keep_freed_memory()
+
+
+def test_the_compilation_cache_is_in_the_users_directory_unless_one_is_set(monkeypatch, tmp_path):
+  name = "jax_compilation_cache_dir"
+  before = jax.config.read(name)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  try:
+    compilation_cache()
+    assert jax.config.read(name) == before  # the suite's
+    jax.config.update(name, None)
+    compilation_cache()
+    assert jax.config.read(name) == str(tmp_path / "videojax" / "xla")
+  finally:
+    jax.config.update(name, before)
+
+
+def test_where_there_is_no_tpu_its_library_does_not_look_for_one(monkeypatch):
+  for present, want in ((["/dev/accel0"], None), ([], "1")):
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    monkeypatch.setattr("glob.glob", lambda pattern, present=present: present)
+    settings_of_no_tpu()
+    assert os.environ.get("TPU_SKIP_MDS_QUERY") == want

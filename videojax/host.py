@@ -48,3 +48,16 @@ def settings_of_no_tpu() -> None:
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several processes may compile at once
+
+
+def compilation_cache() -> None:
+  """Keeps what XLA compiles for an accelerator for the next run, unless a place for it is set.
+
+  Not for a CPU: its programs are for the machine that compiled them, and a home directory may be
+  seen by others. (JAX_COMPILATION_CACHE_DIR is for both.)
+  """
+  import jax
+
+  if jax.config.read("jax_compilation_cache_dir") is None:
+    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    jax.config.update("jax_compilation_cache_dir", os.path.join(home, "videojax", "xla"))

@@ -16,7 +16,12 @@ from ml_collections import config_flags
 
 from videojax import log
 from videojax.errors import ConfigError, check_choice
-from videojax.host import keep_freed_memory, settings_of_no_tpu, threads_for_fake_devices
+from videojax.host import (
+  compilation_cache,
+  keep_freed_memory,
+  settings_of_no_tpu,
+  threads_for_fake_devices,
+)
 
 STOPPED = 143  # what a process ended by SIGTERM returns: the job is not done
 
@@ -175,6 +180,8 @@ def main(argv: list[str]) -> int:
 
   if jax.default_backend() == "cpu":
     keep_freed_memory()
+  else:
+    compilation_cache()
   try:
     MODES[command.flags.mode](command)
   except Preempted as stop:
