@@ -39,14 +39,14 @@ def test_other_systems_are_left_alone(monkeypatch):
 
 def test_the_compilation_cache_is_in_the_users_directory_unless_one_is_set(monkeypatch, tmp_path):
   name = "jax_compilation_cache_dir"
-  before = jax.config.read(name)
+  before = jax.config.jax_compilation_cache_dir
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   try:
     compilation_cache()
-    assert jax.config.read(name) == before  # the suite's
+    assert jax.config.jax_compilation_cache_dir == before  # the suite's
     jax.config.update(name, None)
     compilation_cache()
-    assert jax.config.read(name) == str(tmp_path / "videojax" / "xla")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "videojax" / "xla")
   finally:
     jax.config.update(name, before)
 

@@ -4,6 +4,7 @@ import ctypes
 import glob
 import os
 import sys
+from typing import Any
 
 # <malloc.h>
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -58,6 +59,7 @@ def compilation_cache() -> None:
   """
   import jax
 
-  if jax.config.read("jax_compilation_cache_dir") is None:
+  config: Any = jax.config
+  if config.jax_compilation_cache_dir is None:
     home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    jax.config.update("jax_compilation_cache_dir", os.path.join(home, "videojax", "xla"))
+    config.update("jax_compilation_cache_dir", os.path.join(home, "videojax", "xla"))

@@ -59,13 +59,14 @@ def open_topology(name: str, slices: int = 1) -> list[jax.Device]:
 @contextlib.contextmanager
 def on(mesh: Mesh) -> Iterator[None]:
   """Programs are made for the devices of this mesh, which need not be here."""
-  cached = jax.config.read("jax_enable_compilation_cache")
-  jax.config.update("jax_enable_compilation_cache", False)  # it could not load what it kept
+  config: Any = jax.config
+  cached = config.jax_enable_compilation_cache
+  config.update("jax_enable_compilation_cache", False)  # it could not load what it kept
   try:
     with compiling_for(mesh.devices.flat[0].platform), jax.set_mesh(mesh):
       yield
   finally:
-    jax.config.update("jax_enable_compilation_cache", cached)
+    config.update("jax_enable_compilation_cache", cached)
 
 
 def compile_for(e: Experiment, devices: list[jax.Device], step: str = "train") -> dict[str, Any]:
