@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -48,7 +49,7 @@ def experiments():
   """All but the sweeps, which tests/test_sweeps.py looks at."""
   paths = (p.relative_to(ROOT / "experiments") for p in (ROOT / "experiments").rglob("*.py"))
   return sorted(
-    str(p.with_suffix("")) for p in paths if p.name != "__init__.py" and p.parts[0] != "scaling"
+    str(p.with_suffix("")) for p in paths if not p.name.startswith("__") and p.parts[0] != "scaling"
   )
 
 
@@ -114,6 +115,20 @@ def test_bench_counts_the_closed_form_of_wans_block(name, arg, tokens, text, hea
   cross = 4 * s * d * d + 4 * text * d * d + 4 * s * text * d
   want = 3 * c.depth * (block + cross)
   assert flops.step(task_products(e, task))["total"] == pytest.approx(want, rel=1e-3)
+
+
+def test_bench_of_all_cases_is_a_table_with_what_failed_in_it(tmp_path, monkeypatch, capsys):
+  all_cases = load("bench/__main__")
+  written = dict(seconds_per_step=0.5, model_flops_per_s=4e14, mfu=0.4, estimate_seconds=0.45)
+  for case in ("A", "B"):
+    (tmp_path / case).mkdir()
+    (tmp_path / case / "bench.json").write_text(json.dumps(written))
+  monkeypatch.setattr(all_cases.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+  assert all_cases.main([f"--workdir={tmp_path}", "A", "B", "C, heads of 64"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1].split() == ["A", "500.0", "400.0", "40.0%", "450.0", "-10.0%"]
+  assert "C, heads of 64   failed" in lines[3]
+  assert all_cases.main(["D"]) == 1
 
 
 @pytest.mark.parametrize("devices", [1, 16, 64])

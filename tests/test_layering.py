@@ -16,6 +16,7 @@ LAYERS = [
   ("videojax.log", 1),
   ("videojax.records", 1),
   ("videojax.integrity", 1),
+  ("videojax.distributed", 1),
   ("videojax.models", 2),
   ("videojax.diffusion", 2),
   ("videojax.codecs", 2),

@@ -8,15 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 from videojax import files, optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
+from videojax.plan import needs, work_of
 from videojax.program import Counts, Program, compile_step, compiled_bytes
-from videojax.scaling import flops
+from videojax.scaling import flops, roofline
 from videojax.sharding import make_mesh
 from videojax.task import Task
+from videojax.topology import Sent
 
 WARMUP, TIMED = 3, 10
 
@@ -73,6 +76,7 @@ def bench(
     "tokens_per_s": counts.tokens * clips / median,
     "model_flops_per_s": model_flops_per_s,
     "mfu": model_flops_per_s / (peak * mesh.size) if peak else None,
+    "estimate_seconds": estimate(e, mesh),
     "step_bytes_per_device": compiled_bytes(step),
     "conditions": {
       "device": f"{mesh.size} x {device.device_kind}", "mesh": dict(mesh.shape),
@@ -104,6 +108,15 @@ def make_arguments(program: Program, task: Task, replicas: int | None) -> tuple[
   each = own(0) if replicas is None else stack([own(replica) for replica in range(replicas)])
   number = (np.int32(most),) if most > 1 else ()
   return *each, optim.schedule(e.optim, e.total_steps), *number
+
+
+def estimate(e: Experiment, mesh: Mesh) -> float | None:
+  """Seconds that `plan` would say; None: an unknown chip, or several, whose sending it must see."""
+  kind = jax.devices()[0].device_kind
+  if mesh.size > 1 or roofline.memory(kind) is None:
+    return None
+  work = work_of(e, needs(e, mesh), Sent(0.0, 0.0))
+  return sum(roofline.estimate(work, kind).values())
 
 
 def show(written: dict[str, Any]) -> None:

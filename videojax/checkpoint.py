@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from videojax import integrity
+from videojax import distributed, integrity
 
 _STATE, _MANIFEST, _FILES = "state", "manifest", "files.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # orbax's suffix of a step that is not committed
@@ -108,8 +108,9 @@ class Checkpointer:
   def __enter__(self) -> "Checkpointer":
     return self
 
-  def __exit__(self, *_: object) -> None:
-    self.close()
+  def __exit__(self, kind: object, error: object, trace: object) -> None:
+    if not distributed.of_others(error):  # without them the save under way never ends
+      self.close()
 
   def steps(self) -> list[int]:
     """Lists the complete checkpoints, oldest first: not the one still being written."""

@@ -14,7 +14,7 @@ from videojax.data import spread, stack_examples
 from videojax.errors import ConfigError, check_choice
 from videojax.measures import frozen, physics
 from videojax.sample import generate
-from videojax.sharding import put_batch
+from videojax.sharding import local_rows, put_batch
 
 if TYPE_CHECKING:
   from videojax.config import Experiment
@@ -118,12 +118,12 @@ class Evaluator:
 
     The last batch is padded by repeating its last row.
     """
-    source = self._sources[split]
+    source, mine = self._sources[split], local_rows(self.batch, self.mesh)
     indices = spread(source, clips)
     for start in range(0, len(indices), self.batch):
       rows = indices[start : start + self.batch]
-      padded = np.pad(rows, (0, self.batch - len(rows)), mode="edge").tolist()
-      carried = put_batch(stack_examples(source, padded), self.mesh, self.batch)
+      padded = np.pad(rows, (0, self.batch - len(rows)), mode="edge")
+      carried = put_batch(stack_examples(source, padded[mine].tolist()), self.mesh, self.batch)
       yield self._decode[split](carried), len(rows)
 
   @functools.cached_property

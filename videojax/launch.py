@@ -7,6 +7,7 @@ import dataclasses
 import os
 import runpy
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from videojax.host import (
 )
 
 STOPPED = 143  # what a process ended by SIGTERM returns: the job is not done
+MANY = ("train", "evaluate", "sample", "bench")  # modes that several processes run together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +54,19 @@ def train(c: Command) -> None:
 
 
 def evaluate(c: Command) -> None:
+  from videojax.distributed import written_once
   from videojax.inspect_run import evaluate
 
-  evaluate(c.experiment, c.workdir)
+  with written_once(c.workdir) as workdir:
+    evaluate(c.experiment, workdir)
 
 
 def sample(c: Command) -> None:
+  from videojax.distributed import written_once
   from videojax.inspect_run import sample
 
-  sample(c.experiment, c.workdir)
+  with written_once(c.workdir) as workdir:
+    sample(c.experiment, workdir)
 
 
 def plan(c: Command) -> None:
@@ -73,8 +79,10 @@ def plan(c: Command) -> None:
 
 def bench(c: Command) -> None:
   from videojax.bench import bench
+  from videojax.distributed import written_once
 
-  bench(c.experiment, c.workdir, trace=c.flags.trace, replicas=c.flags.replicas)
+  with written_once(c.workdir) as workdir:
+    bench(c.experiment, workdir, trace=c.flags.trace, replicas=c.flags.replicas)
 
 
 def coordinates(c: Command) -> None:
@@ -138,6 +146,11 @@ def parse(argv: list[str]) -> Command:
   flags.DEFINE_enum("step", "train", ["train", "sample"], "plan: which step", **define)
   flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
   flags.DEFINE_integer("replicas", None, "bench: so many runs in one step, by vmap", **define)
+  flags.DEFINE_string("coordinator", None, "of several processes: HOST:PORT of number 0", **define)
+  flags.DEFINE_integer("processes", None, "how many; 1: no others, whatever is found", **define)
+  flags.DEFINE_integer("process", None, "the number of this one, from 0", **define)
+  flags.DEFINE_float("wait-for-hosts", 300.0, "seconds for all processes to come", **define)
+  flags.DEFINE_float("lost-after", 100.0, "seconds without a sign of life of a process", **define)
   flags.DEFINE_bool("help", False, "show this", **define)
   try:
     rest = values(argv)[1:]
@@ -173,8 +186,45 @@ def main(argv: list[str]) -> int:
   settings_of_no_tpu()
   if command.flags.topology is not None:  # the compiler is asked for, not this machine's devices
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  from videojax import distributed
+
+  try:
+    join(command)
+  except ConfigError as error:
+    log.error(str(error))
+    return 1
+  try:
+    code = run(command)
+  except BaseException as error:
+    if not distributed.several():
+      raise
+    log.error(distributed.signed(distributed.of_others(error) or traceback.format_exc()))
+    code = 1
+  return distributed.end(code, orderly=code in (0, STOPPED))
+
+
+def join(command: Command) -> None:
+  """Joins the other processes, where there are any; all but the first are silent then."""
+  from videojax import distributed
+
+  flags = command.flags
+  seconds = lambda name: flags[name].value or 0.0
+  if flags.mode in MANY:
+    distributed.start(
+      flags.coordinator, flags.processes, flags.process,
+      wait=seconds("wait-for-hosts"), silence=seconds("lost-after"),
+    )  # fmt: skip
+  elif flags.coordinator is not None:
+    raise ConfigError(f"--mode={flags.mode} is of one process; give no --coordinator")
+  if distributed.number() > 0:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def run(command: Command) -> int:
+  """Runs the command's mode; returns the exit code."""
   import jax
 
+  from videojax import distributed
   from videojax.checkpoint import CheckpointError
   from videojax.train import Diverged, Preempted
 
@@ -188,10 +238,11 @@ def main(argv: list[str]) -> int:
     print(f"{stop}; the same command continues")
     return STOPPED
   except (ConfigError, CheckpointError, Diverged) as error:
-    log.error(str(error))
+    log.error(distributed.signed(str(error)))
     return 1
   except OSError as error:  # a disk that is full, a directory that may not be written
-    log.error(f"{error.strerror}: {error.filename}" if error.filename else str(error))
+    text = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+    log.error(distributed.signed(text))
     return 1
   return 0
 

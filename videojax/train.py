@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from videojax import files, optim, rundir
+from videojax import distributed, files, optim, rundir
 from videojax.checkpoint import Checkpointer
 from videojax.config import Experiment, program_of, to_json
 from videojax.data import Loader, Mixture
@@ -88,16 +88,18 @@ def train(
   with jax.set_mesh(mesh), checkpoints:
     state, seconds, notes = restore_or_create(e, program, checkpoints, trunk)
     start = int(jax.device_get(state.step))
-    if start >= e.total_steps and finished_steps(workdir) == e.total_steps:
+    if start >= e.total_steps and distributed.first(finished_steps(workdir) == e.total_steps):
       return None
     evaluator = program.evaluator
     if main:  # only now is it known that the run can start
       rundir.open_run(workdir, e)
+    distributed.check_shared(workdir / "config.json")
     log = Log(
       workdir, total_steps=e.total_steps, start=start, tensorboard=e.tensorboard,
       writes=main, quiet=quiet,
     )  # fmt: skip
-    with log, asked_to_stop(deadline) as stop:
+    with log, asked_to_stop(deadline) as asked:
+      stop = distributed.agreed(asked, mesh)
       for line in (*notes, *describe_run(e, tasks, mesh, start)):
         log.say(line)
       loader = Loader(
@@ -140,7 +142,7 @@ def train(
           log.metrics(step, values | rates)
 
       batches = loader.batches(start)
-      with jax.transfer_guard("disallow"):
+      with jax.transfer_guard("disallow" if jax.process_count() == 1 else "allow"):
         clock = time.perf_counter()
         for before, number in dispatches(e, loader.mixture, start):
           waiting = time.perf_counter()
@@ -288,7 +290,7 @@ def initial_loss(
 ) -> float:
   """The frozen loss before the first step, kept in the run directory for resumed runs."""
   path, protocol = workdir / "initial.json", to_json(evaluator.config)
-  if path.exists():
+  if distributed.first(path.exists()):
     written = rundir.read_json(path)  # of another evaluation it cannot be compared
     return written["frozen_loss"] if written["evaluate"] == protocol else float("nan")
   if int(jax.device_get(state.step)) > 0:
