@@ -1,0 +1,399 @@
+"""Several processes of one run: how they find each other, stop at one step, and end.
+
+Where there is one process, nothing here does anything.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import socket
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from videojax.errors import ConfigError
+
+# What train.asked_to_stop answers, as it travels; of several the last one counts.
+REASONS = ("", "the time limit", "SIGINT", "SIGTERM")
+GREETING, GO = "videojax: ", "all are here"
+METADATA_SECONDS = 3.0  # a TPU VM's metadata server answers in milliseconds
+SHARED_SECONDS = 30.0  # until a network file system shows a new file to all
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+  """Where process 0 is reached, how many there are, which this is, and its GPUs (None: all)."""
+
+  address: str
+  processes: int
+  process: int
+  local_devices: Sequence[int] | None = None
+
+  def __post_init__(self) -> None:
+    if not re.fullmatch(r"\S+:\d+", self.address):
+      raise ConfigError(f"--coordinator={self.address} must be HOST:PORT of process 0")
+    if not 0 <= self.process < self.processes:
+      raise ConfigError(f"--process={self.process} must be one of 0 to {self.processes - 1}")
+
+
+def start(
+  address: str | None = None,
+  processes: int | None = None,
+  process: int | None = None,
+  *,
+  wait: float = 300.0,
+  silence: float = 100.0,
+) -> None:
+  """Starts jax.distributed where this process is one of several; before any use of a device.
+
+  They are found in the arguments, in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID, in a SLURM step of several tasks, or as the hosts of a TPU slice.
+
+  Args:
+    address: HOST:PORT, reached from all processes, where process 0 will listen.
+    processes: how many; 1: one, whatever the environment says.
+    process: which one this is, from 0.
+    wait: seconds for the others to come.
+    silence: seconds after which one that is not heard of is taken for lost, and the others end.
+  Raises:
+    ConfigError: half of the arguments, or processes that do not come; they are named.
+  """
+  if several():
+    return
+  cluster = find(address, processes, process, wait)
+  if cluster is None:
+    return
+  try:
+    meet(cluster, wait)
+  except ConfigError as error:
+    raise ConfigError(_said_by(cluster.process, cluster.processes, str(error))) from None
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  # It would take SIGTERM away from train.asked_to_stop, and knows neither Ctrl-C nor a time limit.
+  jax.config.update("jax_enable_preemption_service", False)
+  jax.distributed.initialize(
+    cluster.address, cluster.processes, cluster.process, cluster.local_devices,
+    cluster_detection_method="deactivate", initialization_timeout=max(60, int(wait)),
+    heartbeat_timeout_seconds=int(silence),
+  )  # fmt: skip
+
+
+def several() -> bool:
+  """Whether this process is one of several."""
+  return jax.distributed.is_initialized()
+
+
+def number() -> int:
+  """Which process this is."""
+  return jax.process_index() if several() else 0
+
+
+def signed(text: str) -> str:
+  """A text that says which process speaks, where there are several."""
+  return _said_by(jax.process_index(), jax.process_count(), text) if several() else text
+
+
+def _said_by(process: int, processes: int, text: str) -> str:
+  return f"process {process} of {processes} ({socket.gethostname()}): {text}"
+
+
+def of_others(error: object) -> str:
+  """What an error means that jax raises because another process has gone; '' of any other."""
+  if not several() or not re.search("Gloo|NCCL|heartbeat|coordination service", str(error)):
+    return ""
+  return (
+    f"another process has ended or cannot be reached ({str(error).splitlines()[0][:200]}): see "
+    "what the others say. The same command on all hosts goes on from the last checkpoint"
+  )
+
+
+def end(code: int, *, orderly: bool) -> int:
+  """Leaves the others and returns the exit code.
+
+  Args:
+    code: to return.
+    orderly: the others end now as well. Otherwise this process ends here: jax would wait for them.
+  """
+  if not several():
+    return code
+  if orderly:
+    jax.distributed.shutdown()
+    return code
+  sys.stdout.flush()
+  if jax.process_index() == 0:  # jax aborts the others when this one is gone: they may speak first
+    time.sleep(2)
+  os._exit(code)
+
+
+# Which processes there are.
+
+
+def find(
+  address: str | None, processes: int | None, process: int | None, wait: float
+) -> Cluster | None:
+  """The processes of the arguments, of JAX_* or of the cluster; None: there is only this one."""
+  where = address or os.environ.get("JAX_COORDINATOR_ADDRESS")
+  count, mine = _number(processes, "JAX_NUM_PROCESSES"), _number(process, "JAX_PROCESS_ID")
+  if count == 1:
+    return None
+  if where is None and count is None and mine is None:
+    return _detect(wait)
+  if where is None or count is None or mine is None:
+    flags = "--coordinator=HOST:PORT", "--processes=N", "--process=I"
+    missing = [flag for flag, value in zip(flags, (where, count, mine)) if value is None]
+    raise ConfigError(f"of several processes, {' and '.join(missing)} must be given as well")
+  return Cluster(where, count, mine)
+
+
+def _number(value: int | None, variable: str) -> int | None:
+  text = os.environ.get(variable)
+  if value is not None or text is None:
+    return value
+  if not text.isdigit():
+    raise ConfigError(f"{variable}={text} must be a whole number")
+  return int(text)
+
+
+def _detect(wait: float) -> Cluster | None:
+  """The processes that jax finds in a SLURM step or a TPU slice."""
+  method = "slurm" if _in_slurm_step() else _tpu_hosts()
+  if method is None:
+    return None
+  # What jax.distributed.initialize asks; it has no public name.
+  from jax._src.clusters import ClusterEnv
+
+  try:
+    address, processes, process, devices = ClusterEnv.auto_detect_unset_distributed_params(
+      None, None, None, None, method, int(wait)
+    )
+  except Exception as error:  # of the network, or a variable that is missing
+    raise ConfigError(f"the hosts of this {method} job cannot be found: {error}") from error
+  if address is None or processes is None or process is None:
+    raise ConfigError(f"jax does not find the hosts of this {method} job: give --coordinator etc.")
+  if method == "slurm" and _owns_its_gpus():
+    devices = None
+  return Cluster(address, processes, process, devices)
+
+
+def _in_slurm_step() -> bool:
+  """Whether srun started this process with others; the script of sbatch is no step."""
+  variables = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+  return int(os.environ.get("SLURM_NTASKS") or 1) > 1 and all(v in os.environ for v in variables)
+
+
+def _owns_its_gpus() -> bool:
+  """Whether a SLURM task uses all GPUs that it sees; jax gives it the one of its local number."""
+  alone = os.environ["SLURM_NTASKS"] == os.environ.get("SLURM_STEP_NUM_NODES")
+  told = "JAX_LOCAL_DEVICE_IDS" in os.environ  # jax.distributed.initialize reads it
+  return alone or told or "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
+
+
+def _tpu_hosts() -> str | None:
+  """jax's name for the kind of TPU slice, if this is one of its several hosts."""
+  platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+  if "tpu" not in (platforms or "").split(","):  # jax puts it there where it finds chips
+    return None
+  get = os.environ.get
+  hosts = get("TPU_PROCESS_ADDRESSES") or get("TPU_WORKER_HOSTNAMES")
+  if path := get("TPU_PROCESS_ADDRESSES_PATH"):
+    hosts = Path(path).read_text()
+  method, slices = "gketpu", get("MEGASCALE_NUM_SLICES")
+  if hosts is None and "TPU_SKIP_MDS_QUERY" not in os.environ:  # jax sets it where no chip is
+    hosts, method = _metadata("worker-network-endpoints"), "gcetpu"
+    found = re.search(r"MEGASCALE_NUM_SLICES\s*:\s*'?(\d+)", _metadata("tpu-env") if hosts else "")
+    slices = slices or (found and found[1])
+  return method if "," in (hosts or "") or int(slices or 1) > 1 else None
+
+
+def _metadata(key: str) -> str:
+  """An attribute of this TPU VM; '' where it has none, or nothing answers soon."""
+  server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+  url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
+  request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+  direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+  for _ in range(3):
+    with contextlib.suppress(OSError), direct.open(request, timeout=METADATA_SECONDS) as answer:
+      return answer.read().decode()
+  return ""
+
+
+# How they wait for each other. jax's own wait ends in an abort that does not say who is missing.
+
+
+def meet(cluster: Cluster, wait: float) -> None:
+  """Returns when all processes are there; ConfigError, in all that are, names who is not."""
+  host, _, port = cluster.address.rpartition(":")
+  if cluster.process == 0:
+    _gather(cluster, int(port), wait)
+  else:
+    _join(cluster, (host.strip("[]"), int(port)), wait)
+
+
+def _gather(cluster: Cluster, port: int, wait: float) -> None:
+  """Process 0: counts the others at the port where jax's service will listen, then tells all."""
+  come: dict[int, socket.socket] = {}
+  callers: list[socket.socket] = []
+  until, answer = time.monotonic() + wait, "process 0 was stopped"
+  try:
+    with _listen(port) as listener:
+      while len(come) < cluster.processes - 1:
+        if time.monotonic() > until:
+          raise ConfigError(_missing(cluster, come, wait))
+        with contextlib.suppress(TimeoutError):
+          callers.append(listener.accept()[0])
+          _greet(callers[-1], cluster, come)
+        come = {number: caller for number, caller in come.items() if not _gone(caller)}
+    answer = GO
+  except ConfigError as error:
+    answer = str(error)
+    raise
+  finally:
+    for caller in callers:
+      with caller, contextlib.suppress(OSError):
+        caller.sendall(f"{GREETING}{answer}\n".encode())
+
+
+def _listen(port: int) -> socket.socket:
+  both = socket.has_dualstack_ipv6()
+  family = socket.AF_INET6 if both else socket.AF_INET
+  try:
+    listener = socket.create_server(("", port), family=family, backlog=1024, dualstack_ipv6=both)
+  except OSError as error:
+    raise ConfigError(
+      f"cannot listen on port {port} of this host ({os.strerror(error.errno or 0)}): is another "
+      "run using it, or another process 0?"
+    ) from None
+  listener.settimeout(0.5)
+  return listener
+
+
+def _greet(caller: socket.socket, cluster: Cluster, come: dict[int, socket.socket]) -> None:
+  """Enters who has come; a stranger at the port is sent away."""
+  caller.settimeout(2)
+  hello = None
+  with contextlib.suppress(OSError):
+    hello = re.fullmatch(rf"{GREETING}(\d+) of (\d+) on (\S+)\n", _line(caller))
+  caller.settimeout(0)
+  if hello is None:
+    caller.close()
+    return
+  number, processes = int(hello[1]), int(hello[2])
+  says = f"a process on {hello[3]} says that it is number {number} of {processes}"
+  if processes != cluster.processes:
+    raise ConfigError(f"{says}, process 0 that there are {cluster.processes}")
+  if number == 0 or (number in come and not _gone(come[number])):
+    raise ConfigError(f"{says}, and so does another one")
+  come[number] = caller
+
+
+def _line(connection: socket.socket) -> str:
+  with connection.makefile("rb") as stream:
+    return stream.readline(65536).decode(errors="replace")
+
+
+def _gone(caller: socket.socket) -> bool:
+  """Whether a process that waits for an answer has hung up."""
+  try:
+    return caller.recv(1, socket.MSG_PEEK) == b""
+  except OSError as error:
+    return not isinstance(error, BlockingIOError)
+
+
+def _missing(cluster: Cluster, come: dict[int, socket.socket], wait: float) -> str:
+  absent = [i for i in range(1, cluster.processes) if i not in come]
+  shown = ", ".join(map(str, absent[:20])) + (" ..." if len(absent) > 20 else "")
+  return (
+    f"{len(absent)} of {cluster.processes} processes did not come to process 0 at "
+    f"{cluster.address} within {wait:.0f} s: number {shown}. See what they say; each needs the same"
+    " command with its own --process"
+  )
+
+
+def _join(cluster: Cluster, where: tuple[str, int], wait: float) -> None:
+  """Any other process: goes to process 0 and waits for its answer."""
+  until = time.monotonic() + wait
+  hello = f"{GREETING}{cluster.process} of {cluster.processes} on {socket.gethostname()}\n"
+  while True:
+    try:
+      with socket.create_connection(where, timeout=5) as connection:
+        connection.sendall(hello.encode())
+        connection.settimeout(wait + 30)  # process 0 may have started later
+        answer = _line(connection)
+      if answer == f"{GREETING}{GO}\n":
+        return
+      if answer.startswith(GREETING):
+        raise ConfigError(answer.removeprefix(GREETING).strip())
+      reason = "something else is there" if answer else "it hangs up"
+    except OSError as error:
+      reason = error.strerror or str(error)
+    if time.monotonic() > until:
+      raise ConfigError(
+        f"no answer from process 0 at {cluster.address} within {wait:.0f} s ({reason}): is it"
+        " running there, and may this host reach that port?"
+      )
+    time.sleep(0.2)
+
+
+# What they agree on.
+
+
+def first(value: bool) -> bool:
+  """What process 0 found, so that all take the same turn."""
+  return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if several() else value
+
+
+def check_shared(path: Path) -> None:
+  """Raises ConfigError, in all processes, where some do not see a file that process 0 wrote."""
+  if not several():
+    return
+  multihost_utils.sync_global_devices("videojax:check_shared")
+  until = time.monotonic() + SHARED_SECONDS
+  while not path.exists() and time.monotonic() < until:
+    time.sleep(0.5)
+  sees = multihost_utils.process_allgather(np.int32(path.exists())).ravel()
+  if not sees.all():
+    blind = ", ".join(str(i) for i in np.flatnonzero(sees == 0))
+    raise ConfigError(f"process {blind} does not see {path}: --workdir must be on a shared disk")
+
+
+def agreed(asked: Callable[[], str], mesh: Mesh) -> Callable[[], str]:
+  """`asked`, so that all processes get one answer: what any had been asked a call before.
+
+  All call it equally often. The answers are reduced on the devices behind what was dispatched
+  last, and read one call later, so that no process waits for another.
+  """
+  if not several():
+    return asked
+  each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+  largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+  compiled = largest.lower(jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=each)).compile()
+  sent: jax.Array | None = None
+
+  def ask() -> str:
+    nonlocal sent
+    before, code = sent, np.full(len(mesh.local_devices), REASONS.index(asked()), np.int32)
+    sent = compiled(jax.make_array_from_process_local_data(each, code, (mesh.size,)))
+    return "" if before is None else REASONS[int(jax.device_get(before))]
+
+  return ask
+
+
+@contextlib.contextmanager
+def written_once(workdir: Path) -> Iterator[Path]:
+  """A run directory to read, and to write measures to: only what process 0 writes is kept."""
+  if number() == 0:
+    yield workdir
+    return
+  with tempfile.TemporaryDirectory() as name:
+    for known in ("config.json", "checkpoints"):
+      (Path(name) / known).symlink_to((workdir / known).absolute())
+    yield Path(name)
