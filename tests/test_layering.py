@@ -38,6 +38,7 @@ LAYERS = [
   ("videojax.hlo", 2),
   ("videojax.xla_flags", 2),
   ("videojax.topology", 9),
+  ("videojax.work", 9),
   ("videojax.plan_tables", 9),
   ("videojax.plan", 11),
   ("videojax.search", 11),

@@ -152,6 +152,16 @@ def test_a_run_says_which_flags_its_compiler_does_not_know(tmp_path, capsys, mon
     tiny(xla_flags=("tpu_overlapp",))
 
 
+def test_a_plan_for_gpus_is_counted_and_says_so(tmp_path, capsys):
+  e = tiny(**SMALL, mesh__data=2, mesh__fsdp=4)
+  made = plan(e, tmp_path, Target("h100:8"))
+  assert made["devices"] == 8 and made["fits"] and made["collectives"] is None
+  assert made["attention"] == "cudnn" and made["bound_seconds"]["ici"] > 0
+  assert "counted, not compiled" in capsys.readouterr().out
+  with pytest.raises(ValueError, match="are for TPUs"):
+    plan(e, tmp_path, Target("h100:8", search=True))
+
+
 @libtpu
 @pytest.mark.slow
 def test_sampling_and_several_slices_are_compiled_too(tmp_path):

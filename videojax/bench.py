@@ -14,12 +14,11 @@ from rich.console import Console
 from videojax import files, optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
-from videojax.plan import needs, work_of
 from videojax.program import Counts, Program, compile_step, compiled_bytes
 from videojax.scaling import flops, roofline
 from videojax.sharding import make_mesh
 from videojax.task import Task
-from videojax.topology import Sent
+from videojax.work import Sent, step_work
 
 WARMUP, TIMED = 3, 10
 
@@ -115,7 +114,7 @@ def estimate(e: Experiment, mesh: Mesh) -> float | None:
   kind = jax.devices()[0].device_kind
   if mesh.size > 1 or roofline.memory(kind) is None:
     return None
-  work = work_of(e, needs(e, mesh), Sent(0.0, 0.0))
+  work = step_work(e, mesh.shape, 0.0, Sent(0.0, 0.0))
   return sum(roofline.estimate(work, kind).values())
 
 

@@ -14,6 +14,8 @@ from jax.sharding import AbstractMesh, Mesh
 from videojax import files, plan_tables, topology
 from videojax.config import Experiment
 from videojax.data import stack_examples
+from videojax.errors import ConfigError
+from videojax.models.attention import compiling_for
 from videojax.models.layers import REMATS
 from videojax.program import (
   Counts,
@@ -25,16 +27,17 @@ from videojax.program import (
   task_products,
 )
 from videojax.scaling import flops, roofline
-from videojax.sharding import MESH_AXES, MeshConfig, make_mesh
+from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, mesh_sizes
 from videojax.task import Task
+from videojax.work import Sent, step_work
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """TPUs to compile for.
+  """TPUs to compile for, or GPUs to count for.
 
   Attributes:
-    name: 'v5p:4x4x4', see `topology.open_topology`.
+    name: 'v5p:4x4x4', see `topology.open_topology`; 'h100:8', see `topology.gpus`.
     slices: of this shape.
     step: 'train', or 'sample'.
     search: for the mesh, batch and remat that are fastest there.
@@ -52,29 +55,60 @@ def plan(experiment: Experiment, workdir: Path, target: Target | None = None) ->
   Args:
     experiment: resolved.
     workdir: for plan.json.
-    target: TPUs that are not here; None: the devices of this machine, or of the config's mesh.
+    target: chips that are not here; None: the devices of this machine, or of the config's mesh.
   Returns: the content of plan.json; bytes are per device, FLOPs are FLOP (2 per MAC).
   """
   if target is None:
     mesh = plan_mesh(experiment.mesh)
     written = needs(experiment.on_devices(mesh.size), mesh)
+  elif topology.gpus(target.name):
+    written = counted(experiment, target)
   else:
-    devices = topology.open_topology(target.name, target.slices)
-    e, tried = experiment.on_devices(len(devices)), None
-    if target.search:
-      from videojax.search import search  # it plans too
-
-      e, tried = search(e, devices)
-    mesh = make_mesh(e.mesh, devices)
-    written = needs(e, mesh) | {"topology": target.name, "slices": target.slices}
-    written |= {"search": tried}
-    written |= topology.compile_for(e, devices, target.step)
-    if target.step == "train" and written["collectives"] is not None:
-      written |= times(e, written, devices[0].device_kind)
+    written = compiled(experiment, target)
   files.write_json(workdir / "plan.json", written)
   plan_tables.show(written)
   print(f"{workdir}/plan.json")
   return written
+
+
+def compiled(experiment: Experiment, target: Target) -> dict[str, Any]:
+  """The plan for TPUs, by their compiler."""
+  devices = topology.open_topology(target.name, target.slices)
+  e, tried = experiment.on_devices(len(devices)), None
+  if target.search:
+    from videojax.search import search  # it plans too
+
+    e, tried = search(e, devices)
+  written = needs(e, make_mesh(e.mesh, devices))
+  written |= {"topology": target.name, "slices": target.slices, "search": tried}
+  written |= topology.compile_for(e, devices, target.step)
+  if target.step == "train" and written["collectives"] is not None:
+    written |= times(e, written, devices[0].device_kind)
+  return written
+
+
+def counted(experiment: Experiment, target: Target) -> dict[str, Any]:
+  """The plan for GPUs: memory without the compiler's own, what is sent by `Sent.counted`."""
+  kind, number = topology.gpus(target.name) or ("", 0)
+  if target.slices > 1 or target.search or target.step != "train":
+    raise ConfigError(f"--topology={target.name}: --slices, --step and --search are for TPUs")
+  e = experiment.on_devices(number)
+  mesh = AbstractMesh(tuple(mesh_sizes(e.mesh, number)), MESH_AXES)
+  written = needs(e, mesh)
+  with compiling_for("gpu"):
+    written["attention"] = e.model.module.describe(e.model.config, mesh)
+  state, memory = written["state_bytes"], roofline.memory(kind)
+  assert memory is not None
+  arguments = state["total"] - state["gradients"]
+  temporary = state["gradients"] + max(k["activation_bytes"] for k in written["data"].values())
+  written |= {
+    "topology": target.name, "slices": 1, "search": None, "step": "train",
+    "peak_bytes": arguments + temporary, "argument_bytes": arguments,
+    "temporary_bytes": temporary, "fits": arguments + temporary <= memory.hbm_bytes,
+    "over_bytes": max(arguments + temporary - memory.hbm_bytes, 0), "collectives": None,
+    "reason": "counted, not compiled: without XLA's own temporaries",
+  }  # fmt: skip
+  return written | times(e, written, kind)
 
 
 def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
@@ -194,8 +228,10 @@ def kept_bytes(task: Task) -> int:
 
 def times(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
   """Bound and estimate of a compiled step, with hours and price of the run."""
-  sent = topology.Sent.of(written["collectives"])
-  work = work_of(e, written, sent)
+  kept = max(kind["activation_bytes"] for kind in written["data"].values())
+  found = written["collectives"]
+  sent = Sent.counted(e, written["mesh"]) if found is None else Sent.compiled(found)
+  work = step_work(e, written["mesh"], kept, sent)
   bound, parts = roofline.bound(work, kind), roofline.estimate(work, kind)
   seconds = sum(parts.values())
   hours = seconds * e.total_steps / 3600
@@ -209,26 +245,3 @@ def times(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
     "hours": hours,
     "price_dollars": None if price is None else hours * price,
   }  # fmt: skip
-
-
-def work_of(e: Experiment, written: dict[str, Any], sent: topology.Sent) -> roofline.Work:
-  """One device's work of a step, from the analytic counts and what the program sends."""
-  config, devices = e.model.config, written["devices"]
-  name = max(written["data"], key=lambda n: written["data"][n]["step_flops_per_clip"]["total"])
-  kind = written["data"][name]
-  clips = e.batch_size / devices
-  attention, other = roofline.executed_flops(kind["forward_flops_per_clip"], config.remat)
-  parameters = written["parameters"]["total"]
-  state = roofline.optimizer_bytes(parameters, len(e.ema)) / (written["mesh"]["fsdp"])
-  passes = 2 + (config.remat in ("full", "attention", "offload"))
-  weights = 2 * parameters / written["mesh"]["tensor"] * passes
-  return roofline.Work(
-    attention_flops=attention * clips,
-    other_flops=other * clips,
-    state_bytes=state / written["mesh"]["seq"] / written["mesh"]["tensor"] + weights,
-    kept_bytes=kind["activation_bytes"],
-    layer_bytes=2 * kind["tokens_per_clip"] * config.width * config.depth * clips,
-    ici_bytes=sent.ici,
-    dcn_bytes=sent.dcn,
-    head_dim=config.head_dim,
-  )

@@ -87,20 +87,25 @@ def _show_topology(console: Console, written: dict[str, Any]) -> None:
       f"{size_text(written['over_bytes'])} too much{reason}",
       markup=False,
     )
-  if written["collectives"] is None:
-    return
-  if written["fits"]:
+  else:
+    note = f" ({written['reason']})" if "reason" in written else ""
     console.print(
       f"fits: peak {size_text(written['peak_bytes'])} a device (arguments "
       f"{size_text(written['argument_bytes'])}, temporary {size_text(written['temporary_bytes'])})"
+      + note
     )
+  if written["collectives"] is not None:
+    _show_collectives(console, written)
+  if "bound_seconds" in written:
+    _show_times(console, written)
+
+
+def _show_collectives(console: Console, written: dict[str, Any]) -> None:
   table = _table("sent by a device in a step", "collective", "across", "number", "bytes")
   for kind, by_axis in written["collectives"].items():
     for axes, cell in sorted(by_axis.items(), key=lambda item: -item[1]["bytes"]):
       table.add_row(kind, axes, f"{cell['count']:,}", size_text(cell["bytes"]))
   console.print(table)
-  if "bound_seconds" in written:
-    _show_times(console, written)
 
 
 def _show_times(console: Console, written: dict[str, Any]) -> None:

@@ -13,16 +13,10 @@ from videojax import topology
 from videojax.config import Experiment
 from videojax.errors import ConfigError
 from videojax.plan import kept_bytes, state_bytes, with_remat
-from videojax.program import (
-  Counts,
-  create_state,
-  make_update,
-  parameters_by_part,
-  state_shardings,
-  task_products,
-)
-from videojax.scaling import flops, roofline
+from videojax.program import Counts, create_state, make_update, state_shardings
+from videojax.scaling import roofline
 from videojax.sharding import MESH_AXES, MeshConfig
+from videojax.work import Sent, step_work
 
 REMATS = "none", "attention_dots", "attention", "full"
 BATCHES = 0.25, 0.5, 1, 2, 4  # of the config's
@@ -80,7 +74,6 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
   task = e.task(next(iter(e.data)))
   tokens = Counts.of(e, task).tokens
   kept = {r: kept_bytes(with_remat(e, r).task(next(iter(e.data)))) for r in REMATS}
-  forward = flops.forward(task_products(e, task))
   # XLA's attention would keep all logits; the kernels of TPUs keep none.
   logits = kept["none"] - kept["attention_dots"]
   kept["none"] -= int(logits * 0.95)
@@ -95,7 +88,9 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
       share = batch / e.accumulate / (mesh.data * mesh.fsdp * mesh.seq * mesh.tensor)
       size = held + kept[remat] * share
       if size <= FULL * memory.hbm_bytes:
-        work = work_on(e, mesh, batch, remat, forward, tokens, kept[remat] * share)
+        tried = dataclasses.replace(with_remat(e, remat), batch_size=batch)
+        sizes = dataclasses.asdict(mesh)
+        work = step_work(tried, sizes, kept[remat] * share, Sent.counted(tried, sizes))
         seconds = sum(roofline.estimate(work, kind).values()) / batch
         yield Candidate(mesh, batch, remat, size, seconds)
 
@@ -109,29 +104,3 @@ def meshes(number: int, tokens: int, heads: int) -> Iterator[MeshConfig]:
     rest = number // (seq * tensor)
     for fsdp in (n for n in divisors if rest % n == 0):
       yield MeshConfig(data=rest // fsdp, fsdp=fsdp, seq=seq, tensor=tensor)
-
-
-def work_on(
-  e: Experiment, mesh: MeshConfig, batch: int, remat: str, forward: dict[str, int], tokens: int,
-  kept: float,
-) -> roofline.Work:  # fmt: skip
-  """One device's work of a step; what it sends is counted here, in 16 bits."""
-  config, number = e.model.config, parameters_by_part(e.model)["total"]
-  devices = mesh.data * mesh.fsdp * mesh.seq * mesh.tensor
-  pieces, rows = mesh.fsdp * mesh.seq, batch / (mesh.data * mesh.fsdp)
-  passes = 2 + (remat in ("full", "attention"))
-  again = 3 + (remat == "full")
-  share = lambda n: (n - 1) / n
-  weights = 2 * number / mesh.tensor
-  layer = rows * tokens / mesh.seq * 2 * config.width  # [tokens, width] of one device
-  sent = weights * share(pieces) * (passes + 1) + 2 * weights / pieces * share(mesh.data)
-  sent += config.depth * layer / mesh.tensor * 4 * again * share(mesh.seq)
-  sent += config.depth * layer * 2 * (passes + 2) * share(mesh.tensor) * 2
-  attention, other = roofline.executed_flops(forward, remat)
-  state = roofline.optimizer_bytes(number, len(e.ema)) / pieces / mesh.tensor
-  return roofline.Work(
-    attention_flops=attention * batch / devices, other_flops=other * batch / devices,
-    state_bytes=state + weights * passes, kept_bytes=kept,
-    layer_bytes=layer * config.depth / mesh.tensor, ici_bytes=sent, dcn_bytes=0.0,
-    head_dim=config.head_dim,
-  )  # fmt: skip

@@ -60,22 +60,32 @@ class MeshConfig:
       raise ValueError(f"mesh={dataclasses.asdict(self)}: sizes are >= 1, at most one may be -1")
 
 
+def mesh_sizes(config: MeshConfig, devices: int) -> list[int]:
+  """The sizes of the mesh axes on so many devices.
+
+  Raises:
+    ConfigError: if they do not multiply to that number.
+  """
+  sizes = list(dataclasses.astuple(config))
+  if -1 in sizes:
+    rest = math.prod(size for size in sizes if size != -1)
+    sizes[sizes.index(-1)] = max(devices // rest, 1)
+  if math.prod(sizes) != devices:
+    raise ConfigError(
+      f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are "
+      f"{devices}: change the config's `mesh`"
+    )
+  return sizes
+
+
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
   """A mesh with the axes (data, fsdp, seq, tensor) over all devices.
 
   Raises:
-    ConfigError: if the sizes do not multiply to the number of devices.
+    ConfigError: see `mesh_sizes`.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = list(dataclasses.astuple(config))
-  if -1 in sizes:
-    rest = math.prod(size for size in sizes if size != -1)
-    sizes[sizes.index(-1)] = max(len(devices) // rest, 1)
-  if math.prod(sizes) != len(devices):
-    raise ConfigError(
-      f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are "
-      f"{len(devices)}: change the config's `mesh`"
-    )
+  sizes = mesh_sizes(config, len(devices))
   auto = (AxisType.Auto,) * len(sizes)  # given: make_mesh's default has changed between releases
   if devices[0].platform != "tpu":
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)

@@ -5,7 +5,6 @@ allocates nothing.
 """
 
 import contextlib
-import dataclasses
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -51,9 +50,20 @@ def open_topology(name: str, slices: int = 1) -> list[jax.Device]:
   except Exception as error:  # the compiler's own, of several kinds
     raise ConfigError(
       f"--topology={name}: {str(error).splitlines()[0]}. It is chip:shape, e.g. v5e:4x4, "
-      "v5p:2x2x1, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4"
+      "v5p:2x2x1, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4; GPUs by number: h100:8"
     ) from None
   return list(topology.devices)
+
+
+GPUS = {
+  "h100": "NVIDIA H100", "h200": "NVIDIA H200", "a100": "NVIDIA A100", "b200": "NVIDIA B200"
+}  # fmt: skip
+
+
+def gpus(name: str) -> tuple[str, int] | None:
+  """(kind, number) of 'h100:8': there is no compiler for GPUs that are not here, all is counted."""
+  kind, _, number = name.partition(":")
+  return (GPUS[kind], int(number)) if kind in GPUS and number.isdigit() else None
 
 
 @contextlib.contextmanager
@@ -122,21 +132,6 @@ def _bytes_used(message: str) -> float:
     r"\(([\d.]+)([KMGT])\)", message
   )
   return float(found[1]) * units[found[2]] if found else float("nan")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sent:
-  """Bytes that a device sends in a step, within its slice and out of it."""
-
-  ici: float
-  dcn: float
-
-  @classmethod
-  def of(cls, collectives: dict[str, Any]) -> "Sent":
-    """From `hlo.table`."""
-    cells = [(axes, cell["bytes"]) for by in collectives.values() for axes, cell in by.items()]
-    size = lambda outside: float(sum(n for axes, n in cells if (axes == hlo.SLICES) == outside))
-    return cls(size(False), size(True))
 
 
 def price_per_hour(kind: str, devices: int) -> float | None:

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import jax
 import pytest
-from jax.sharding import AbstractMesh
 
 from tests.helpers import tiny
 from videojax.config import resolve
 from videojax.data import stack_examples
-from videojax.plan import needs, work_of
 from videojax.program import task_products
 from videojax.scaling import flops, roofline
 from videojax.sharding import MESH_AXES
-from videojax.topology import Sent
+from videojax.work import Sent, step_work
 
 BENCH = Path(__file__).parents[2] / "experiments" / "bench"
 ALONE = Sent(0.0, 0.0)
@@ -28,8 +26,8 @@ def estimated(name, kind, *, remat, clips, sent=ALONE, mesh=(1, 1, 1, 1)):
   e = dataclasses.replace(
     e, batch_size=clips, clips_per_device=None, model=dataclasses.replace(e.model, config=config)
   )
-  written = needs(e, AbstractMesh(mesh, MESH_AXES))
-  return sum(roofline.estimate(work_of(e, written, sent), kind).values())
+  work = step_work(e, dict(zip(MESH_AXES, mesh)), 0.0, sent)
+  return sum(roofline.estimate(work, kind).values())
 
 
 # Plain JAX scans of this block on one H100 SXM 80 GB, jax 0.11.2, 2026-11-22: bf16, fp32 master

@@ -1,0 +1,92 @@
+"""A training step's work on one device: what scaling/roofline.py turns into seconds."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from videojax import hlo
+from videojax.config import Experiment
+from videojax.program import Counts, parameters_by_part, task_products
+from videojax.scaling import flops, roofline
+from videojax.task import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent:
+  """Bytes that a device sends in a step, within its slice or machine and out of it."""
+
+  ici: float
+  dcn: float
+
+  @classmethod
+  def compiled(cls, collectives: Mapping[str, Any]) -> "Sent":
+    """From `hlo.table`."""
+    cells = [(axes, cell["bytes"]) for by in collectives.values() for axes, cell in by.items()]
+    size = lambda outside: float(sum(n for axes, n in cells if (axes == hlo.SLICES) == outside))
+    return cls(size(False), size(True))
+
+  @classmethod
+  def counted(cls, e: Experiment, mesh: Mapping[str, int]) -> "Sent":
+    """Without a compiler, in 16 bits: weights gathered, gradients summed, tokens exchanged."""
+    config, remat = e.model.config, e.model.config.remat
+    _, tokens = _of_clip(e)
+    weights = 2 * parameters(e.model) / mesh["tensor"]
+    pieces, passes, exchanges = mesh["fsdp"] * mesh["seq"], gathers(remat), 3 + (remat == "full")
+    share = lambda n: (n - 1) / n
+    rows = e.batch_size / (mesh["data"] * mesh["fsdp"])
+    layers = config.depth * rows * tokens / mesh["seq"] * 2 * config.width
+    sent = weights * share(pieces) * (passes + 1)  # gathered in each pass, gradients scattered
+    sent += 2 * weights / pieces * share(mesh["data"])  # gradients of the pieces, summed
+    sent += 4 * layers / mesh["tensor"] * exchanges * share(mesh["seq"])  # q, k, v and the output
+    sent += 4 * layers * (passes + 1) * share(mesh["tensor"])  # two sums of tokens, each way
+    return cls(sent, 0.0)
+
+
+def step_work(
+  e: Experiment, mesh: Mapping[str, int], kept_bytes: int | float, sent: Sent
+) -> roofline.Work:
+  """One device's work of a step.
+
+  Args:
+    e: with its batch, remat and sizes.
+    mesh: axis -> size.
+    kept_bytes: activations that a device keeps for the backward pass.
+    sent: by a device.
+  """
+  config, devices = e.model.config, 1
+  for size in mesh.values():
+    devices *= size
+  forward, tokens = _of_clip(e)
+  clips = e.batch_size / devices
+  attention, other = roofline.executed_flops(forward, config.remat)
+  number = parameters(e.model)
+  state = roofline.optimizer_bytes(number, len(e.ema)) / (mesh["fsdp"] * mesh["seq"])
+  weights = 2 * number * gathers(config.remat)
+  return roofline.Work(
+    attention_flops=attention * clips,
+    other_flops=other * clips,
+    state_bytes=(state + weights) / mesh["tensor"],
+    kept_bytes=kept_bytes,
+    layer_bytes=2 * tokens * config.width * config.depth * clips,
+    ici_bytes=sent.ici,
+    dcn_bytes=sent.dcn,
+    head_dim=config.head_dim,
+  )
+
+
+def gathers(remat: str) -> int:
+  """Passes over the weights in a step: forward, backward, and what is computed again."""
+  return 2 + (remat in ("full", "attention", "offload"))
+
+
+@functools.lru_cache
+def parameters(model: ModelSpec) -> int:
+  return parameters_by_part(model)["total"]
+
+
+def _of_clip(e: Experiment) -> tuple[dict[str, int], int]:
+  """Forward FLOPs by part and tokens of a clip, of the source with the most work."""
+  tasks = [e.task(name) for name in e.data]
+  counts = [(flops.forward(task_products(e, t)), Counts.of(e, t).tokens) for t in tasks]
+  return max(counts, key=lambda count: count[0]["total"])
