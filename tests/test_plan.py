@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.helpers import tiny
+from tests.make_pods import compiled
 from videojax import hlo, topology
 from videojax.launch import main
 from videojax.plan import Target, plan
@@ -160,6 +162,49 @@ def test_a_plan_for_gpus_is_counted_and_says_so(tmp_path, capsys):
   assert "counted, not compiled" in capsys.readouterr().out
   with pytest.raises(ValueError, match="are for TPUs"):
     plan(e, tmp_path, Target("h100:8", search=True))
+
+
+@libtpu
+@pytest.mark.slow
+def test_each_remat_policy_keeps_less_than_the_one_before():
+  e = {**SMALL, "batch_size": 64, "model__width": 512, "model__depth": 12}
+  e |= dict(model__patch=(1, 2, 2), mesh__data=1, mesh__fsdp=4)
+  devices, peak = topology.open_topology("v5e:2x2"), {}
+  for remat in ("none", "attention_dots", "attention", "offload", "full"):
+    peak[remat] = topology.compile_for(tiny(**e, model__remat=remat), devices)["peak_bytes"]
+  print({remat: f"{n / 2**20:.0f} MiB" for remat, n in peak.items()})
+  assert peak["none"] > 2 * peak["attention_dots"] > 3 * peak["attention"]
+  assert peak["attention"] > 1.15 * peak["offload"]  # what is kept is in the host's memory
+  assert peak["full"] < 1.02 * peak["offload"]
+
+
+PODS = json.loads((Path(__file__).parents[1] / "docs" / "pods.json").read_text())
+
+
+@libtpu
+@pytest.mark.slow
+def test_a_row_of_the_table_of_pods_is_what_the_compiler_says():
+  row = next(r for r in PODS if r["topology"] == "v5e:16x16" and r["case"] == "dit_xl_4k")
+  got = compiled(row["case"], row["topology"], row["slices"], row["overrides"])
+  assert got["fits"] == row["fits"] and got["mesh"] == row["mesh"]
+  # Other versions of the compiler may differ a little.
+  assert got["peak_bytes"] == pytest.approx(row["peak_bytes"], rel=0.2)
+  assert got["bound_seconds"]["compute"] == pytest.approx(row["bound_seconds"]["compute"])
+
+
+def test_more_chips_send_no_more_each_but_along_data():
+  """Of the table: from 64 to 4,096 chips with the same fsdp and seq."""
+  for case in ("dit_xl_4k", "wan_14b_76k"):
+    weak = [r for r in PODS[-8:] if r["case"] == case and r["devices"] >= 64]
+    assert [r["devices"] for r in weak] == [64, 512, 4096]
+    tables = [r["collectives"].values() for r in weak]
+    other = [
+      sum(c["bytes"] for by in t for axes, c in by.items() if axes != "data") for t in tables
+    ]
+    assert max(other) == pytest.approx(min(other), rel=0.01)
+    data = [sum(by["data"]["bytes"] for by in t if "data" in by) for t in tables]
+    n = np.array([r["mesh"]["data"] for r in weak])
+    np.testing.assert_allclose(data, data[-1] * (1 - 1 / n) / (1 - 1 / n[-1]), rtol=0.02)
 
 
 @libtpu

@@ -88,9 +88,10 @@ def bench(
       "timed_steps": TIMED, "flops_convention": "3 x forward",
     },
   }  # fmt: skip
-  files.write_json(workdir / "bench.json", written)
-  show(written)
-  print(f"{workdir}/bench.json")
+  if jax.process_index() == 0:
+    files.write_json(workdir / "bench.json", written)
+    show(written)
+    print(f"{workdir}/bench.json")
   return written
 
 

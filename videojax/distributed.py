@@ -9,10 +9,9 @@ import os
 import re
 import socket
 import sys
-import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -385,15 +384,3 @@ def agreed(asked: Callable[[], str], mesh: Mesh) -> Callable[[], str]:
     return "" if before is None else REASONS[int(jax.device_get(before))]
 
   return ask
-
-
-@contextlib.contextmanager
-def written_once(workdir: Path) -> Iterator[Path]:
-  """A run directory to read, and to write measures to: only what process 0 writes is kept."""
-  if number() == 0:
-    yield workdir
-    return
-  with tempfile.TemporaryDirectory() as name:
-    for known in ("config.json", "checkpoints"):
-      (Path(name) / known).symlink_to((workdir / known).absolute())
-    yield Path(name)

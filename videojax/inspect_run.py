@@ -40,6 +40,8 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
       "coherence_stderr": coherence.stderr,
       "evaluate": to_json(experiment.evaluate),
     }
+  if jax.process_index() > 0:
+    return
   files.write_json(workdir / "evaluation.json", written)
   print(f"step {step}: frozen loss {loss.mean:.4f} +- {loss.stderr:.4f}")
   for name, row in coherence.mean.items():
@@ -54,5 +56,7 @@ def sample(experiment: Experiment, workdir: Path) -> None:
       video, example = evaluator.samples(split, weights, 8)
       known = evaluator.train_task.known_frames
       directory = workdir / "samples" / split
+      if jax.process_index() > 0:
+        continue
       for path in write_samples(directory, video, example, known_frames=known, step=step):
         print(path)

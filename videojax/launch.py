@@ -54,19 +54,15 @@ def train(c: Command) -> None:
 
 
 def evaluate(c: Command) -> None:
-  from videojax.distributed import written_once
   from videojax.inspect_run import evaluate
 
-  with written_once(c.workdir) as workdir:
-    evaluate(c.experiment, workdir)
+  evaluate(c.experiment, c.workdir)
 
 
 def sample(c: Command) -> None:
-  from videojax.distributed import written_once
   from videojax.inspect_run import sample
 
-  with written_once(c.workdir) as workdir:
-    sample(c.experiment, workdir)
+  sample(c.experiment, c.workdir)
 
 
 def plan(c: Command) -> None:
@@ -79,10 +75,8 @@ def plan(c: Command) -> None:
 
 def bench(c: Command) -> None:
   from videojax.bench import bench
-  from videojax.distributed import written_once
 
-  with written_once(c.workdir) as workdir:
-    bench(c.experiment, workdir, trace=c.flags.trace, replicas=c.flags.replicas)
+  bench(c.experiment, c.workdir, trace=c.flags.trace, replicas=c.flags.replicas)
 
 
 def coordinates(c: Command) -> None:

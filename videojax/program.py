@@ -280,7 +280,13 @@ def compiled_bytes(compiled: Any) -> int:
 
 
 def put_replicated(x: Any, mesh: Mesh) -> Any:
-  return jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
+  """A value that all processes have, on every device."""
+  whole = NamedSharding(mesh, PartitionSpec())
+  if jax.process_count() == 1 or isinstance(x, jax.Array):
+    return jax.device_put(x, whole)
+  # device_put would compare the processes' values, and wait for them.
+  make = lambda leaf: jax.make_array_from_process_local_data(whole, np.asarray(leaf))
+  return jax.tree.map(make, x)
 
 
 def task_products(e: Experiment, task: Task) -> list[Any]:

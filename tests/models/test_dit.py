@@ -87,6 +87,7 @@ def test_scan_and_remat_change_neither_output_nor_gradients(attention):
     ("full", True),
     ("attention", True),
     ("attention_dots", True),
+    ("offload", True),
     ("none", False),
   ):
     assert relative_error(run(remat, scan), want) < 2e-5, (remat, scan)
