@@ -22,6 +22,10 @@ def published(name: str, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   if name == "linear":  # Song et al. 2021, Eq. 33
     log_alpha = -0.25 * t**2 * (20 - 0.1) - 0.5 * t * 0.1
     return np.exp(log_alpha), np.sqrt(1 - np.exp(2 * log_alpha))
+  if name == "scaled_linear":  # Rombach et al. 2022; log-linear between its thousand steps
+    kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    snr = np.exp(np.interp(1000 * t, np.arange(1000), np.log(kept / (1 - kept))))
+    return np.sqrt(snr / (1 + snr)), np.sqrt(1 / (1 + snr))
   low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)  # Karras et al. 2022, Eq. 5
   return np.ones_like(t), (high + (1 - t) * (low - high)) ** 7
 
@@ -56,9 +60,10 @@ def test_t_from_log_snr_inverts_log_snr(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_frozen_levels_lie_inside_every_process(name):
+def test_the_frozen_levels_lie_inside_every_process_but_the_noisiest_of_scaled_linear(name):
   t = np.asarray(pr.make_process(name).t_from_log_snr(FROZEN_LOG_SNR))
-  assert (np.diff(t) > 0).all() and t[0] > 0 and t[-1] < 1
+  assert (np.diff(t) > 0).all() and t[0] > 0 and t[-2] < 1
+  assert (t[-1] < 1) == (name != "scaled_linear")
 
 
 def test_the_frozen_levels_are_rectified_flows_own_t():
@@ -78,7 +83,7 @@ def test_t_1_is_exactly_the_noise(name):
   assert (float(process.alpha(1.0)), float(process.sigma(1.0))) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("name", ["cosine", "linear"])
+@pytest.mark.parametrize("name", ["cosine", "linear", "scaled_linear"])
 def test_variance_is_preserved(name):
   process, t = pr.make_process(name), np.linspace(0, 1, 33)
   np.testing.assert_allclose(process.alpha(t) ** 2 + process.sigma(t) ** 2, 1, atol=5e-7)
@@ -168,6 +173,7 @@ def test_an_unknown_process_or_field_is_named_with_the_choices():
   "name, fields",
   [
     ("linear", {"beta_min": 3.0, "beta_max": 1.0}),
+    ("scaled_linear", {"beta_min": 0.1}),
     ("edm", {"sigma_min": 0.0}),
     ("edm", {"rho": 0.0}),
   ],

@@ -30,7 +30,7 @@ def run(process, sampler, noise=NOISE, keys=None, denoise=None):
   return jax.jit(lambda n, k: sp.sample(denoise, process, n, k, sampler))(noise, keys)
 
 
-def error(process, sampler):
+def error(process, sampler, end=(1.0, 0.0)):
   """Greatest distance from the ODE's closed form: offsets scale as the marginal's std."""
 
   @jax.jit
@@ -40,9 +40,31 @@ def error(process, sampler):
     return x, process.alpha(t), process.sigma(t)
 
   x, alpha, sigma = (np.float64(v) for v in run_and_start(NOISE))
+  return np.abs(x - solution((alpha, sigma), end)).max()
+
+
+def solution(start, end):
+  """The ODE's, from sigma NOISE at one (alpha, sigma) to another."""
+  (alpha, sigma), (alpha_end, sigma_end) = start, end
   offset = sigma * np.float64(NOISE) - alpha * MEAN
-  expected = MEAN + STD * offset / np.sqrt((alpha * STD) ** 2 + sigma**2)
-  return np.abs(x - expected).max()
+  gain = ((alpha_end * STD) ** 2 + sigma_end**2) / ((alpha * STD) ** 2 + sigma**2)
+  return alpha_end * MEAN + np.sqrt(gain) * offset
+
+
+def error_where_the_last_step_begins(process, sampler):
+  """As `error`, before the step to the data, which is of first order."""
+  seen = []
+
+  def denoise(x, t):
+    jax.debug.callback(lambda *now: seen.append(now), t[0, 0], x, ordered=True)
+    return exact(process)(x, t)
+
+  run(process, sampler, denoise=denoise)
+  jax.effects_barrier()
+  start, end = (
+    (np.float64(process.alpha(t)), np.float64(process.sigma(t))) for t, _ in seen[:: len(seen) - 1]
+  )
+  return np.abs(seen[-1][1] - solution(start, end)).max()
 
 
 @pytest.mark.parametrize(
@@ -61,8 +83,33 @@ def test_a_sampler_converges_to_the_ode_at_its_order(name, grid, stepper, order)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shifted_log_snr_grid_ends_at_the_odes_solution(name):
-  assert error(pr.make_process(name), sp.Sampler("heun", 64, "log_snr", shift=2.0)) < 0.01
+@pytest.mark.parametrize("stepper, order", [("dpm_solver", 2), ("unipc", 3)])
+def test_a_multistep_sampler_converges_at_its_order_in_the_log_snr(name, stepper, order):
+  process = pr.make_process(name)
+  grid = lambda steps: sp.Sampler(stepper, steps, "log_snr", sigma_min=0.1, sigma_max=10.0)
+  coarse, fine = (error_where_the_last_step_begins(process, grid(n)) for n in (24, 48))
+  assert abs(np.log2(coarse / fine) - order) < 0.25, (coarse, fine)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stepper", ["heun", "dpm_solver", "unipc"])
+def test_a_shifted_log_snr_grid_ends_at_the_odes_solution(name, stepper):
+  assert error(pr.make_process(name), sp.Sampler(stepper, 64, "log_snr", shift=2.0)) < 0.01
+
+
+@pytest.mark.parametrize("stepper", ["heun", "dpm_solver", "unipc"])
+def test_a_run_to_the_end_of_the_process_stops_at_its_least_noise(stepper):
+  process, sampler = pr.Edm(sigma_min=0.5), sp.Sampler(stepper, 96, end="process")
+  assert error(process, sampler, end=(1.0, 0.5)) < 0.004
+  assert error(process, sampler) > 0.1
+
+
+def test_a_unit_start_has_the_spread_of_noised_data_of_variance_1():
+  process, sampler = pr.Edm(), sp.Sampler("euler", 1, start="unit")
+  got = run(process, sampler, denoise=lambda x, t: (x, x))
+  np.testing.assert_allclose(got, np.sqrt(1 + 80.0**2) * NOISE, rtol=1e-6)
+  got = run(pr.Linear(), sampler, denoise=lambda x, t: (x, x))
+  np.testing.assert_allclose(got, NOISE, rtol=1e-6)
 
 
 def numpy_heun(sigmas, x):
@@ -167,7 +214,7 @@ def test_shifted_uniform_times_are_the_published_ones():
   np.testing.assert_allclose(got, 3 * t / (1 + 2 * t), rtol=1e-5)
 
 
-@pytest.mark.parametrize("stepper", ["euler", "heun"])
+@pytest.mark.parametrize("stepper", ["euler", "heun", "dpm_solver", "unipc"])
 def test_the_denoiser_is_called_as_often_as_stated_and_never_without_noise(stepper):
   process, sampler, seen = pr.RectifiedFlow(), sp.Sampler(stepper, 4), []
 
@@ -182,7 +229,15 @@ def test_the_denoiser_is_called_as_often_as_stated_and_never_without_noise(stepp
 
 @pytest.mark.parametrize(
   "name, stepper",
-  [("rectified_flow", "heun"), ("cosine", "heun"), ("edm", "euler"), ("linear", "ddim")],
+  [
+    ("rectified_flow", "heun"),
+    ("cosine", "heun"),
+    ("edm", "euler"),
+    ("linear", "ddim"),
+    ("rectified_flow", "unipc"),
+    ("cosine", "dpm_solver"),
+    ("scaled_linear", "unipc"),
+  ],
 )
 def test_what_the_denoiser_knows_comes_out_untouched(name, stepper):
   process = pr.make_process(name)
@@ -196,7 +251,17 @@ def test_what_the_denoiser_knows_comes_out_untouched(name, stepper):
 
 
 @pytest.mark.parametrize(
-  "field", [{"stepper": "rk4"}, {"grid": "linear"}, {"steps": 0}, {"eta": 2.0}, {"sigma_min": 0.0}]
+  "field",
+  [
+    {"stepper": "rk4"},
+    {"grid": "linear"},
+    {"start": "zero"},
+    {"end": "noise"},
+    {"steps": 0},
+    {"steps": 1000, "grid": "leading"},
+    {"eta": 2.0},
+    {"sigma_min": 0.0},
+  ],
 )
 def test_an_impossible_sampler_names_the_field(field):
   with pytest.raises(ValueError, match=next(iter(field))):

@@ -8,13 +8,19 @@ Legend: B batch, T frames, H W height width, C channels.
 
 import abc
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from videojax.errors import check_choice
+
+# Steps of the published discrete schedules, k = 0 .. 999. Step k is t = k / 1000, so that a network
+# that is told 1000 t (`Denoiser.time_unit`) is told k.
+TRAINED_STEPS = 1000
 
 
 class Process(abc.ABC):
@@ -122,6 +128,55 @@ class Linear(Process):
 
 
 @dataclasses.dataclass(frozen=True)
+class ScaledLinear(Process):
+  """Variance preserving, 1000 steps whose beta has a root linear in k: latent diffusion's schedule.
+
+  alpha_k^2 = prod_{j <= k} (1 - beta_j) at t = k / 1000; the log-SNR is linear in between, and on
+  beyond the first and the last step. So t=0 is step 0, which has noise (log-SNR 7.07 with the
+  published betas), and the last trained step, t = .999, still has data (-5.36): the noisiest of the
+  frozen loss's levels (-6.87) lies beyond it.
+
+  Args:
+    beta_min: of step 0.
+    beta_max: of step 999.
+  Raises: ValueError unless 0 < beta_min < beta_max < 1.
+  Source: Ho et al. 2020, arXiv:2006.11239, Eq. 4, with the betas of Rombach et al. 2022,
+    arXiv:2112.10752, as ModelScope and VideoCrafter use them.
+  """
+
+  beta_min: float = 0.00085
+  beta_max: float = 0.012
+
+  def __post_init__(self) -> None:
+    if not 0 < self.beta_min < self.beta_max < 1:
+      raise ValueError(f"need 0 < beta_min={self.beta_min} < beta_max={self.beta_max} < 1")
+
+  def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
+
+  def sigma(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
+
+  def log_snr(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    k, table = TRAINED_STEPS * _f32(t), _scaled_linear(self.beta_min, self.beta_max)
+    below = jnp.clip(jnp.floor(k), 0, TRAINED_STEPS - 2)
+    at, slope = (jnp.asarray(v)[below.astype(int)] for v in (table[:-1], np.diff(table)))
+    return at + (k - below) * slope
+
+  def t_from_log_snr(self, log_snr: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    k, table = jnp.arange(TRAINED_STEPS), _scaled_linear(self.beta_min, self.beta_max)
+    return jnp.interp(-_f32(log_snr), -table, k, "extrapolate", "extrapolate") / TRAINED_STEPS
+
+
+@functools.cache
+def _scaled_linear(beta_min: float, beta_max: float) -> Float[np.ndarray, "K"]:
+  """The log-SNR of each trained step, falling."""
+  betas = np.linspace(beta_min**0.5, beta_max**0.5, TRAINED_STEPS) ** 2
+  log_kept = np.cumsum(np.log1p(-betas))  # ln alpha_k^2
+  return (log_kept - np.log(-np.expm1(log_kept))).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
 class Edm(Process):
   """Variance exploding, data unscaled: t is the position on EDM's grid of noise levels.
 
@@ -167,6 +222,7 @@ PROCESSES: dict[str, type[Process]] = {
   "rectified_flow": RectifiedFlow,
   "cosine": Cosine,
   "linear": Linear,
+  "scaled_linear": ScaledLinear,
   "edm": Edm,
 }
 

@@ -3,7 +3,8 @@
 The probability-flow ODE of any process is dx = x0 d(alpha) + noise d(sigma), with x0 and noise what
 the denoiser believes at (x, t). Written so, nothing is singular where alpha or sigma vanishes, one
 Euler step is x_next = alpha_next x0 + sigma_next noise, and the published solvers are special
-cases: rectified flow's Euler and Heun in t, EDM's in sigma, DDIM.
+cases: rectified flow's Euler and Heun in t, EDM's in sigma, DDIM. The multistep solvers integrate
+the same equation in the log-SNR, x0 taken for a polynomial through what was believed before.
 
 Legend: B batch, T frames, H W height width, C channels; N steps.
 """
@@ -14,14 +15,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from videojax.diffusion.objective import Keys, row_noise
-from videojax.diffusion.process import Process, shift_times
+from videojax.diffusion.process import TRAINED_STEPS, Process, shift_times
 from videojax.errors import check_choice
 
-STEPPERS = ("euler", "heun", "ddim")
-GRIDS = ("uniform", "quadratic", "karras", "log_snr")
+STEPPERS = ("euler", "heun", "ddim", "dpm_solver", "unipc")
+GRIDS = ("uniform", "quadratic", "karras", "log_snr", "leading", "linspace")
+STARTS = ("noise", "unit")
+ENDS = ("data", "process")
 
 # denoise(x_t [B,T,H,W,C], t [B,1]) -> (x0, noise, ...), where x_t = alpha x0 + sigma noise.
 Denoise = Callable[[Array, Array], tuple[Any, ...]]
@@ -38,22 +42,32 @@ class Sampler:
   """Which times are visited and how one gets from each to the next.
 
   Args:
-    stepper: 'euler'; 'heun' (second order, its last step to the data is Euler's); 'ddim' (Euler,
-      and a share eta of the noise is drawn afresh).
+    stepper: 'euler'; 'heun' (second order); 'ddim' (Euler, and a share eta of the noise is drawn
+      afresh); 'dpm_solver', DPM-Solver++(2M), second order at Euler's cost; 'unipc', UniPC-2, the
+      same step, corrected by the next belief, third order at that cost. The last step is Euler's:
+      Heun's if it ends without noise, the multistep ones' in any case.
     steps: N, number of steps. The denoiser is called `evaluations` times.
     grid: 'uniform' in t (on Edm that is the published grid); 'quadratic', t = u^2, more steps near
-      the data; 'karras', (sigma / alpha)^(1/rho) evenly spaced; 'log_snr' evenly spaced.
+      the data; 'karras', (sigma / alpha)^(1/rho) evenly spaced; 'log_snr' evenly spaced. Trained
+      steps k of models that have 1000 (t = k / 1000): 'leading', the multiples of floor(1000 / N)
+      below 1000, plus 1; 'linspace', N + 1 from 999 to 0, rounded, without 0.
     eta: 0 is deterministic, 1 is ancestral (DDPM); with 'ddim' only.
     shift: resolution shift a (`process.resolution_shift`), lowers every log-SNR by 2 ln a.
     rho: of 'karras'.
     sigma_min, sigma_max: ends of 'karras' and 'log_snr', in units of sigma / alpha before the
       shift, where the process does not end earlier.
+    start: what x is at first: 'noise', sigma times the noise; 'unit', sqrt(alpha^2 + sigma^2) times
+      it, the spread of noised data of variance 1, as most published samplers do.
+    end: where the last step leads: to the 'data', or to t=0 of the 'process' with what noise it has
+      there, as published with 'leading'.
   Raises: ValueError for unknown names or impossible numbers.
   With 'heun' on Linear prefer 'quadratic' to 'uniform': there sigma goes as the root of t near the
   data, and the last step, an Euler step of even t, makes the whole first order.
 
   Source: Karras et al. 2022, arXiv:2206.00364, Algorithm 1 and Eq. 5. Song, Meng & Ermon 2021,
-    arXiv:2010.02502, Eq. 12 and 16; quadratic times appendix D.2.
+    arXiv:2010.02502, Eq. 12 and 16; quadratic times appendix D.2. Lu et al. 2022,
+    arXiv:2211.01095, Algorithm 2. Zhao et al. 2023, arXiv:2302.04867, section 3, of order 2 with
+    B_2 and data prediction. 'leading' and 'linspace': Lin et al. 2023, arXiv:2305.08891, Table 2.
   """
 
   stepper: str = "euler"
@@ -64,12 +78,18 @@ class Sampler:
   rho: float = 7.0
   sigma_min: float = 0.002
   sigma_max: float = 80.0
+  start: str = "noise"
+  end: str = "data"
 
   def __post_init__(self) -> None:
     check_choice("stepper", self.stepper, STEPPERS)
     check_choice("grid", self.grid, GRIDS)
+    check_choice("start", self.start, STARTS)
+    check_choice("end", self.end, ENDS)
     if self.steps < 1:
       raise ValueError(f"steps={self.steps} must be >= 1")
+    if self.grid in ("leading", "linspace") and self.steps >= TRAINED_STEPS:
+      raise ValueError(f"steps={self.steps} on grid='{self.grid}' must be < {TRAINED_STEPS}")
     if not 0 <= self.eta <= 1:
       raise ValueError(f"eta={self.eta} must be in [0, 1]")
     if self.eta > 0 and self.stepper != "ddim":
@@ -86,22 +106,30 @@ class Sampler:
     return 2 * self.steps - 1 if self.stepper == "heun" else self.steps
 
   def times(self, process: Process) -> Float[Array, "N"]:
-    """The N times at which steps begin, falling; the last step ends at the data itself.
+    """The N times at which steps begin, falling.
 
-    A process that has noise left at t=0 (Edm) begins its last step there, as published.
+    Of a process that has noise left at t=0 (Edm) the last step to the data begins there, as
+    published.
     """
     # Of a process that ends before infinite noise, the part that the shift keeps inside.
     end = shift_times(process, 1.0, 1 / self.shift)
     if self.grid in ("uniform", "quadratic"):
-      spans = jnp.where(process.sigma(0.0) > 0, max(self.steps - 1, 1), self.steps)
-      u = 1.0 - jnp.arange(self.steps) / spans  # [N]
+      short = (process.sigma(0.0) > 0) & (self.end == "data")
+      u = 1.0 - jnp.arange(self.steps) / jnp.where(short, max(self.steps - 1, 1), self.steps)  # [N]
       t = end * (u if self.grid == "uniform" else u**2)
+    elif self.grid in ("leading", "linspace"):
+      t = end * jnp.float32(self._trained_steps() / TRAINED_STEPS)
     else:
       noisiest = jnp.minimum(jnp.log(self.sigma_max), -0.5 * process.log_snr(end))
       cleanest = jnp.maximum(jnp.log(self.sigma_min), -0.5 * process.log_snr(0.0))
       log_sigma = self._between(noisiest, cleanest)  # [N], of sigma / alpha
       t = jnp.clip(process.t_from_log_snr(-2.0 * log_sigma), 0.0, 1.0)
     return shift_times(process, t, self.shift)
+
+  def _trained_steps(self) -> Float[np.ndarray, "N"]:
+    if self.grid == "leading":
+      return np.arange(self.steps)[::-1] * (TRAINED_STEPS // self.steps) + 1.0
+    return np.linspace(0, TRAINED_STEPS - 1, self.steps + 1).round()[:0:-1]
 
   def _between(self, start: Float[Array, ""], stop: Float[Array, ""]) -> Float[Array, "N"]:
     if self.grid == "log_snr":
@@ -131,13 +159,16 @@ def sample(
   """
   if sampler.eta > 0 and keys is None:
     raise ValueError(f"eta={sampler.eta} draws fresh noise: pass keys, one per row")
-  t = sampler.times(process)
-  now = _Level(t, process.alpha(t), process.sigma(t))  # [N] each
-  data = _Level(jnp.zeros(1), jnp.ones(1), jnp.zeros(1))
-  after = jax.tree.map(lambda v, end: jnp.concatenate([v[1:], end]), now, data)  # [N] each
+  now, after = _levels(process, sampler)
 
   def believe(x: Array, level: _Level) -> tuple[Any, ...]:
     return denoise(x, jnp.full((x.shape[0], 1), level.t))[:2]
+
+  spread = jnp.hypot(now.alpha, now.sigma) if sampler.start == "unit" else now.sigma
+  x = spread[0] * noise.astype(jnp.float32)  # whatever alpha x0 is left there is not known
+  if sampler.stepper in ("dpm_solver", "unipc"):
+    ahead = _coefficients(process, now, after)
+    return _multistep(believe, x, now, ahead, corrected=sampler.stepper == "unipc")
 
   def step(x: Array, at: tuple[Array, _Level, _Level]) -> tuple[Array, None]:
     index, here, there = at
@@ -149,8 +180,15 @@ def sample(
     fresh = row_noise(jax.vmap(jax.random.fold_in, (0, None))(keys, index), x)
     return _ddim(x0, n, fresh, here, there, sampler.eta), None
 
-  x = now.sigma[0] * noise.astype(jnp.float32)  # whatever alpha x0 is left there is not known
   return jax.lax.scan(step, x, (jnp.arange(sampler.steps), now, after))[0]
+
+
+def _levels(process: Process, sampler: Sampler) -> tuple[_Level, _Level]:
+  """Where each step begins and where it ends, [N] each."""
+  level = lambda t: _Level(t, process.alpha(t), process.sigma(t))
+  now, zero = level(sampler.times(process)), jnp.zeros(1)
+  last = level(zero) if sampler.end == "process" else _Level(zero, jnp.ones(1), zero)
+  return now, jax.tree.map(lambda v, end: jnp.concatenate([v[1:], end]), now, last)
 
 
 def _heun(believe: Callable[..., Any], x: Array, here: _Level, there: _Level) -> Array:
@@ -173,3 +211,70 @@ def _ddim(x0: Array, n: Array, fresh: Array, here: _Level, there: _Level, eta: f
   std = eta * there.sigma / here.sigma * jnp.sqrt(jnp.maximum(lost, 0.0))
   kept = jnp.sqrt(jnp.maximum(there.sigma**2 - std**2, 0.0))
   return there.alpha * x0 + kept * n + std * fresh
+
+
+class _Past(NamedTuple):
+  """What a multistep solver remembers of the step before."""
+
+  x: Array  # where that step began
+  x0: Array  # the belief there
+  older: Array  # the belief one step earlier
+
+
+class _Coefficients(NamedTuple):
+  """Of a step from here to there, over h = ln(alpha / sigma) there minus here."""
+
+  keep: Array  # sigma there / sigma here
+  gain: Array  # -alpha there (exp(-h) - 1)
+  ratio: Array  # h / h of the step before; 0, nothing is extrapolated, in the first and the last
+  old: Array  # UniC's rho of the step before's difference of beliefs
+  new: Array  # UniC's rho of this step's
+
+
+def _multistep(
+  believe: Callable[..., Any], x: Array, now: _Level, ahead: _Coefficients, *, corrected: bool
+) -> Array:
+  """DPM-Solver++(2M) or, corrected, UniPC-2: the predictor is the same.
+
+  The belief at the predicted x serves the corrector and then stands for the belief at the corrected
+  x, so that a step is one call, as published.
+
+  Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 2. Zhao et al. 2023, arXiv:2302.04867,
+    section 3, with B_2 and data prediction.
+  """
+  behind = jax.tree.map(lambda v: jnp.append(0.0, v[:-1]), ahead)  # the steps that led here
+
+  def step(
+    carry: tuple[Array, _Past], at: tuple[_Level, _Coefficients, _Coefficients]
+  ) -> tuple[tuple[Array, _Past], None]:
+    (x, past), (here, led, c) = carry, at
+    x0 = believe(x, here)[0]
+    if corrected:
+      bend = led.old * led.ratio * (past.x0 - past.older) + led.new * (x0 - past.x0)
+      again = led.keep * past.x + led.gain * (past.x0 + bend)
+      x = jnp.where(led.keep > 0, again, x)  # no step led to the first level
+    bend = 0.5 * c.ratio * (x0 - past.x0)
+    return (c.keep * x + c.gain * (x0 + bend), _Past(x, x0, past.x0)), None
+
+  return jax.lax.scan(step, (x, _Past(x, x, x)), (now, behind, ahead))[0][0]
+
+
+def _coefficients(process: Process, now: _Level, after: _Level) -> _Coefficients:
+  """Of all steps, [N] each.
+
+  UniC's rho solve rho_1 + rho_2 = b_1 and -rho_1 / ratio + rho_2 = b_2. With B_2, b_1 and b_2 are
+  the means of u and u^2 on [0, 1] under a density that goes as exp(h u): b_1 = (1 + L) / 2 and
+  b_1 - b_2 = L / h with L = coth(h / 2) - 2 / h. Of the first step, of order 1, rho is 1/2.
+  """
+  end = jnp.log(after.alpha[-1]) - jnp.log(after.sigma[-1])
+  h = jnp.diff(jnp.append(0.5 * process.log_snr(now.t), end))  # [N], infinite at the ends perhaps
+  first, last = (jnp.arange(len(h)) == i for i in (0, len(h) - 1))
+  ratio = jnp.where(first | last, 0.0, h / jnp.roll(h, 1))
+  x = 0.5 * h
+  small = jnp.minimum(x, 0.3)  # where the closed form of L cancels, its series
+  series = small / 3.0 - small**3 / 45.0 + 2.0 * small**5 / 945.0
+  slope = jnp.where(x < 0.3, series, 1.0 / jnp.tanh(x) - 1.0 / x)
+  old = slope / h * ratio / (1.0 + ratio)
+  new = jnp.where(first, 0.5, 0.5 * (1.0 + slope) - old)
+  keep = after.sigma / now.sigma
+  return _Coefficients(keep, after.alpha - keep * now.alpha, ratio, old, new)
