@@ -208,7 +208,7 @@ def corruptions(clips):
     "blur sd 1": blurred(clips, 1.0),
     "blur sd 3": blurred(clips, 3.0),
     "noise sd 8": clips + 8 * noise,
-    "noise sd 32": clips + 32 * noise,
+    "noise sd 2": clips + 2 * noise,
     "shuffle": shuffled,
     "reversal": clips[:, ::-1],
     "static": clips[:, :1].repeat(clips.shape[1], 1),
@@ -243,7 +243,8 @@ def test_fvd_orders_known_damage():
     print(f"{name}: {scores[name]}", flush=True)
   distance = {name: score.distance for name, score in scores.items()}
   assert distance["blur sd 3"] > distance["blur sd 1"] > distance["none"]
-  assert distance["noise sd 32"] > distance["noise sd 8"] > distance["none"]
+  # Not for ever: noise of sd 32 scores less than noise of sd 8 (docs/measures.md).
+  assert distance["noise sd 8"] > distance["noise sd 2"] > distance["none"]
   assert min(distance["shuffle"], distance["static"]) > distance["none"]
   # Elastic discs look alike in both directions of time: FVD must not tell them apart.
   assert abs(distance["reversal"] - distance["none"]) < distance["shuffle"] - distance["none"]
