@@ -26,7 +26,7 @@ from videojax.train import train
 ROOT = Path(__file__).parent.parent
 PARAMETERS = {
   "quickstart": 1322208, "real_video": 1322208, "papers/dit": 32_865_056,
-  "papers/latte": 32_480_672, "papers/phyworld": 33_433_728,
+  "papers/latte": 32_480_672, "papers/modelscope": 1_411_233_860, "papers/phyworld": 33_433_728,
   "bench/wan_1p3b_32k": 1_414_517_824, "bench/wan_1p3b_8k": 1_414_517_824,
   "bench/dit_xl_4k": 607_366_144, "bench/wan_14b_76k": 14_291_281_984,
 }  # fmt: skip

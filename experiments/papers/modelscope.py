@@ -1,0 +1,62 @@
+"""ModelScopeT2V (Wang et al. 2023, arXiv:2308.06571): an image U-Net with layers along time.
+
+  python -m videojax.launch --config=experiments/papers/modelscope.py --workdir=runs/plan \\
+    --mode=plan
+
+The published U-Net: 1,411,233,860 parameters, diffusers' UNet3DConditionModel. 16 frames of
+256x256, latents of 32x32x4; 77 text embeddings of width 1024 (OpenCLIP ViT-H/14); noise
+prediction under latent diffusion's schedule; DDIM with 50 steps, eta 0, guidance 9.
+Different: latents and text are Gaussian numbers; a dropped text is zeros, the paper's an empty
+prompt; batch and learning rate are ours; images and videos are not mixed.
+Run: parameters, tests/test_experiments.py; no training.
+
+  python -m videojax.launch --config=experiments/papers/modelscope.py:cpu --workdir=runs/modelscope
+
+Two CPU cores: a small U-Net of the same kind on the worlds of experiments/quickstart.py (8 frames
+of 16x16 pixels, the first 2 given, so that motion can be measured), with that file's objective.
+Worlds have captions in bytes and this model takes embeddings, so it trains without text.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import quickstart
+from videojax.config import complete
+from videojax.errors import check_choice
+from videojax.models.modelscope import PUBLISHED, SIZES
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg '': the published size; 'cpu': for two cores; 'smoke': two steps, for tests."""
+  check_choice("variant", arg, ("", "cpu", "smoke"))
+  return _small(arg == "smoke") if arg else _paper()
+
+
+def _paper() -> ConfigDict:
+  c = ConfigDict()
+  c.total_steps = 1_000_000
+  c.batch_size = 64
+  c.model = dict(name="modelscope", remat="full", **SIZES["1.4B"], **PUBLISHED)
+  text = dict(text_length=77, text_width=PUBLISHED["text"])
+  latent = dict(frames=16, height=32, width=32, channels=PUBLISHED["channels"], fps=8.0)
+  c.data = dict(latents=dict(name="random_latents", **latent, **text))
+  c.denoiser = dict(process="scaled_linear", prediction="noise")
+  c.objective = dict(times="uniform", space="noise")
+  c.condition = dict(known_frames=0)
+  c.optim = dict(learning_rate=5e-5)
+  c.guidance = dict(scale=9.0)
+  c.sampler = dict(stepper="ddim", steps=50, eta=0.0)
+  c.checkpoint = dict(save_every_steps=10_000)
+  c.evaluate = dict(splits=dict(latents={}), coherence_clips=0, batch_size=8)
+  return complete(c)
+
+
+def _small(smoke: bool) -> ConfigDict:
+  """On the quickstart's world, with its objective and measures."""
+  c = quickstart.get_config("smoke" if smoke else "")
+  c.total_steps = 2 if smoke else 3000
+  c.batch_size = 2 if smoke else 4
+  least = dict(width=8, multipliers=(1,), head_dim=8, in_heads=1, groups=4)
+  sizes = {**SIZES["nano"], **(least if smoke else {})}
+  c.model = dict(name="modelscope", channels=3, known="last", dtype="float32", **sizes)
+  c.optim.learning_rate = 1e-3
+  return complete(c)

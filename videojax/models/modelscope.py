@@ -1,0 +1,352 @@
+"""ModelScopeT2V's U-Net: an image U-Net with convolutions and attention along time in every block.
+
+A block is a residual block and a transformer within each frame (with cross-attention to the text),
+each followed by its like along time. The temporal convolutions start as the identity.
+
+Source: Wang et al. 2023, arXiv:2308.06571. What is computed, and every parameter, is that of
+diffusers' UNet3DConditionModel (0.42.1); its dropout of 0.1 in temporal convolutions is left out,
+and biases start at zero.
+
+Shapes: B batch, T frames, H W height width, C channels, L text tokens, M width of time embedding.
+"""
+
+import dataclasses
+import re
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from videojax.errors import check_choice
+from videojax.models import layers, unet
+from videojax.models.attention import CONTEXTS, KERNELS, choose_kernel
+from videojax.models.cond import Cond, check_cond
+from videojax.scaling.flops import Product
+from videojax.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Sizes have no default; see SIZES.
+
+  Attributes:
+    width: channels at full resolution.
+    multipliers: channels of each level in units of `width`; each has half the resolution of the one
+      before. All but the last attend, as does the middle.
+    blocks: per level on the way down; one more on the way up.
+    head_dim: channels of a head; a level has as many heads as fit.
+    in_heads: of the temporal transformer after the first convolution.
+    groups: of group norm.
+    channels: C of the clip.
+    text: width of the given embeddings; None: no cross-attention.
+    known: None, or how the channels of known frames are filled (not the paper's).
+    dtype: of matmuls and convolutions; parameters stay fp32.
+    remat: what the backward pass of a block recomputes (layers.REMATS).
+    scan: False; blocks differ in size, so there is nothing to loop over.
+    kernel, context: of attention (attention.py).
+  """
+
+  width: int
+  multipliers: tuple[int, ...]
+  blocks: int
+  head_dim: int
+  in_heads: int
+  groups: int
+  channels: int
+  text: int | None = None
+  known: str | None = None
+  dtype: str = "bfloat16"
+  remat: str = "none"
+  scan: bool = False
+  kernel: str = "auto"
+  context: str = "auto"
+
+  patch: ClassVar[tuple[int, int, int]] = (1, 1, 1)
+  classes: ClassVar[int | None] = None
+  scalars: ClassVar[tuple[str, ...]] = ()
+
+  def __post_init__(self):
+    object.__setattr__(self, "multipliers", tuple(self.multipliers))
+    for name in ("width", "blocks", "head_dim", "in_heads", "groups", "channels"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
+    if not self.multipliers or min(self.multipliers) < 1:
+      raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, one per level")
+    for name in ("head_dim", "groups"):
+      if self.width % getattr(self, name):
+        raise ValueError(f"width={self.width} is not divisible by {name}={getattr(self, name)}")
+    if self.width % 2:
+      raise ValueError(f"width={self.width} must be even: sines and cosines of the noise level")
+    if self.scan:
+      raise ValueError("scan=True: the blocks of a U-Net differ in size, use scan=False")
+    check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+    check_choice("remat policy", self.remat, layers.REMATS)
+    check_choice("attention kernel", self.kernel, KERNELS)
+    check_choice("context parallelism", self.context, CONTEXTS)
+    if self.known is not None:
+      check_choice("known fill", self.known, layers.KNOWN_FILLS)
+
+  @property
+  def uses(self) -> tuple[str, ...]:
+    """The fields of Cond that this model takes."""
+    given = dict(text=self.text, known=self.known)
+    return tuple(name for name, value in given.items() if value)
+
+  @property
+  def num_heads(self) -> int:
+    """Heads at full resolution, the fewest of any level."""
+    return self.width // self.head_dim
+
+  @property
+  def depth(self) -> int:
+    """Blocks in units of one at full resolution, by tokens times channels: for estimates."""
+    shapes = [(shape, stage.level) for stage in stages(self) for shape in stage.blocks]
+    return round(sum(s.c_out / self.width / 4**level for s, level in shapes))
+
+
+SIZES = {
+  # The published one.
+  "1.4B": dict(
+    width=320, multipliers=(1, 2, 4, 4), blocks=2, head_dim=64, in_heads=8, groups=32
+  ),
+  # For a CPU; ours.
+  "nano": dict(width=32, multipliers=(1, 2), blocks=1, head_dim=16, in_heads=2, groups=8),
+}  # fmt: skip
+PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP's ViT-H/14
+
+
+def wider(cfg: Config) -> Config:
+  """The same model twice as wide, with twice the heads: what muP tells its axes apart by."""
+  return dataclasses.replace(cfg, width=2 * cfg.width, in_heads=2 * cfg.in_heads)
+
+
+class BlockShape(NamedTuple):
+  """Channels into and out of a block, and whether it attends."""
+
+  c_in: int
+  c_out: int
+  attends: bool
+
+
+class Stage(NamedTuple):
+  """Blocks at one resolution, 1 / 2^level; `sampler`: on to the next."""
+
+  place: str
+  level: int
+  blocks: tuple[BlockShape, ...]
+  sampler: bool
+
+
+def stages(cfg: Config) -> list[Stage]:
+  """The U in the order of its forward pass."""
+  widths, last = [cfg.width * m for m in cfg.multipliers], len(cfg.multipliers) - 1
+  out, skips, c = list[Stage](), [cfg.width], cfg.width
+  for level, width in enumerate(widths):
+    blocks = [BlockShape(c, width, level < last)]
+    blocks += [BlockShape(width, width, level < last)] * (cfg.blocks - 1)
+    out.append(Stage("down", level, tuple(blocks), level < last))
+    skips += [width] * (cfg.blocks + (level < last))
+    c = width
+  out.append(Stage("mid", last, (BlockShape(c, c, True), BlockShape(c, c, False)), False))
+  for level, width in reversed(list(enumerate(widths))):
+    blocks = []
+    for _ in range(cfg.blocks + 1):
+      blocks.append(BlockShape(c + skips.pop(), width, level < last))
+      c = width
+    out.append(Stage("up", level, tuple(blocks), level > 0))
+  return out
+
+
+class Block(nnx.Module):
+  """Within the frames, along time, and both again with attention."""
+
+  def __init__(self, cfg: Config, shape: BlockShape, *, rngs: nnx.Rngs):
+    c, dtype, groups = shape.c_out, jnp.dtype(cfg.dtype), cfg.groups
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
+    self.resnet = unet.ResNet(shape.c_in, c, 4 * cfg.width, groups, eps=1e-5, **kw)
+    self.temp_conv = unet.TemporalConv(c, groups, **kw)
+    args = (c, c // cfg.head_dim, cfg.head_dim, groups)
+    kw |= dict(text=cfg.text or 0, how=(cfg.kernel, cfg.context))
+    attends = shape.attends
+    self.attention = unet.Transformer(*args, "space", **kw) if attends else None
+    self.temp_attention = unet.Transformer(*args, "time", **kw) if attends else None
+
+  def __call__(
+    self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"], text: Array | None
+  ) -> Array:
+    x = self.temp_conv(self.resnet(x, c))
+    if self.attention is not None and self.temp_attention is not None:
+      x = self.temp_attention(self.attention(x, text), None)
+    return x
+
+
+class Level(nnx.Module):
+  """The blocks of a stage, and the convolution that comes with a change of resolution."""
+
+  def __init__(self, cfg: Config, stage: Stage, *, rngs: nnx.Rngs):
+    shapes, c = enumerate(stage.blocks), stage.blocks[-1].c_out
+    self.blocks: Any = nnx.Dict({str(i): Block(cfg, shape, rngs=rngs) for i, shape in shapes})
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    kw["stride"] = 2 if stage.place == "down" else 1
+    self.sampler = unet.Conv(c, c, unet.SPACE, ("embed", None), **kw) if stage.sampler else None
+
+
+class Model(nnx.Module):
+  """x [B,T,H,W,C] at noise level t -> like x. A network and nothing else."""
+
+  def __init__(self, cfg: Config, *, rngs: nnx.Rngs):
+    self.cfg, rngs = cfg, unet.Keys(rngs.params())
+    c, kw = cfg.width, dict[str, Any](rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    c_in = cfg.channels + layers.known_channel_count(cfg.channels, cfg.known)
+    self.time = unet.TimeEmbed(c, **kw)
+    self.conv_in = unet.Conv(c_in, c, unet.SPACE, ("patch", "embed"), **kw)
+    how = (cfg.kernel, cfg.context)
+    self.transformer_in = unet.Transformer(
+      c, cfg.in_heads, cfg.head_dim, cfg.groups, "time", text=0, how=how, **kw
+    )
+    make = lambda place: [Level(cfg, s, rngs=rngs) for s in stages(cfg) if s.place == place]
+    self.down: Any = nnx.Dict({str(i): level for i, level in enumerate(make("down"))})
+    self.mid = make("mid")[0]
+    self.up: Any = nnx.Dict({str(i): level for i, level in enumerate(make("up"))})
+    self.norm_out = unet.GroupNorm(c, cfg.groups, frames=False, eps=1e-5, rngs=rngs)
+    self.conv_out = unet.Conv(c, cfg.channels, unet.SPACE, ("embed", "patch"), **kw)
+
+  def __call__(
+    self,
+    x: Float[Array, "B T H W C"],
+    t: Float[Array, "B #T"],
+    cond: Cond,
+    *,
+    key: Key[Array, "B"] | None = None,
+  ) -> Float[Array, "B T H W C"]:
+    """The network's output for a noisy clip.
+
+    Args:
+      x: noisy clip, about unit variance; any height and width.
+      t: noise level, 0 to 1000, one per clip or (not the paper's) per frame.
+      cond: exactly the conditions that Config declares. A text token outside the mask is a zero
+        vector: it is attended to, as the reference attends to its padding, and says nothing.
+      key: unused, the model is deterministic.
+    """
+    cfg = self.cfg
+    check_cond(cond, cfg.uses, cfg.scalars)
+    if cfg.known:
+      x = jnp.concatenate([x, layers.known_channels(x, cond, cfg.known)], -1)
+    text = jnp.where(cond.text_mask[..., None], cond.text, 0) if cfg.text else None  # [B,L,text]
+    c = self.time(t)  # [B,1|T,M]
+    run = lambda block, x: unet.run(block, x, c, text, remat=cfg.remat)
+
+    x = self.conv_in(constrain(x, *unet.GRID, None))
+    x = self.transformer_in(constrain(x, *unet.GRID, None), None)
+    skips = [x]
+    for level in unet.in_order(self.down):
+      for block in unet.in_order(level.blocks):
+        x = run(block, x)
+        skips.append(x)
+      if level.sampler is not None:
+        x = constrain(level.sampler(x), *unet.GRID, None)
+        skips.append(x)
+    for block in unet.in_order(self.mid.blocks):
+      x = run(block, x)
+    for level in unet.in_order(self.up):
+      for block in unet.in_order(level.blocks):
+        x = run(block, jnp.concatenate([x, skips.pop()], -1))
+      if level.sampler is not None:
+        _, _, height, width, _ = skips[-1].shape
+        x = constrain(level.sampler(unet.double(x, height, width)), *unet.GRID, None)
+    return self.conv_out(jax.nn.silu(self.norm_out(x))).astype(jnp.float32)
+
+
+def describe(cfg: Config, mesh: Any) -> str:
+  """How attention is computed on this mesh, for people."""
+  kernel = choose_kernel(cfg.kernel, dtype=cfg.dtype, head_dim=cfg.head_dim)
+  if mesh.shape["seq"] == 1:
+    return kernel
+  return f"{kernel}, frames and rows in turn over seq={mesh.shape['seq']}, by all-to-all"
+
+
+def products(
+  cfg: Config, shape: tuple[int, int, int, int], *, levels: int = 1, text_length: int = 0
+) -> list[Product]:
+  """Every matrix product and convolution of one forward pass of one clip.
+
+  A convolution's work at an edge, where some of its inputs are zeros, is counted as elsewhere.
+
+  Args:
+    cfg: sizes.
+    shape: (T, H, W, C) of the clip.
+    levels: noise levels per clip: 1, or the number of frames.
+    text_length: L.
+  """
+  frames, height, width, channels = shape
+  grids = [(frames, -(-height // 2**n), -(-width // 2**n)) for n in range(len(cfg.multipliers))]
+  positions = [t * h * w for t, h, w in grids]
+  c_in = channels + layers.known_channel_count(channels, cfg.known)
+  text, c = (text_length, cfg.text or 0), cfg.width
+  out = unet.TimeEmbed.products(c, levels)
+  out.append(Product("in and out", positions[0] * 9 * c_in * c, input_grad=False))
+  inner = cfg.in_heads * cfg.head_dim
+  out += unet.Transformer.products(c, inner, grids[0], "time", (0, 0))
+  for stage in stages(cfg):
+    grid, n = grids[stage.level], positions[stage.level]
+    for c_from, c_to, attends in stage.blocks:
+      out += unet.ResNet.products(c_from, c_to, 4 * c, n, levels)
+      out += unet.TemporalConv.products(c_to, n)
+      if attends:
+        out += unet.Transformer.products(c_to, c_to, grid, "space", text)
+        out += unet.Transformer.products(c_to, c_to, grid, "time", (0, 0))
+    if stage.sampler:
+      after = positions[stage.level + (1 if stage.place == "down" else -1)]
+      out.append(Product("samplers", after * 9 * stage.blocks[-1].c_out ** 2))
+  out.append(Product("in and out", positions[0] * 9 * c * channels))
+  return out
+
+
+# The parameters' first path element -> the part that they are listed under.
+PARTS = {
+  "conv_in": "in and out", "conv_out": "in and out", "norm_out": "norms", "time": "time",
+  "temp_conv": "temporal convolutions", "sampler": "samplers", "conv1": "spatial convolutions",
+  "conv2": "spatial convolutions", "shortcut": "spatial convolutions", "cross": "text",
+  "ff": "mlp", "norm": "norms", "norm1": "norms", "norm2": "norms", "norm3": "norms",
+  "proj_in": "attention projections", "proj_out": "attention projections",
+  "q": "attention projections", "k": "attention projections", "v": "attention projections",
+  "out": "attention projections",
+}  # fmt: skip
+
+# Our paths -> diffusers' names, one after the other.
+_RENAMES = (
+  (r"^(down|up)/(\d+)/blocks/(\d+)/(\w+)", r"\1_blocks/\2/\4s/\3"),
+  (r"^mid/blocks/(\d+)/(\w+)", r"mid_block/\2s/\1"),
+  (r"^(down|up)/(\d+)/sampler", r"\1_blocks/\2/\1samplers/0/conv"),
+  (r"(temp_convs/\d+)/norm(\d)", r"\1/conv\2/0"),
+  (r"(temp_convs/\d+)/conv1/(kernel|bias)", r"\1/conv1/2/\2"),
+  (r"(temp_convs/\d+)/conv(\d)/(kernel|bias)", r"\1/conv\2/3/\3"),
+  (r"^time/hidden", "time_embedding/linear_1"),
+  (r"^time/out", "time_embedding/linear_2"),
+  (r"^norm_out", "conv_norm_out"),
+  (r"/time/", "/time_emb_proj/"),
+  (r"/shortcut/", "/conv_shortcut/"),
+  (r"/block/", "/transformer_blocks/0/"),
+  (r"/attention/", "/attn1/"),
+  (r"/(cross|again)/", "/attn2/"),
+  (r"/(q|k|v)/", r"/to_\1/"),
+  (r"(attn\d)/out/", r"\1/to_out/0/"),
+  (r"/ff/up/", "/ff/net/0/proj/"),
+  (r"/ff/down/", "/ff/net/2/"),
+  (r"/(kernel|scale)$", "/weight"),
+  (r"/", "."),
+)
+
+
+def names(cfg: Config) -> dict[str, tuple[str, str]]:
+  """Path of a parameter -> its name in UNet3DConditionModel, and the layout (unet.from_torch)."""
+
+  def name(path: str) -> str:
+    for pattern, new in _RENAMES:
+      path = re.sub(pattern, new, path)
+    return path
+
+  info = layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
+  return {path: (name(path), "weight" if i.inputs else "vector") for path, i in info.items()}

@@ -1,0 +1,380 @@
+"""Blocks that video U-Nets share; a clip keeps its five axes throughout, [B,T,H,W,C].
+
+Convolutions within a frame have kernels (1,3,3), along time (3,1,1), so that no axis that a mesh
+splits is ever merged with another. Frames are split by seq; where they do not divide, rows are.
+
+Shapes: B batch, T frames, H W height width, C channels, D width of the tokens, S tokens that attend
+to each other, K heads, E head dim, L text tokens, M width of the time embedding.
+"""
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from videojax.models import layers
+from videojax.models.attention import attention
+from videojax.models.layers import Init, Linear
+from videojax.scaling.flops import Product
+from videojax.sharding import constrain
+
+
+class FanIn(Init):
+  """Uniform within 1 / sqrt(fan in): what PyTorch gives its layers, so what U-Nets start from."""
+
+  def std(self, fan_in: int | float, fan_out: int | float) -> float:
+    return 1 / math.sqrt(3 * fan_in)
+
+
+FAN_IN = FanIn("fan_in")
+SPACE, TIME = (1, 3, 3), (3, 1, 1)  # kernels
+GRID = ("batch", "frames", "tokens", None)  # logical names of [B,T,H,W]
+
+
+class Conv(nnx.Module):
+  """A convolution over [B,T,H,W,C]; zeros around the clip, as many as keep its size."""
+
+  def __init__(
+    self,
+    c_in: int,
+    c_out: int,
+    kernel: tuple[int, int, int],
+    axes: tuple[str | None, str | None],
+    *,
+    rngs: nnx.Rngs,
+    dtype: Any,
+    stride: int = 1,
+    init: Init = FAN_IN,
+  ):
+    names = (None, None, None, *axes)
+    self.kernel = layers.param(rngs, init, (*kernel, c_in, c_out), names, inputs=4)
+    self.bias = layers.param(rngs, layers.ZEROS, (c_out,), axes[1:])
+    self.stride, self.dtype = (1, stride, stride), dtype
+    self.used = tuple("act_mlp" if name == "mlp" else None for name in names)
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
+    # Gathered but for tensor: of a kernel in pieces XLA's partitioner can make wrong sums.
+    kernel = constrain(self.kernel[...].astype(self.dtype), *self.used)
+    y = jax.lax.conv_general_dilated(
+      x.astype(self.dtype), kernel, self.stride, [(n // 2, n // 2) for n in kernel.shape[:3]],
+      dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )  # fmt: skip
+    return y + last(self.bias, y)
+
+
+def last(p: Any, x: Array) -> Array:
+  """A vector along the last axis of x."""
+  return p[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class GroupNorm(nnx.Module):
+  """Group norm of each frame, or of all frames together; statistics in fp32 (Wu & He 2018)."""
+
+  def __init__(self, channels: int, groups: int, *, frames: bool, eps: float, rngs: nnx.Rngs):
+    self.scale = layers.param(rngs, layers.ONES, (channels,), ("embed",))
+    self.bias = layers.param(rngs, layers.ZEROS, (channels,), ("embed",))
+    self.groups, self.eps = groups, eps
+    self.over = (1, 2, 3, 5) if frames else (2, 3, 5)
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+    y = x.astype(jnp.float32).reshape(*x.shape[:-1], self.groups, -1)  # [B,T,H,W,groups,C/groups]
+    y = y - y.mean(self.over, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(self.over, keepdims=True) + self.eps)
+    y = y.reshape(x.shape)
+    return (y * last(self.scale, y) + last(self.bias, y)).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+  """Layer norm with scale and bias; statistics in fp32."""
+
+  def __init__(self, width: int, *, rngs: nnx.Rngs):
+    self.scale = layers.param(rngs, layers.ONES, (width,), ("embed",))
+    self.bias = layers.param(rngs, layers.ZEROS, (width,), ("embed",))
+
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    y = layers.layer_norm(x.astype(jnp.float32), 1e-5)
+    return (y * last(self.scale, y) + last(self.bias, y)).astype(x.dtype)
+
+
+class Keys(nnx.Rngs):
+  """Keys counted in Python: nnx.Rngs counts in the program, in time squared for 1,600 tensors."""
+
+  def __init__(self, key: Array):
+    self.key, self.drawn = key, 0
+
+  def params(self) -> Array:
+    self.drawn += 1
+    return jax.random.fold_in(self.key, self.drawn)
+
+
+# --- convolutions -----------------------------------------------------------------------------
+
+
+class ResNet(nnx.Module):
+  """Two convolutions within each frame, the noise level added between them, and a shortcut."""
+
+  def __init__(
+    self, c_in: int, c_out: int, time: int, groups: int, *, eps: float, rngs: nnx.Rngs, dtype: Any
+  ):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
+    self.norm1 = GroupNorm(c_in, groups, frames=False, eps=eps, rngs=rngs)
+    self.conv1 = Conv(c_in, c_out, SPACE, ("embed", "mlp"), **kw)
+    self.time = Linear((time,), (c_out,), ("embed", "mlp"), init=FAN_IN, **kw)
+    self.norm2 = GroupNorm(c_out, groups, frames=False, eps=eps, rngs=rngs)
+    self.conv2 = Conv(c_out, c_out, SPACE, ("mlp", "embed"), **kw)
+    wider = c_in != c_out
+    self.shortcut = Linear((c_in,), (c_out,), ("embed", None), init=FAN_IN, **kw) if wider else None
+
+  def __call__(self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"]) -> Array:
+    y = self.conv1(jax.nn.silu(self.norm1(x))) + self.time(jax.nn.silu(c))[:, :, None, None]
+    y = constrain(y, *GRID, "act_mlp")
+    y = self.conv2(jax.nn.silu(self.norm2(y)))
+    x = x if self.shortcut is None else self.shortcut(x)
+    return constrain(x + y, *GRID, None)
+
+  @staticmethod
+  def products(c_in: int, c_out: int, time: int, positions: int, rows: int) -> list[Product]:
+    shortcut = [Product("spatial convolutions", positions * c_in * c_out)] * (c_in != c_out)
+    return [
+      Product("spatial convolutions", positions * 9 * c_in * c_out),
+      Product("time", rows * time * c_out),
+      Product("spatial convolutions", positions * 9 * c_out * c_out),
+      *shortcut,
+    ]
+
+
+class TemporalConv(nnx.Module):
+  """Four convolutions along time; the last starts at zero, so that frames start apart."""
+
+  def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any):
+    for n in range(1, 5):
+      init, axes = layers.ZEROS if n == 4 else FAN_IN, ("embed", "mlp")
+      axes = axes if n % 2 else axes[::-1]
+      conv = Conv(channels, channels, TIME, axes, init=init, rngs=rngs, dtype=dtype)
+      setattr(self, f"norm{n}", GroupNorm(channels, groups, frames=True, eps=1e-5, rngs=rngs))
+      setattr(self, f"conv{n}", conv)
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+    y = x
+    for n in range(1, 5):
+      norm, conv = getattr(self, f"norm{n}"), getattr(self, f"conv{n}")
+      y = constrain(conv(jax.nn.silu(norm(y))), *GRID, "act_mlp" if n % 2 else None)
+    return x + y
+
+  @staticmethod
+  def products(channels: int, positions: int) -> list[Product]:
+    return [Product("temporal convolutions", positions * 3 * channels * channels)] * 4
+
+
+def double(x: Float[Array, "B T H W C"], height: int, width: int) -> Array:
+  """Every place of every frame four times, cut to [B,T,height,width,C]: nearest neighbours."""
+  b, t, h, w, c = x.shape
+  x = jnp.broadcast_to(x[:, :, :, None, :, None], (b, t, h, 2, w, 2, c))
+  return x.reshape(b, t, 2 * h, 2 * w, c)[:, :, :height, :width]
+
+
+# --- attention --------------------------------------------------------------------------------
+
+
+class Attention(nnx.Module):
+  """Heads over the tokens of x, or from them to others of width `source`; no bias but the last."""
+
+  def __init__(
+    self,
+    width: int,
+    heads: int,
+    head_dim: int,
+    source: int,
+    *,
+    how: Any,
+    rngs: nnx.Rngs,
+    dtype: Any,
+  ):
+    axes, shape = ("embed", "heads", "head_dim"), (heads, head_dim)
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
+    self.q = Linear((width,), shape, axes, bias=False, **kw)
+    self.k = Linear((source,), shape, axes, bias=False, **kw)
+    self.v = Linear((source,), shape, axes, bias=False, **kw)
+    self.out = Linear(shape, (width,), (*axes[1:], "embed"), **kw)
+    self.kernel, self.context = how
+
+  def __call__(
+    self,
+    x: Float[Array, "*B S D"],
+    axes: tuple[str | None, ...],
+    text: Float[Array, "rows L text"] | None = None,
+  ) -> Float[Array, "*B S D"]:
+    how: dict[str, Any] = dict(axes=axes, kernel=self.kernel, context=self.context)
+    q = self.q(x)  # [*B,S,K,E]
+    if text is None:
+      return self.out(attention(q, self.k(x), self.v(x), **how))
+    # Of the text once a clip, then seen by every frame.
+    k, v = (
+      jnp.broadcast_to(y[:, None], (*q.shape[:2], *y.shape[1:]))
+      for y in (self.k(text), self.v(text))
+    )  # two [B,T,L,K,E]
+    return self.out(attention(q, k, v, keys=None, **how))
+
+  @staticmethod
+  def products(width: int, tokens: int, seen: int) -> list[Product]:
+    return [
+      Product("attention projections", tokens * 4 * width * width),
+      Product("attention scores", 2 * tokens * seen * width),
+    ]
+
+  @staticmethod
+  def text_products(width: int, tokens: int, length: int, text: int) -> list[Product]:
+    return [
+      Product("text", tokens * 2 * width * width),
+      Product("text", length * 2 * text * width, input_grad=False),
+      Product("text", 2 * tokens * length * width),
+    ]
+
+
+class FeedForward(nnx.Module):
+  """Up to four times the width, gated by GELU, and back (GEGLU, Shazeer 2020)."""
+
+  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: Any):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
+    self.up = Linear((width,), (2, 4 * width), ("embed", None, "mlp"), **kw)
+    self.down = Linear((4 * width,), (width,), ("mlp", "embed"), **kw)
+
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    value, gate = jnp.moveaxis(self.up(x), -2, 0)  # two [*B,4D]
+    return self.down(value * jax.nn.gelu(gate, approximate=False))
+
+  @staticmethod
+  def products(width: int, tokens: int) -> list[Product]:
+    return [Product("mlp", tokens * 12 * width * width)]
+
+
+class TransformerBlock(nnx.Module):
+  """Self-attention, attention to the text or to itself again, feed-forward; norms before each."""
+
+  def __init__(
+    self, width: int, heads: int, head_dim: int, *, text: int, again: bool, how: Any,
+    rngs: nnx.Rngs, dtype: Any,
+  ):  # fmt: skip
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
+    make = lambda source: Attention(width, heads, head_dim, source, how=how, **kw)
+    self.norm1, self.attention = LayerNorm(width, rngs=rngs), make(width)
+    self.norm2 = LayerNorm(width, rngs=rngs) if text or again else None
+    self.cross = make(text) if text else None
+    self.again = make(width) if again else None
+    self.norm3, self.ff = LayerNorm(width, rngs=rngs), FeedForward(width, **kw)
+
+  def __call__(self, x: Array, axes: tuple[str | None, ...], text: Array | None) -> Array:
+    x = x + self.attention(self.norm1(x), axes)
+    second = self.again if self.cross is None else self.cross
+    if second is not None and self.norm2 is not None:
+      x = x + second(self.norm2(x), axes, text)
+    return x + self.ff(self.norm3(x))
+
+
+class Transformer(nnx.Module):
+  """One block over the places of each frame ('space'), or along time at each place ('time').
+
+  Group norm before it: of each frame in space, of all frames along time. Along time it attends
+  twice and sees no text.
+  """
+
+  def __init__(
+    self, channels: int, heads: int, head_dim: int, groups: int, over: Literal["space", "time"], *,
+    text: int, how: Any, rngs: nnx.Rngs, dtype: Any,
+  ):  # fmt: skip
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
+    d, time = heads * head_dim, over == "time"
+    self.norm = GroupNorm(channels, groups, frames=time, eps=1e-6, rngs=rngs)
+    self.proj_in = Linear((channels,), (d,), ("embed", None), init=FAN_IN, **kw)
+    text = 0 if time else text
+    self.block = TransformerBlock(d, heads, head_dim, text=text, again=time, how=how, **kw)
+    self.proj_out = Linear((d,), (channels,), (None, "embed"), init=FAN_IN, **kw)
+    self.over = over
+
+  def __call__(self, x: Float[Array, "B T H W C"], text: Array | None) -> Array:
+    y = self.norm(x)
+    grid = y.shape
+    to: tuple[str | None, ...]
+    axes: tuple[str | None, ...]
+    if self.over == "space":
+      to, axes = ("batch", "frames", "tokens", None), ("batch", "frames", "sequence")
+      y = y.reshape(*grid[:2], -1, grid[-1])  # [B,T,HW,C]
+    else:
+      to, axes = ("batch", "tokens", None, "frames", None), ("batch", "tokens", None, "sequence")
+      y = jnp.moveaxis(y, 1, 3)  # [B,H,W,T,C]
+    # Split alike before and after each matrix: where the two differ, XLA's partitioner can leave
+    # the sum over devices out of the matrix's gradient.
+    y = self.block(constrain(self.proj_in(constrain(y, *to)), *to), axes, text)
+    y = constrain(self.proj_out(constrain(y, *to)), *to)
+    y = y.reshape(grid) if self.over == "space" else jnp.moveaxis(y, 3, 1)
+    return constrain(x + y, *GRID, None)
+
+  @staticmethod
+  def products(
+    channels: int, d: int, grid: tuple[int, int, int], over: str, text: tuple[int, int]
+  ) -> list[Product]:
+    """Of a clip of grid (T,H,W); text: its tokens and their width."""
+    s = math.prod(grid)
+    attend = Attention.products(d, s, grid[0] if over == "time" else grid[1] * grid[2])
+    second = Attention.text_products(d, s, *text) if text[1] else []
+    return [
+      Product("attention projections", 2 * s * channels * d), *attend,
+      *(attend if over == "time" else second), *FeedForward.products(d, s),
+    ]  # fmt: skip
+
+
+# --- the U ------------------------------------------------------------------------------------
+
+
+class TimeEmbed(nnx.Module):
+  """A noise level -> sinusoid of the U-Net's width -> Linear, SiLU, Linear -> four times it."""
+
+  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: Any):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
+    self.hidden = Linear((width,), (4 * width,), (None, "embed"), **kw)
+    self.out = Linear((4 * width,), (4 * width,), ("embed", None), **kw)
+    self.width = width
+
+  def __call__(self, t: Float[Array, "B #T"]) -> Float[Array, "B #T M"]:
+    return self.out(jax.nn.silu(self.hidden(layers.sinusoid(t, self.width))))
+
+  @staticmethod
+  def products(width: int, rows: int) -> list[Product]:
+    return [
+      Product("time", rows * width * 4 * width, input_grad=False),
+      Product("time", rows * 4 * width * 4 * width),
+    ]
+
+
+def run(block: nnx.Module, x: Array, *args: Any, remat: str) -> Array:
+  """block(x, *args); its backward pass keeps what the policy says (layers.run_stack)."""
+  graphdef, params = nnx.split(block)
+
+  def body(params: Any, x: Array, *args: Any) -> Array:
+    return nnx.merge(graphdef, params)(checkpoint_name(x, layers.BLOCK_INPUT), *args)
+
+  if remat != "none":
+    body = jax.checkpoint(body, policy=layers.remat_policy(remat))
+  return body(params, x, *args)
+
+
+def in_order(modules: Any) -> list[Any]:
+  """The values of an nnx.Dict with keys '0', '1', ... in this order."""
+  return [modules[key] for key in sorted(modules, key=int)]
+
+
+def from_torch(value: np.ndarray, layout: str, shape: tuple[int, ...]) -> np.ndarray:
+  """A PyTorch tensor as a parameter of ours.
+
+  Args:
+    layout: 'weight', (out, in, *kernel) -> (*kernel, in, out), or 'vector', as it is.
+    shape: ours, with axes of heads and of a kernel of size one.
+  """
+  if layout == "weight":
+    value = np.moveaxis(value, (0, 1), (-1, -2))
+  return value.reshape(shape)
