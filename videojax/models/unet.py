@@ -7,7 +7,9 @@ Shapes: B batch, T frames, H W height width, C channels, D width of the tokens, 
 to each other, K heads, E head dim, L text tokens, M width of the time embedding.
 """
 
+import functools
 import math
+import operator
 from typing import Any, Literal
 
 import jax
@@ -55,13 +57,20 @@ class Conv(nnx.Module):
     self.kernel = layers.param(rngs, init, (*kernel, c_in, c_out), names, inputs=4)
     self.bias = layers.param(rngs, layers.ZEROS, (c_out,), axes[1:])
     self.stride, self.dtype = (1, stride, stride), dtype
-    self.used = tuple("act_mlp" if name == "mlp" else None for name in names)
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
-    # Gathered but for tensor: of a kernel in pieces XLA's partitioner can make wrong sums.
-    kernel = constrain(self.kernel[...].astype(self.dtype), *self.used)
+    # Gathered first, and never split over tensor: of a convolution whose channels are in pieces
+    # XLA's partitioner can make wrong sums.
+    kernel = constrain(self.kernel[...].astype(self.dtype), *[None] * 5)
+    x = x.astype(self.dtype)
+    if kernel.shape[1:3] == (1, 1):
+      # As matrix products: the partitioner counts this gradient once per replica on some meshes.
+      n, t = kernel.shape[0], x.shape[1]
+      x = jnp.pad(x, ((0, 0), (n // 2, n // 2), (0, 0), (0, 0), (0, 0)))
+      taps = [jnp.tensordot(x[:, i : i + t], kernel[i, 0, 0], 1) for i in range(n)]
+      return functools.reduce(operator.add, taps) + last(self.bias, x)
     y = jax.lax.conv_general_dilated(
-      x.astype(self.dtype), kernel, self.stride, [(n // 2, n // 2) for n in kernel.shape[:3]],
+      x, kernel, self.stride, [(n // 2, n // 2) for n in kernel.shape[:3]],
       dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
     )  # fmt: skip
     return y + last(self.bias, y)
@@ -123,16 +132,16 @@ class ResNet(nnx.Module):
   ):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
     self.norm1 = GroupNorm(c_in, groups, frames=False, eps=eps, rngs=rngs)
-    self.conv1 = Conv(c_in, c_out, SPACE, ("embed", "mlp"), **kw)
-    self.time = Linear((time,), (c_out,), ("embed", "mlp"), init=FAN_IN, **kw)
+    self.conv1 = Conv(c_in, c_out, SPACE, ("embed", None), **kw)
+    self.time = Linear((time,), (c_out,), ("embed", None), init=FAN_IN, **kw)
     self.norm2 = GroupNorm(c_out, groups, frames=False, eps=eps, rngs=rngs)
-    self.conv2 = Conv(c_out, c_out, SPACE, ("mlp", "embed"), **kw)
+    self.conv2 = Conv(c_out, c_out, SPACE, ("embed", None), **kw)
     wider = c_in != c_out
     self.shortcut = Linear((c_in,), (c_out,), ("embed", None), init=FAN_IN, **kw) if wider else None
 
   def __call__(self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"]) -> Array:
     y = self.conv1(jax.nn.silu(self.norm1(x))) + self.time(jax.nn.silu(c))[:, :, None, None]
-    y = constrain(y, *GRID, "act_mlp")
+    y = constrain(y, *GRID, None)
     y = self.conv2(jax.nn.silu(self.norm2(y)))
     x = x if self.shortcut is None else self.shortcut(x)
     return constrain(x + y, *GRID, None)
@@ -153,9 +162,8 @@ class TemporalConv(nnx.Module):
 
   def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any):
     for n in range(1, 5):
-      init, axes = layers.ZEROS if n == 4 else FAN_IN, ("embed", "mlp")
-      axes = axes if n % 2 else axes[::-1]
-      conv = Conv(channels, channels, TIME, axes, init=init, rngs=rngs, dtype=dtype)
+      init = layers.ZEROS if n == 4 else FAN_IN
+      conv = Conv(channels, channels, TIME, ("embed", None), init=init, rngs=rngs, dtype=dtype)
       setattr(self, f"norm{n}", GroupNorm(channels, groups, frames=True, eps=1e-5, rngs=rngs))
       setattr(self, f"conv{n}", conv)
 
@@ -163,7 +171,7 @@ class TemporalConv(nnx.Module):
     y = x
     for n in range(1, 5):
       norm, conv = getattr(self, f"norm{n}"), getattr(self, f"conv{n}")
-      y = constrain(conv(jax.nn.silu(norm(y))), *GRID, "act_mlp" if n % 2 else None)
+      y = constrain(conv(jax.nn.silu(norm(y))), *GRID, None)
     return x + y
 
   @staticmethod
