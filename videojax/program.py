@@ -269,11 +269,9 @@ def abstract_batch(e: Experiment, task: Task, mesh: Mesh) -> dict[str, jax.Shape
 def compiled_bytes(compiled: Any) -> int:
   """The compiler's account of one device's peak: arguments, temporaries, outputs not aliased.
 
-  An upper bound; a TPU's compiler knows the peak itself, a CPU's does not.
+  An upper bound: not all temporaries live at once.
   """
   m = compiled.memory_analysis()
-  if jax.tree.leaves(compiled.input_shardings)[0].mesh.devices.flat[0].platform == "tpu":
-    return int(m.peak_memory_in_bytes)
   return int(
     m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
   )
