@@ -209,9 +209,17 @@ def test_mup_tells_inputs_outputs_and_hidden_parameters_apart():
 # --- meshes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frames", [4, pytest.param(3, marks=pytest.mark.slow)])
-def test_mesh_does_not_show_in_loss_and_gradients(frames):
-  """Of 3 frames seq=2 splits the rows."""
+@pytest.mark.parametrize(
+  "frames,sizes",
+  [
+    (4, dict(data=2, fsdp=2, seq=2)),
+    pytest.param(3, dict(data=2, fsdp=2, seq=2), marks=pytest.mark.slow),
+    pytest.param(4, dict(data=1, fsdp=2, seq=2, tensor=2), marks=pytest.mark.slow),
+    pytest.param(3, dict(data=1, fsdp=2, seq=2, tensor=2), marks=pytest.mark.slow),
+  ],
+)
+def test_mesh_does_not_show_in_loss_and_gradients(frames, sizes):
+  """3 frames do not divide by seq=2."""
   model, b = REFERENCE, 4
   params = filled(model.abstract_params)
   x, t = clip((b, frames, 8, 4, 4)), jnp.array([[3.0], [250.0], [600.0], [999.0]])
@@ -219,10 +227,10 @@ def test_mesh_does_not_show_in_loss_and_gradients(frames):
   loss = lambda p, x, t, cond: jnp.square(model.network(p)(x, t, cond) - 1).mean()
   step = jax.jit(jax.value_and_grad(loss))
   want = step(params, x, t, cond)
-  mesh = make_mesh(MeshConfig(data=2, fsdp=2, seq=2))
+  mesh = make_mesh(MeshConfig(**sizes))
   with jax.set_mesh(mesh):
     shardings = param_shardings(params, {p: i.axes for p, i in model.info.items()}, mesh)
-    rows = jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
     got = step(jax.device_put(params, shardings), *jax.device_put((x, t, cond), rows))
     got = jax.device_get(got)
   assert relative_error(got, jax.device_get(want)) < 1e-5

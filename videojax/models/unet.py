@@ -1,7 +1,8 @@
 """Blocks that video U-Nets share; a clip keeps its five axes throughout, [B,T,H,W,C].
 
 Convolutions within a frame have kernels (1,3,3), along time (3,1,1), so that no axis that a mesh
-splits is ever merged with another. Frames are split by seq; where they do not divide, rows are.
+splits is ever merged with another. Frames are split by seq; where they do not divide, attention
+alone is: XLA's partitioner sums a kernel's gradient wrongly over rows in pieces on some meshes.
 
 Shapes: B batch, T frames, H W height width, C channels, D width of the tokens, S tokens that attend
 to each other, K heads, E head dim, L text tokens, M width of the time embedding.
@@ -35,7 +36,7 @@ class FanIn(Init):
 
 FAN_IN = FanIn("fan_in")
 SPACE, TIME = (1, 3, 3), (3, 1, 1)  # kernels
-GRID = ("batch", "frames", "tokens", None)  # logical names of [B,T,H,W]
+GRID = ("batch", "frames", None, None)  # logical names of [B,T,H,W]
 
 
 class Conv(nnx.Module):
