@@ -27,7 +27,6 @@ from videojax.sharding import spec
 
 KERNELS = ("auto", "xla", "cudnn", "splash")
 CONTEXTS = ("auto", "ulysses", "ring")
-SAVED = "attention"  # what a remat policy may keep: the output, and what its backward pass needs
 
 _compiling_for: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   "platform", default=None
@@ -178,9 +177,7 @@ def _by_kernel(q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any, *, kernel: 
   if kernel == "splash":
     out = splash(q, k, v, ids_q, ids_k, interpret=platform() == "cpu")
   else:
-    allowed = None if ids_k is None else (ids_k >= 0)[:, None, None]  # [B,1,1,L]
-    if ids_q is not None:
-      allowed = ids_q[:, None, :, None] == ids_k[:, None, None, :]  # [B,1,S,L]
+    mask = None if ids_k is None else parallel.allowed(ids_q, ids_k)
     implementation: Any = kernel
-    out = jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation=implementation)
-  return checkpoint_name(out, SAVED)
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+  return checkpoint_name(out, parallel.SAVED)

@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 AXIS = "seq"  # of the mesh
+SAVED = "attention"  # what a remat policy may keep: the output, and what its backward pass needs
 _NEVER = -1e30  # a logit that the softmax does not see; finite, so that no row is NaN
 
 
@@ -58,7 +59,7 @@ def ring(ways: int) -> Callable[..., Array]:
     return _forward(q, k, v, ids_q, ids_k, ways)[0]
 
   def forward(q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any) -> tuple[Array, Any]:
-    saved = checkpoint_name(_forward(q, k, v, ids_q, ids_k, ways), "attention")
+    saved = checkpoint_name(_forward(q, k, v, ids_q, ids_k, ways), SAVED)
     return saved[0], (q, k, v, ids_q, ids_k, *saved)
 
   def backward(saved: Any, g: Array) -> tuple[Array | None, ...]:
@@ -67,6 +68,13 @@ def ring(ways: int) -> Callable[..., Array]:
 
   attend.defvjp(forward, backward)
   return attend
+
+
+def allowed(ids_q: Any, ids_k: Int[Array, "B L"]) -> Array:
+  """Who attends to whom, [B,1,S,L]; without ids_q all alike, [B,1,1,L]: see `ulysses`."""
+  if ids_q is None:
+    return (ids_k >= 0)[:, None, None]
+  return ids_q[:, None, :, None] == ids_k[:, None, None, :]
 
 
 def _pass_on(x: Any, ways: int) -> Any:
@@ -82,10 +90,7 @@ def _logits(q: Array, k: Array, ids_q: Any, ids_k: Any) -> Float[Array, "B K s s
   scores = scores * q.shape[-1] ** -0.5
   if ids_k is None:
     return scores
-  allowed = (ids_k >= 0)[:, None, None]  # [B,1,1,s]
-  if ids_q is not None:
-    allowed = ids_q[:, None, :, None] == ids_k[:, None, None, :]  # [B,1,s,s]
-  return jnp.where(allowed, scores, _NEVER)
+  return jnp.where(allowed(ids_q, ids_k), scores, _NEVER)
 
 
 def _forward(

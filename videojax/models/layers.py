@@ -17,8 +17,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from videojax.models.attention import SAVED
 from videojax.models.cond import Cond
+from videojax.models.context import SAVED
 from videojax.scaling.flops import Product
 
 Axes = tuple[str | None, ...]

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from videojax.models.context import SAVED
+
 LANES = 128  # a TPU's vectors: lengths are padded to a multiple
 BLOCK_Q, BLOCK_KV = 512, 1024
 
@@ -52,7 +54,7 @@ def splash(
   full = sm.FullMask((s + pad_q, length + pad_k))
   kernel: Any = sk.make_splash_mha(
     sm.MultiHeadMask([full] * heads), head_shards=1, q_seq_shards=1, block_sizes=sizes,
-    residual_checkpoint_name="attention", interpret=interpret,
+    residual_checkpoint_name=SAVED, interpret=interpret,
   )  # fmt: skip
   scaled = (q.astype(jnp.float32) * e**-0.5).astype(q.dtype)
   out = jax.vmap(kernel)(rows(scaled, pad_q), rows(k, pad_k), rows(v, pad_k), ids)  # [B,K,S,E]
