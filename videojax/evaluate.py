@@ -14,7 +14,7 @@ from videojax.data import spread, stack_examples
 from videojax.errors import ConfigError, check_choice
 from videojax.measures import frozen, physics
 from videojax.sample import generate
-from videojax.sharding import local_rows, put_batch
+from videojax.sharding import local_rows, put_batch, whole_batch
 
 if TYPE_CHECKING:
   from videojax.config import Experiment
@@ -103,8 +103,7 @@ class Evaluator:
           f"evaluate.splits.{split} has clips {task.source.shape}, training has "
           f"{self.train_task.source.shape} (frames, height, width, channels): they must be equal"
         )
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    self.batch = -(-self.config.batch_size // ways) * ways  # up to a multiple of the devices
+    self.batch = whole_batch(self.config.batch_size, mesh)
     self._sources = {None: self.train_task.source} | {s: t.source for s, t in self.tasks.items()}
     # Not compiled here: a world's decode is compiled once for all evaluators of the process.
     self._decode = {split: source.decode for split, source in self._sources.items()}

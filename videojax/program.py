@@ -28,6 +28,7 @@ from videojax.sharding import (
   param_shardings,
   path_name,
   put_batch,
+  whole_batch,
 )
 from videojax.state import TrainState, init_state, train_step, train_steps
 from videojax.task import ModelSpec, Task
@@ -221,8 +222,7 @@ def compile_step(program: Program, task: Task, replicas: int | None = None) -> A
 def compile_sample(program: Program, task: Task) -> Any:
   """Sampling of one evaluation batch of clips, compiled ahead."""
   e, mesh = program.experiment, program.mesh
-  ways = mesh.shape["data"] * mesh.shape["fsdp"]
-  rows = -(-e.evaluate.batch_size // ways) * ways
+  rows = whole_batch(e.evaluate.batch_size, mesh)
   example = jax.eval_shape(task.source.decode, stack_examples(task.source, [0]))
 
   def batch(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -248,6 +248,12 @@ def batch_sharding(mesh: Mesh, shape: tuple[int, ...], lead: int = 0) -> NamedSh
   return NamedSharding(mesh, spec(axes, shape, mesh))
 
 
+def whole_batch(rows: int, mesh: Mesh | AbstractMesh) -> int:
+  """`rows`, up to a multiple of the devices that split a batch."""
+  ways = mesh.shape["data"] * mesh.shape["fsdp"]
+  return -(-rows // ways) * ways
+
+
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
   """Rows of the global batch that this process's devices hold."""
   sharding = batch_sharding(mesh, (batch_size,))
