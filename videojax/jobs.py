@@ -17,7 +17,7 @@ from videojax.log import clock_text
 from videojax.program import Counts, parameters_by_part
 from videojax.scaling import flops
 from videojax.scaling.cells import Cell, read_sweep
-from videojax.scaling.cost_tables import CHIPS
+from videojax.scaling.cost_tables import price_per_hour
 from videojax.train import finished_steps
 
 # What the time of a sweep is guessed from before a cell has run: share of the peak that small
@@ -147,7 +147,7 @@ def write_sweep(workdir: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) ->
   written = {
     "cells": [dataclasses.asdict(job.cell) for job in jobs],
     "planned": {job.cell.name: job.planned for job in jobs},
-    "price": price_per_hour(),
+    "price": price_per_hour(jax.devices()[0].device_kind, jax.device_count()),
     **notes,
   }
   if path.exists():
@@ -174,7 +174,7 @@ def statement(jobs: Sequence[Job], workdir: Path) -> str:
   rate = peak * devices * ASSUMED_MFU if peak else ASSUMED_FLOPS_PER_S
   how = f"{ASSUMED_MFU:.0%} of the peak" if peak else f"{ASSUMED_FLOPS_PER_S:.0e} FLOP/s"
   own = sum(job.flops * own_share(job, jobs) for job in todo)
-  price = price_per_hour()
+  price = price_per_hour(jax.devices()[0].device_kind, jax.device_count())
   money = f", {own / rate / 3600 * price:.2f} dollars at {price:.2f} an hour" if price else ""
   return (
     f"{len(jobs)} cells, {len(todo)} to run: {sum(j.flops for j in todo):.3g} FLOP of training "
@@ -182,13 +182,6 @@ def statement(jobs: Sequence[Job], workdir: Path) -> str:
     f"{sum(j.tokens for j in todo):,} tokens; about {clock_text(own / rate)}{money} on "
     f"{devices} x {device.device_kind} if it reaches {how}, evaluation not counted"
   )
-
-
-def price_per_hour() -> float | None:
-  """Dollars for all devices here, as assumed in scaling/cost_tables.py; None: unknown."""
-  name = flops.chip(jax.devices()[0].device_kind)
-  prices = [chip.price for chip in CHIPS.values() if chip.kind == name]
-  return float(prices[0]) * jax.device_count() if prices else None
 
 
 def list_cells(base: Mapping[str, Any], cells: Sequence[Cell], workdir: Path) -> None:

@@ -27,6 +27,7 @@ from videojax.program import (
   task_products,
 )
 from videojax.scaling import flops, roofline
+from videojax.scaling.cost_tables import price_per_hour
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, mesh_sizes
 from videojax.task import Task
 from videojax.work import Sent, step_work
@@ -235,7 +236,7 @@ def times(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
   bound, parts = roofline.bound(work, kind), roofline.estimate(work, kind)
   seconds = sum(parts.values())
   hours = seconds * e.total_steps / 3600
-  price = topology.price_per_hour(kind, written["devices"])
+  price = price_per_hour(kind, written["devices"])
   return {
     "bound_seconds": bound,
     "estimate_seconds": seconds,

@@ -20,8 +20,7 @@ from videojax.errors import ConfigError
 from videojax.host import settings_of_no_tpu
 from videojax.models.attention import compiling_for
 from videojax.program import Program, compile_sample, compile_step
-from videojax.scaling import flops, roofline
-from videojax.scaling.cost_tables import CHIPS
+from videojax.scaling import roofline
 from videojax.sharding import make_mesh
 from videojax.task import Task
 
@@ -133,10 +132,3 @@ def _bytes_used(message: str) -> float:
     r"\(([\d.]+)([KMGT])\)", message
   )
   return float(found[1]) * units[found[2]] if found else float("nan")
-
-
-def price_per_hour(kind: str, devices: int) -> float | None:
-  """Dollars an hour of these devices, as assumed in scaling/cost_tables.py; None: unknown."""
-  name, memory = flops.chip(kind), roofline.memory(kind)
-  prices = [float(chip.price) for chip in CHIPS.values() if chip.kind == name]
-  return prices[0] * devices / (memory.devices if memory else 1) if prices else None

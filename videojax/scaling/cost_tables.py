@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from videojax.errors import check_choice
-from videojax.scaling import flops
+from videojax.scaling import flops, roofline
 from videojax.scaling.systems import COUNTED, ChipHours, Fact, Number, Row, Trained
 
 
@@ -37,6 +37,13 @@ CHIPS = {
   "v5p": Chip("TPU v5p", 4.2, _GOOGLE),
   "v6e": Chip("TPU v6e", 2.7, _GOOGLE),
 }  # fmt: skip
+
+
+def price_per_hour(kind: str, devices: int) -> float | None:
+  """Dollars an hour of these devices, as assumed above; None: unknown."""
+  name, memory = flops.chip(kind), roofline.memory(kind)
+  prices = [float(chip.price) for chip in CHIPS.values() if chip.kind == name]
+  return prices[0] * devices / (memory.devices if memory else 1) if prices else None
 
 
 @dataclasses.dataclass(frozen=True)
