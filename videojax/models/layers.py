@@ -121,10 +121,11 @@ class Linear(nnx.Module):
 
   def __call__(self, x: Array) -> Array:
     y = jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.contract)
-    return y if self.bias is None else y + _lead(self.bias[...].astype(self.dtype), y)
+    return y if self.bias is None else y + lead(self.bias[...].astype(self.dtype), y)
 
 
-def _lead(p: Array, like: Array) -> Array:
+def lead(p: Array, like: Array) -> Array:
+  """`p` with leading axes of one, to go along the last axes of `like`."""
   return p.reshape((1,) * (like.ndim - p.ndim) + p.shape)
 
 
@@ -145,7 +146,7 @@ class RMSNorm(nnx.Module):
   def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)
-    return (y * _lead(self.scale[...], y)).astype(x.dtype)
+    return (y * lead(self.scale[...], y)).astype(x.dtype)
 
 
 def modulate(
@@ -184,7 +185,7 @@ class ScalarEmbed(nnx.Module):
     y = self.out(jax.nn.silu(self.hidden(sinusoid(jnp.where(missing, 0.0, value), self.FEATURES))))
     if self.null is None:
       return y
-    return jnp.where(missing[..., None], _lead(self.null[...].astype(y.dtype), y), y)
+    return jnp.where(missing[..., None], lead(self.null[...].astype(y.dtype), y), y)
 
   @classmethod
   def products(cls, width: int, rows: int, part: str) -> list[Product]:

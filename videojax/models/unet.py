@@ -79,7 +79,7 @@ class Conv(nnx.Module):
 
 def last(p: Any, x: Array) -> Array:
   """A vector along the last axis of x."""
-  return p[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+  return layers.lead(p[...].astype(x.dtype), x)
 
 
 class GroupNorm(nnx.Module):
