@@ -17,10 +17,14 @@ class Cond:
   Attributes:
     text: UTF-8 bytes [B,L] (uint8, zero padded) or precomputed embeddings [B,L,D].
     text_mask: [B,L], True on real tokens.
+    image: embeddings of an image [B,L,D], such as CLIP's.
+    image_mask: [B,L], True on real tokens.
     label: class index [B]; -1 is "dropped".
     scalars: name -> [B] (fps, motion, ...); NaN is "dropped".
     known_mask: [B,T,H|1,W|1,1], 1 where the clean value is given.
     known: [B,T,H,W,C], the clean values (anything where the mask is 0).
+    volumes: name -> [B,T,H,W,c], aligned with the clip: a low resolution, edges, flow, the first
+      frame's latents. Zeros are "dropped". The noise in one of them is told by a scalar.
   """
 
   # Any: trees of shapes and of shardings have this structure too; the shapes are above.
@@ -30,24 +34,35 @@ class Cond:
   scalars: dict[str, Any] = dataclasses.field(default_factory=dict)
   known_mask: Any = None
   known: Any = None
+  image: Any = None
+  image_mask: Any = None
+  volumes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+FIELDS = ("text", "label", "image", "known", "scalars", "volumes")
 
 
 def given(cond: Cond) -> set[str]:
-  """Names of the conditions that are there: 'text', 'label', 'scalars', 'known'."""
-  names = {name for name in ("text", "label", "known") if getattr(cond, name) is not None}
-  return names | ({"scalars"} if cond.scalars else set())
+  """Names of the conditions that are there, among FIELDS."""
+  there = lambda value: bool(value) if isinstance(value, dict) else value is not None
+  return {name for name in FIELDS if there(getattr(cond, name))}
 
 
-def check_cond(cond: Cond, uses: Sequence[str], scalars: Sequence[str]) -> None:
+def check_cond(cond: Cond, config: Any) -> None:
   """Raises ValueError where the conditions are not what a model's config declares."""
-  if given(cond) != set(uses) or set(cond.scalars) != set(scalars):
+  volumes = [name for name, _ in config.volumes]
+  pairs = ((cond.scalars, config.scalars), (cond.volumes, volumes))
+  if given(cond) != set(config.uses) or any(set(a) != set(b) for a, b in pairs):
+    words = lambda names, scalars, volumes: (
+      f"{sorted(names)}, scalars {sorted(scalars)}, volumes {sorted(volumes)}"
+    )
     raise ValueError(
-      f"the model's config declares the conditions {sorted(uses)} with scalars {sorted(scalars)}; "
-      f"given are {sorted(given(cond))} with scalars {sorted(cond.scalars)}"
+      f"the model's config declares the conditions {words(config.uses, config.scalars, volumes)}; "
+      f"given are {words(given(cond), cond.scalars, cond.volumes)}"
     )
 
 
-DROPPABLE = ("text", "label", "scalars")
+DROPPABLE = ("text", "image", "label", "scalars", "volumes")
 
 
 def drop(cond: Cond, which: Sequence[str], rows: Bool[Array, "B"] | None = None) -> Cond:
@@ -61,18 +76,20 @@ def drop(cond: Cond, which: Sequence[str], rows: Bool[Array, "B"] | None = None)
     ValueError: on a name that cannot be dropped.
   """
   changes: dict[str, Any] = {}
+  gone = jnp.array(True) if rows is None else rows
+  without = lambda x, nothing: jnp.where(
+    gone.reshape(gone.shape + (1,) * (x.ndim - gone.ndim)), jnp.asarray(nothing, x.dtype), x
+  )
   for name in which:
     if name not in DROPPABLE:
       raise ValueError(f"cannot drop {name!r}: one of {DROPPABLE} can be dropped")
     if name not in given(cond):
       continue
-    value = getattr(cond, "text_mask" if name == "text" else name)
-    if name == "text":
-      gone = True if rows is None else rows[:, None]
-      changes["text_mask"] = jnp.where(gone, False, value)
+    if name in ("text", "image"):
+      changes[f"{name}_mask"] = without(getattr(cond, f"{name}_mask"), False)
     elif name == "label":
-      changes["label"] = jnp.where(True if rows is None else rows, -1, value)
+      changes["label"] = without(cond.label, -1)
     else:
-      gone = True if rows is None else rows
-      changes["scalars"] = {k: jnp.where(gone, jnp.nan, v) for k, v in value.items()}
+      nothing = jnp.nan if name == "scalars" else 0
+      changes[name] = {k: without(v, nothing) for k, v in getattr(cond, name).items()}
   return dataclasses.replace(cond, **changes)

@@ -45,6 +45,7 @@ class Config:
     classes: number of labels, without the null label.
     scalars: names of scalar conditions.
     known: None, or how the channels of known frames are filled.
+    volumes: channels of each aligned volume by name.
     out_channels: channels of the head per input channel; 2 for DiT's learned variance (dropped).
     dtype: of matmuls; parameters stay fp32.
     remat: what the backward pass recomputes (layers.REMATS).
@@ -69,6 +70,7 @@ class Config:
   classes: int | None = None
   scalars: tuple[str, ...] = ()
   known: str | None = None
+  volumes: Any = ()
   out_channels: int = 1
   dtype: str = "bfloat16"
   remat: str = "none"
@@ -84,6 +86,7 @@ class Config:
         raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
     object.__setattr__(self, "patch", tuple(self.patch))
     object.__setattr__(self, "scalars", tuple(self.scalars))
+    object.__setattr__(self, "volumes", layers.as_volumes(self.volumes))
     if not self.head_dim:
       if self.width % self.num_heads:
         raise ValueError(f"width={self.width} is not divisible by num_heads={self.num_heads}")
@@ -121,6 +124,7 @@ class Config:
   def uses(self) -> tuple[str, ...]:
     """The fields of Cond that this model takes."""
     given = dict(text=self.text, label=self.classes, scalars=self.scalars, known=self.known)
+    given["volumes"] = self.volumes
     return tuple(name for name, value in given.items() if value)
 
 
@@ -259,8 +263,7 @@ class Model(nnx.Module):
     d, dtype = cfg.width, jnp.dtype(cfg.dtype)
     kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
     patch_numbers = math.prod(cfg.patch)
-    p_in = patch_numbers * (cfg.channels + layers.known_channel_count(cfg.channels, cfg.known))
-    self.patch = Linear((p_in,), (d,), ("patch", "embed"), **kw)
+    self.patch = Linear((patch_numbers * layers.channels_in(cfg),), (d,), ("patch", "embed"), **kw)
     self.time = layers.ScalarEmbed(d, null=False, **kw)
     self.scalars: Any = nnx.Dict(
       {name: layers.ScalarEmbed(d, null=True, **kw) for name in cfg.scalars}
@@ -302,10 +305,9 @@ class Model(nnx.Module):
       key: unused, the model is deterministic.
     """
     cfg = self.cfg
-    check_cond(cond, cfg.uses, cfg.scalars)
+    check_cond(cond, cfg)
     shape = x.shape
-    if cfg.known:
-      x = jnp.concatenate([x, layers.known_channels(x, cond, cfg.known)], -1)
+    x = layers.beside(x, cond, cfg)
     if shape[1] == 1 and cfg.patch[0] > 1:  # an image is a clip of one frame, held for a patch
       x = jnp.repeat(x, cfg.patch[0], axis=1)
     pt, ph, pw = cfg.patch
@@ -382,7 +384,7 @@ def products(
   n, d, heads_width = h * w, cfg.width, cfg.num_heads * cfg.head_dim
   s = t * n
   rows = 1 if levels == 1 else t
-  p_in = math.prod(cfg.patch) * (cfg.channels + layers.known_channel_count(cfg.channels, cfg.known))
+  p_in = math.prod(cfg.patch) * layers.channels_in(cfg)
   out = [Product("patchify", s * p_in * d, input_grad=False)]
   out += layers.ScalarEmbed.products(d, rows, "time")
   for _ in cfg.scalars:

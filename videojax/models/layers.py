@@ -226,6 +226,36 @@ def known_channel_count(channels: int, fill: str | None) -> int:
   return 0 if fill is None else 1 + channels * (1 if fill == "zeros" else 2)
 
 
+def beside(x: Float[Array, "B T H W C"], cond: Cond, cfg: Any) -> Float[Array, "B T H W I"]:
+  """The clip with the conditions that have its shape as further channels: known, volumes by name.
+
+  Args:
+    x: noisy clip.
+    cond: conditions.
+    cfg: a model's, with `known` and `volumes`.
+  Raises:
+    ValueError: a volume whose shape is not the clip's.
+  """
+  parts = [x] + ([known_channels(x, cond, cfg.known)] if cfg.known else [])
+  for name, channels in cfg.volumes:
+    want = (*x.shape[:-1], channels)
+    if cond.volumes[name].shape != want:
+      raise ValueError(f"volume {name!r} has shape {cond.volumes[name].shape}, not {want}")
+    parts.append(cond.volumes[name].astype(x.dtype))
+  return jnp.concatenate(parts, -1)
+
+
+def channels_in(cfg: Any) -> int:
+  """I of `beside`."""
+  volumes = sum(channels for _, channels in cfg.volumes)
+  return cfg.channels + known_channel_count(cfg.channels, cfg.known) + volumes
+
+
+def as_volumes(volumes: Any) -> tuple[tuple[str, int], ...]:
+  """A model's `volumes` as pairs of name and channels, by name; from such pairs or a mapping."""
+  return tuple(sorted((name, int(channels)) for name, channels in dict(volumes).items()))
+
+
 # --- patches and positions --------------------------------------------------------------------
 
 

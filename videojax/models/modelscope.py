@@ -42,6 +42,7 @@ class Config:
     channels: C of the clip.
     text: width of the given embeddings; None: no cross-attention.
     known: None, or how the channels of known frames are filled (not the paper's).
+    volumes: channels of each aligned volume by name (not the paper's).
     dtype: of matmuls and convolutions; parameters stay fp32.
     remat: what the backward pass of a block recomputes (layers.REMATS).
     scan: False; blocks differ in size, so there is nothing to loop over.
@@ -57,6 +58,7 @@ class Config:
   channels: int
   text: int | None = None
   known: str | None = None
+  volumes: Any = ()
   dtype: str = "bfloat16"
   remat: str = "none"
   scan: bool = False
@@ -69,6 +71,7 @@ class Config:
 
   def __post_init__(self):
     object.__setattr__(self, "multipliers", tuple(self.multipliers))
+    object.__setattr__(self, "volumes", layers.as_volumes(self.volumes))
     for name in ("width", "blocks", "head_dim", "in_heads", "groups", "channels"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
@@ -91,7 +94,7 @@ class Config:
   @property
   def uses(self) -> tuple[str, ...]:
     """The fields of Cond that this model takes."""
-    given = dict(text=self.text, known=self.known)
+    given = dict(text=self.text, known=self.known, volumes=self.volumes)
     return tuple(name for name, value in given.items() if value)
 
   @property
@@ -199,9 +202,8 @@ class Model(nnx.Module):
   def __init__(self, cfg: Config, *, rngs: nnx.Rngs):
     self.cfg, rngs = cfg, unet.Keys(rngs.params())
     c, kw = cfg.width, dict[str, Any](rngs=rngs, dtype=jnp.dtype(cfg.dtype))
-    c_in = cfg.channels + layers.known_channel_count(cfg.channels, cfg.known)
     self.time = unet.TimeEmbed(c, **kw)
-    self.conv_in = unet.Conv(c_in, c, unet.SPACE, ("patch", "embed"), **kw)
+    self.conv_in = unet.Conv(layers.channels_in(cfg), c, unet.SPACE, ("patch", "embed"), **kw)
     how = (cfg.kernel, cfg.context)
     self.transformer_in = unet.Transformer(
       c, cfg.in_heads, cfg.head_dim, cfg.groups, "time", text=0, how=how, **kw
@@ -231,14 +233,12 @@ class Model(nnx.Module):
       key: unused, the model is deterministic.
     """
     cfg = self.cfg
-    check_cond(cond, cfg.uses, cfg.scalars)
-    if cfg.known:
-      x = jnp.concatenate([x, layers.known_channels(x, cond, cfg.known)], -1)
+    check_cond(cond, cfg)
     text = jnp.where(cond.text_mask[..., None], cond.text, 0) if cfg.text else None  # [B,L,text]
     c = self.time(t)  # [B,1|T,M]
     run = lambda block, x: unet.run(block, x, c, text, remat=cfg.remat)
 
-    x = self.conv_in(constrain(x, *unet.GRID, None))
+    x = self.conv_in(constrain(layers.beside(x, cond, cfg), *unet.GRID, None))
     x = self.transformer_in(constrain(x, *unet.GRID, None), None)
     skips = [x]
     for level in unet.in_order(self.down):
@@ -283,7 +283,7 @@ def products(
   frames, height, width, channels = shape
   grids = [(frames, -(-height // 2**n), -(-width // 2**n)) for n in range(len(cfg.multipliers))]
   positions = [t * h * w for t, h, w in grids]
-  c_in = channels + layers.known_channel_count(channels, cfg.known)
+  c_in = layers.channels_in(cfg)
   text, c = (text_length, cfg.text or 0), cfg.width
   out = unet.TimeEmbed.products(c, levels)
   out.append(Product("in and out", positions[0] * 9 * c_in * c, input_grad=False))
