@@ -11,7 +11,8 @@ to each other, K heads, E head dim, L text tokens, M width of the time embedding
 import functools
 import math
 import operator
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,10 @@ GRID = ("batch", "frames", None, None)  # logical names of [B,T,H,W]
 
 
 class Conv(nnx.Module):
-  """A convolution over [B,T,H,W,C]; zeros around the clip, as many as keep its size."""
+  """A convolution over [B,T,H,W,C]; zeros around the clip, as many as keep its size.
+
+  after: zeros at the end of each axis alone, which a stride of 2 takes from latent diffusion's VAE.
+  """
 
   def __init__(
     self,
@@ -52,12 +56,13 @@ class Conv(nnx.Module):
     rngs: nnx.Rngs,
     dtype: Any,
     stride: int = 1,
+    after: bool = False,
     init: Init = FAN_IN,
   ):
     names = (None, None, None, *axes)
     self.kernel = layers.param(rngs, init, (*kernel, c_in, c_out), names, inputs=4)
     self.bias = layers.param(rngs, layers.ZEROS, (c_out,), axes[1:])
-    self.stride, self.dtype = (1, stride, stride), dtype
+    self.stride, self.after, self.dtype = (1, stride, stride), after, dtype
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
     # Gathered first, and never split over tensor: of a convolution whose channels are in pieces
@@ -71,7 +76,7 @@ class Conv(nnx.Module):
       taps = [jnp.tensordot(x[:, i : i + t], kernel[i, 0, 0], 1) for i in range(n)]
       return functools.reduce(operator.add, taps) + last(self.bias, x)
     y = jax.lax.conv_general_dilated(
-      x, kernel, self.stride, [(n // 2, n // 2) for n in kernel.shape[:3]],
+      x, kernel, self.stride, [(0 if self.after else n // 2, n // 2) for n in kernel.shape[:3]],
       dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
     )  # fmt: skip
     return y + last(self.bias, y)
@@ -126,35 +131,46 @@ class Keys(nnx.Rngs):
 
 
 class ResNet(nnx.Module):
-  """Two convolutions within each frame, the noise level added between them, and a shortcut."""
+  """Two convolutions within each frame, the noise level added between them, and a shortcut.
+
+  over 'time': they go along time, and norms are of all frames. time=0: no noise level.
+  """
 
   def __init__(
-    self, c_in: int, c_out: int, time: int, groups: int, *, eps: float, rngs: nnx.Rngs, dtype: Any
-  ):
+    self, c_in: int, c_out: int, time: int, groups: int, *, eps: float, rngs: nnx.Rngs, dtype: Any,
+    over: Literal["space", "time"] = "space",
+  ):  # fmt: skip
     kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
-    self.norm1 = GroupNorm(c_in, groups, frames=False, eps=eps, rngs=rngs)
-    self.conv1 = Conv(c_in, c_out, SPACE, ("embed", None), **kw)
-    self.time = Linear((time,), (c_out,), ("embed", None), init=FAN_IN, **kw)
-    self.norm2 = GroupNorm(c_out, groups, frames=False, eps=eps, rngs=rngs)
-    self.conv2 = Conv(c_out, c_out, SPACE, ("embed", None), **kw)
+    kernel, frames = (SPACE, False) if over == "space" else (TIME, True)
+    self.norm1 = GroupNorm(c_in, groups, frames=frames, eps=eps, rngs=rngs)
+    self.conv1 = Conv(c_in, c_out, kernel, ("embed", None), **kw)
+    self.time = Linear((time,), (c_out,), ("embed", None), init=FAN_IN, **kw) if time else None
+    self.norm2 = GroupNorm(c_out, groups, frames=frames, eps=eps, rngs=rngs)
+    self.conv2 = Conv(c_out, c_out, kernel, ("embed", None), **kw)
     wider = c_in != c_out
     self.shortcut = Linear((c_in,), (c_out,), ("embed", None), init=FAN_IN, **kw) if wider else None
 
-  def __call__(self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"]) -> Array:
-    y = self.conv1(jax.nn.silu(self.norm1(x))) + self.time(jax.nn.silu(c))[:, :, None, None]
+  def __call__(
+    self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"] | None = None
+  ) -> Array:
+    y = self.conv1(jax.nn.silu(self.norm1(x)))
+    if self.time is not None:
+      y = y + self.time(jax.nn.silu(c))[:, :, None, None]
     y = constrain(y, *GRID, None)
     y = self.conv2(jax.nn.silu(self.norm2(y)))
     x = x if self.shortcut is None else self.shortcut(x)
     return constrain(x + y, *GRID, None)
 
   @staticmethod
-  def products(c_in: int, c_out: int, time: int, positions: int, rows: int) -> list[Product]:
-    shortcut = [Product("spatial convolutions", positions * c_in * c_out)] * (c_in != c_out)
+  def products(
+    c_in: int, c_out: int, time: int, positions: int, rows: int, over: str = "space"
+  ) -> list[Product]:
+    part, taps = ("spatial convolutions", 9) if over == "space" else ("temporal convolutions", 3)
     return [
-      Product("spatial convolutions", positions * 9 * c_in * c_out),
-      Product("time", rows * time * c_out),
-      Product("spatial convolutions", positions * 9 * c_out * c_out),
-      *shortcut,
+      Product(part, positions * taps * c_in * c_out),
+      *[Product("time", rows * time * c_out)] * (time > 0),
+      Product(part, positions * taps * c_out * c_out),
+      *[Product(part, positions * c_in * c_out)] * (c_in != c_out),
     ]
 
 
@@ -338,6 +354,49 @@ class Transformer(nnx.Module):
 
 
 # --- the U ------------------------------------------------------------------------------------
+
+
+class BlockShape(NamedTuple):
+  """Channels into and out of a block, and whether it attends."""
+
+  c_in: int
+  c_out: int
+  attends: bool
+
+
+class Stage(NamedTuple):
+  """Blocks at one resolution, 1 / 2^level; `sampler`: on to the next."""
+
+  place: str
+  level: int
+  blocks: tuple[BlockShape, ...]
+  sampler: bool
+
+
+def stages(cfg: Any, attends: Collection[int], middle: bool) -> list[Stage]:
+  """The U in the order of its forward pass.
+
+  Args:
+    cfg: with `width`, `multipliers` of each level, and `blocks` of each on the way down.
+    attends: levels that attend.
+    middle: whether the first of the two blocks in the middle does.
+  """
+  widths, last = [cfg.width * m for m in cfg.multipliers], len(cfg.multipliers) - 1
+  out, skips, c = list[Stage](), [cfg.width], cfg.width
+  for level, width in enumerate(widths):
+    blocks = [BlockShape(c, width, level in attends)]
+    blocks += [BlockShape(width, width, level in attends)] * (cfg.blocks - 1)
+    out.append(Stage("down", level, tuple(blocks), level < last))
+    skips += [width] * (cfg.blocks + (level < last))
+    c = width
+  out.append(Stage("mid", last, (BlockShape(c, c, middle), BlockShape(c, c, False)), False))
+  for level, width in reversed(list(enumerate(widths))):
+    blocks = []
+    for _ in range(cfg.blocks + 1):
+      blocks.append(BlockShape(c + skips.pop(), width, level in attends))
+      c = width
+    out.append(Stage("up", level, tuple(blocks), level > 0))
+  return out
 
 
 class TimeEmbed(nnx.Module):
