@@ -154,7 +154,7 @@ class ResNet(nnx.Module):
     self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"] | None = None
   ) -> Array:
     y = self.conv1(jax.nn.silu(self.norm1(x)))
-    if self.time is not None:
+    if self.time is not None and c is not None:
       y = y + self.time(jax.nn.silu(c))[:, :, None, None]
     y = constrain(y, *GRID, None)
     y = self.conv2(jax.nn.silu(self.norm2(y)))
