@@ -25,6 +25,7 @@ LAYERS = [
   ("videojax.scaling", 2),
   ("videojax.data", 2),
   ("videojax.optim", 3),
+  ("videojax.weights", 3),
   ("videojax.checkpoint", 3),
   ("videojax.state", 4),
   ("videojax.task", 4),

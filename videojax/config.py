@@ -65,7 +65,10 @@ class Experiment:
     clips_per_device: batch_size for any number of devices (`on_devices`); None: as it stands.
     ema: widths (sigma_rel) of the averages that are kept; the first is the one that is evaluated;
       none: the raw weights are.
-    init_from: run directory whose EMA weights are taken, and nothing else.
+    init_from: run directory whose EMA weights are taken, and nothing else; or published weights in
+      safetensors (weights.py).
+    init_fresh: regular expression; parameters whose path it matches (from the start) are not taken
+      from there: the layers that an inflated model adds.
     branch_from: 'RUN@STEP', whose whole state is carried on.
     xla_flags: names of compiler options for the training step (xla_flags.PRESETS).
     steps_per_dispatch: updates per call of the compiled step; more than 1 where a step is shorter
@@ -94,6 +97,7 @@ class Experiment:
   sampler: Sampler = Sampler()
   guidance: GuidanceConfig = GuidanceConfig()
   init_from: str | None = None
+  init_fresh: str | None = None
   branch_from: str | None = None
   xla_flags: tuple[str, ...] = ()
   steps_per_dispatch: int = 1
@@ -160,14 +164,14 @@ class Experiment:
 # What makes two runs the same experiment (DESIGN section 3); the rest may change on resume.
 IDENTITY = (
   "model", "data", "denoiser", "objective", "condition", "optim", "batch_size", "seed", "ema",
-  "mup_base_width", "init_from", "branch_from",
+  "mup_base_width", "init_from", "init_fresh", "branch_from",
 )  # fmt: skip
 # Fields of the model that change how it is computed, not what.
 EXECUTION = ("remat", "scan", "kernel", "context")
 # What is data to a compiled training step: runs that differ in nothing else share it.
 AS_DATA = (
   "total_steps", "seed", "optim.learning_rate", "optim.schedule", "optim.warmup_steps",
-  "optim.decay_fraction", "init_from", "branch_from", "checkpoint.save_every_steps",
+  "optim.decay_fraction", "init_from", "init_fresh", "branch_from", "checkpoint.save_every_steps",
   "checkpoint.keep_last", "checkpoint.keep_every_steps", "log_every_steps", "tensorboard",
 )  # fmt: skip
 

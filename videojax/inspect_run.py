@@ -1,4 +1,4 @@
-"""--mode=evaluate and --mode=sample: the newest sound checkpoint of a run, measured or watched."""
+"""The newest sound checkpoint of a run, measured, watched or written in its published layout."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import jax
 
-from videojax import files, rundir
+from videojax import files, rundir, weights
 from videojax.config import Experiment, to_json
 from videojax.evaluate import Evaluator
 from videojax.resume import restore_weights
 from videojax.sample import write_samples
-from videojax.sharding import make_mesh
+from videojax.sharding import by_path, make_mesh
 
 
 @contextlib.contextmanager
@@ -24,15 +24,15 @@ def opened(experiment: Experiment, workdir: Path) -> Iterator[tuple[Evaluator, d
   rundir.check_same(workdir, rundir.read_config(workdir), to_json(experiment))
   mesh = make_mesh(experiment.mesh)
   with jax.set_mesh(mesh):
-    weights, step = restore_weights(experiment, workdir, mesh)
-    yield Evaluator(experiment, mesh), weights, step
+    params, step = restore_weights(experiment, workdir, mesh)
+    yield Evaluator(experiment, mesh), params, step
 
 
 def evaluate(experiment: Experiment, workdir: Path) -> None:
   """Frozen loss and coherence of the EMA weights -> evaluation.json."""
-  with opened(experiment, workdir) as (evaluator, weights, step):
-    loss = evaluator.frozen_loss(weights)
-    coherence = evaluator.coherence(weights)
+  with opened(experiment, workdir) as (evaluator, params, step):
+    loss = evaluator.frozen_loss(params)
+    coherence = evaluator.coherence(params)
     written = {
       "step": step,
       "frozen_loss": loss._asdict() | evaluator.ignorance,
@@ -51,12 +51,23 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
 
 def sample(experiment: Experiment, workdir: Path) -> None:
   """Clips of every evaluation split -> samples/SPLIT/."""
-  with opened(experiment, workdir) as (evaluator, weights, step):
+  with opened(experiment, workdir) as (evaluator, params, step):
     for split in evaluator.tasks:
-      video, example = evaluator.samples(split, weights, 8)
+      video, example = evaluator.samples(split, params, 8)
       known = evaluator.train_task.known_frames
       directory = workdir / "samples" / split
       if jax.process_index() > 0:
         continue
       for path in write_samples(directory, video, example, known_frames=known, step=step):
         print(path)
+
+
+def export(experiment: Experiment, workdir: Path) -> None:
+  """The EMA weights in their model's published layout -> published/."""
+  with opened(experiment, workdir) as (_, params, step):
+    model = experiment.model
+    written = weights.save(
+      workdir / "published", model.module, model.config, model.info, by_path(params)
+    )
+  for path in written:
+    print(f"step {step}: {path}")

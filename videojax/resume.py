@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from videojax import optim, rundir
+from videojax import optim, rundir, weights
 from videojax.checkpoint import Checkpointer
 from videojax.config import Experiment, from_json
 from videojax.errors import ConfigError
+from videojax.optim import merge
 from videojax.program import (
   Program,
   create_state,
@@ -22,7 +25,7 @@ from videojax.program import (
   with_shardings,
 )
 from videojax.records import Seconds
-from videojax.sharding import by_path
+from videojax.sharding import by_path, path_name
 from videojax.state import TrainState
 
 
@@ -56,8 +59,8 @@ def restore_or_create(
     return restored.state, restored.metadata["seconds"], [f"goes on from {trunk[0]} at {trunk[1]}"]
   state = program.create(e.seed)
   if e.init_from:
-    state = dataclasses.replace(state, **load_weights(e, state, program.shardings))
-    return state, seconds, [f"initialised with the EMA weights of {e.init_from}"]
+    state = dataclasses.replace(state, **load_weights(e, state, program))
+    return state, seconds, [f"initialised with the weights of {e.init_from}"]
   return state, seconds, []
 
 
@@ -68,23 +71,43 @@ def open_checkpoints(run: str | Path, what: str) -> Path:
   return path
 
 
-def load_weights(e: Experiment, state: TrainState, shardings: TrainState) -> dict[str, Any]:
-  """Trainable and frozen parameters, and EMA, from the newest sound checkpoint of another run."""
+def load_weights(e: Experiment, state: TrainState, program: Program) -> dict[str, Any]:
+  """Trainable and frozen parameters, and EMA, with weights of another run or published ones.
+
+  Args:
+    state: fresh; what `init_fresh` matches stays as it is there.
+  """
   assert e.init_from is not None
-  other = from_json(rundir.read_config(Path(e.init_from)))
-  mesh = shardings.step.mesh
-  weights, step = restore_weights(other, Path(e.init_from), mesh)
-  want = {p: v.shape for p, v in by_path(state.params).items()}
-  have = {p: v.shape for p, v in by_path(weights).items()}
-  if want != have:
-    differing = sorted(p for p in want.keys() | have.keys() if want.get(p) != have.get(p))
-    raise ConfigError(
-      f"init_from={e.init_from!r} (step {step}) is of another model; its parameters differ in "
-      + ", ".join(f"{p} ({have.get(p)} there, {want.get(p)} here)" for p in differing[:8])
-    )
-  trainable, frozen = optim.split_frozen(weights, e.optim.freeze)
+  path, fresh = Path(e.init_from), by_path(state.params)
+  abstract = by_path(merge(program.abstract.trainable, program.abstract.frozen))
+  if (path / "config.json").exists() and (path / "checkpoints").is_dir():
+    other = from_json(rundir.read_config(path))
+    have = by_path(restore_weights(other, path, program.mesh)[0])
+    keep = lambda p: not (e.init_fresh and re.match(e.init_fresh, p))
+    have, want = ({p: x for p, x in d.items() if keep(p)} for d in (have, abstract))
+    shapes = lambda d: {p: x.shape for p, x in d.items()}
+    _check_same(shapes(have), shapes(want), e.init_from)
+    have = {p: jax.device_put(x, abstract[p].sharding) for p, x in have.items()}
+  else:
+    module, config = e.model.module, e.model.config
+    have = weights.load(path, module, config, e.model.info, abstract, e.init_fresh)
+  params = jax.tree_util.tree_map_with_path(
+    lambda p, x: have.get(path_name(p), fresh[path_name(p)]), state.params
+  )
+  trainable, frozen = optim.split_frozen(params, e.optim.freeze)
   ema = {name: jax.tree.map(jnp.copy, trainable) for name in state.ema}
   return {"trainable": trainable, "frozen": frozen, "ema": ema}
+
+
+def _check_same(have: Mapping[str, Any], want: Mapping[str, Any], run: str) -> None:
+  """Raises ConfigError where the shapes of parameters by path differ."""
+  differing = sorted(p for p in want.keys() | have.keys() if want.get(p) != have.get(p))
+  if differing:
+    raise ConfigError(
+      f"init_from={run!r} is of another model; its parameters differ in "
+      + ", ".join(f"{p} ({have.get(p)} there, {want.get(p)} here)" for p in differing[:8])
+      + ": layers that this model adds are named by init_fresh"
+    )
 
 
 def restore_weights(e: Experiment, run: Path, mesh: Mesh) -> tuple[dict, int]:

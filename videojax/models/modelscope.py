@@ -348,5 +348,23 @@ def names(cfg: Config) -> dict[str, tuple[str, str]]:
       path = re.sub(pattern, new, path)
     return path
 
+  def layout(path: str, inputs: int) -> str:
+    if path.endswith("shortcut/kernel"):
+      return "conv2d"
+    return "weight" if inputs else "vector"
+
   info = layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
-  return {path: (name(path), "weight" if i.inputs else "vector") for path, i in info.items()}
+  return {path: (name(path), layout(path, i.inputs)) for path, i in info.items()}
+
+
+def published_config(cfg: Config) -> dict[str, Any]:
+  """The arguments of UNet3DConditionModel that make it this network; known frames are not its."""
+  attends = [i < len(cfg.multipliers) - 1 for i in range(len(cfg.multipliers))]
+  block = lambda way, a: f"CrossAttn{way}Block3D" if a else f"{way}Block3D"
+  return dict(
+    _class_name="UNet3DConditionModel", in_channels=layers.channels_in(cfg),
+    out_channels=cfg.channels, block_out_channels=[cfg.width * m for m in cfg.multipliers],
+    layers_per_block=cfg.blocks, attention_head_dim=cfg.head_dim, norm_num_groups=cfg.groups,
+    cross_attention_dim=cfg.text, down_block_types=[block("Down", a) for a in attends],
+    up_block_types=[block("Up", a) for a in reversed(attends)],
+  )  # fmt: skip

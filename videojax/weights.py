@@ -1,0 +1,247 @@
+"""Published weights: safetensors files by an explicit map of names, in and out.
+
+A model file that has a published counterpart gives `names(cfg)`: path of a parameter -> (its name
+there, its layout). Every tensor is used exactly once, or what is missing, extra or misshapen is
+listed and nothing is loaded. One tensor at a time is in memory, and each device gets its part.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from videojax.errors import ConfigError
+from videojax.files import replacing, write_json
+from videojax.models.layers import ParamInfo
+
+STEM = "diffusion_pytorch_model"  # diffusers' name of the files in a model's directory
+INDEX = ".index.json"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+SHARD_BYTES = 5_000_000_000
+# Axes of one that a matrix has there behind (out, in), by layout.
+ONES = {"weight": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
+
+
+# --- layouts ----------------------------------------------------------------------------------
+
+
+def there(layout: str, shape: tuple[int, ...], inputs: int) -> tuple[int, ...]:
+  """The shape of one of our parameters in PyTorch.
+
+  Args:
+    layout: 'table': as it is; 'vector': in one axis; 'weight': (*kernel, in, out) is
+      (out, in, *kernel), without a kernel's first axis where that is one, and a matrix (out, in);
+      'conv1d', 'conv2d', 'conv3d': a matrix that is a convolution of kernel one there.
+    shape: ours.
+    inputs: ParamInfo's.
+  """
+  if layout == "table":
+    return shape
+  if layout == "vector":
+    return (math.prod(shape),)
+  if len(shape) == 5 and inputs == 4:
+    return (shape[4], shape[3], *(shape[1:3] if shape[0] == 1 else shape[:3]))
+  matrix = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
+  return matrix + (1,) * ONES[layout]
+
+
+def from_torch(value: np.ndarray, layout: str, shape: tuple[int, ...]) -> np.ndarray:
+  """A tensor of `there`'s shape as a parameter of ours, of shape `shape`."""
+  if layout not in ("table", "vector"):
+    value = np.moveaxis(value, (0, 1), (-1, -2))
+  return value.reshape(shape)
+
+
+def to_torch(value: np.ndarray, layout: str, inputs: int) -> np.ndarray:
+  """The inverse of `from_torch`."""
+  shape = there(layout, value.shape, inputs)
+  if layout not in ("table", "vector"):
+    value = np.moveaxis(value.reshape(*shape[2:], shape[1], shape[0]), (-1, -2), (0, 1))
+  return np.ascontiguousarray(value.reshape(shape))
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+class Tensors:
+  """Named tensors of a safetensors file, or of several with an index; read one by one.
+
+  Args:
+    path: a file, its index, or a directory with either (diffusers').
+  Raises:
+    ConfigError: a pickle, or no such files, or damaged ones.
+  """
+
+  def __init__(self, path: Path):
+    if path.suffix in PICKLES:
+      raise ConfigError(
+        f"{path} is a pickle, which can run any code when it is read. Convert it where you trust "
+        "it: python -c \"import torch, safetensors.torch as s; w = torch.load('FILE', "
+        "weights_only=True); s.save_file(w.get('state_dict', w), 'FILE.safetensors')\""
+      )
+    files = self._files(path)
+    self.file: dict[str, Path] = {}
+    self.shape: dict[str, tuple[int, ...]] = {}
+    for file in files:
+      with _opened(file) as f:
+        for name in f.keys():  # noqa: SIM118 (no mapping)
+          if name in self.file:
+            raise ConfigError(f"{name} is in {self.file[name]} and in {file}")
+          self.file[name], self.shape[name] = file, tuple(f.get_slice(name).get_shape())
+
+  @staticmethod
+  def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+      choices = [path / f"{STEM}.safetensors", path / f"{STEM}.safetensors{INDEX}"]
+      found = [p for p in choices if p.exists()] or sorted(path.glob("*.safetensors"))
+      if len(found) != 1:
+        raise ConfigError(
+          f"{path} is no run directory, and has {len(found)} safetensors files"
+          + (f": name one of {', '.join(p.name for p in found)}" if found else "")
+        )
+      path = found[0]
+    if not path.exists():
+      raise ConfigError(f"there is no {path}")
+    if not path.name.endswith(INDEX):
+      return [path]
+    try:
+      files = set(json.loads(path.read_text())["weight_map"].values())
+      return [path.parent / name for name in sorted(files)]
+    except (ValueError, KeyError, AttributeError) as error:
+      raise ConfigError(f"{path} is damaged ({error!r})") from None
+
+  def read(self, name: str) -> np.ndarray:
+    with _opened(self.file[name]) as f:
+      return f.get_tensor(name)
+
+
+def _opened(file: Path) -> Any:
+  try:
+    return safe_open(file, framework="numpy")
+  except (SafetensorError, OSError) as error:
+    raise ConfigError(f"{file} cannot be read as safetensors: {error}") from None
+
+
+# --- in and out -------------------------------------------------------------------------------
+
+
+def published_names(module: ModuleType, config: Any) -> dict[str, tuple[str, str]]:
+  """`names` of a model file.
+
+  Raises:
+    ConfigError: it has none.
+  """
+  if not hasattr(module, "names"):
+    raise ConfigError(f"{module.__name__} has no published layout: it lacks names()")
+  return module.names(config)
+
+
+def load(
+  path: Path,
+  module: ModuleType,
+  config: Any,
+  info: Mapping[str, ParamInfo],
+  abstract: Mapping[str, jax.ShapeDtypeStruct],
+  fresh: str | None = None,
+) -> dict[str, Array]:
+  """Parameters by path from published weights, in float32, where `abstract` says.
+
+  Args:
+    path: see `Tensors`.
+    module, config: a model file with `names`, and its Config.
+    info: of its parameters.
+    abstract: shape and sharding of its parameters.
+    fresh: regular expression; parameters whose path it matches (from the start) are left out.
+  Raises:
+    ConfigError: tensors that are missing, extra or misshapen, by name.
+  """
+  tensors, elsewhere = Tensors(path), getattr(module, "OTHER_PARTS", ())
+  names = {
+    p: n for p, n in published_names(module, config).items() if not (fresh and re.match(fresh, p))
+  }
+  want = {
+    name: there(layout, abstract[p].shape, info[p].inputs) for p, (name, layout) in names.items()
+  }
+  have = {n: s for n, s in tensors.shape.items() if not n.startswith(tuple(elsewhere))}
+  wrong = {
+    "missing": sorted(want.keys() - have.keys()),
+    "extra": sorted(have.keys() - want.keys()),
+    "misshapen": [
+      f"{n} {have[n]} there, {want[n]} here"
+      for n in sorted(want.keys() & have.keys())
+      if have[n] != want[n]
+    ],
+  }
+  if any(wrong.values()):
+    listed = "; ".join(f"{what}: {_some(names)}" for what, names in wrong.items() if names)
+    raise ConfigError(f"{path} does not fit model {module.__name__.split('.')[-1]!r}: {listed}")
+
+  def one(p: str, name: str, layout: str) -> Array:
+    value = from_torch(tensors.read(name), layout, abstract[p].shape)
+    get = lambda index: np.asarray(value[index], np.float32)
+    return jax.make_array_from_callback(value.shape, abstract[p].sharding, get)
+
+  return {p: one(p, name, layout) for p, (name, layout) in names.items()}
+
+
+def _some(names: list[str], most: int = 8) -> str:
+  more = f" and {len(names) - most} more" if len(names) > most else ""
+  return ", ".join(names[:most]) + more
+
+
+def save(
+  directory: Path,
+  module: ModuleType,
+  config: Any,
+  info: Mapping[str, ParamInfo],
+  params: Mapping[str, Array],
+  shard_bytes: int = SHARD_BYTES,
+) -> list[Path]:
+  """Writes float32 parameters in the published layout, with an index if there are several files.
+
+  Args:
+    directory: where to; `config.json` too, where the model file has `published_config`.
+    module, config, info: as `load`.
+    params: by path.
+    shard_bytes: of a file, about; what is in memory at a time.
+  Returns: the files.
+  """
+  names, parts, filled = published_names(module, config), list[list[str]](), shard_bytes
+  for path in sorted(names, key=lambda p: names[p][0]):
+    if filled >= shard_bytes:
+      parts.append([])
+      filled = 0
+    parts[-1].append(path)
+    filled += 4 * params[path].size
+  directory.mkdir(parents=True, exist_ok=True)
+  files, where = list[Path](), dict[str, str]()
+  for i, part in enumerate(parts, 1):
+    several = f"-{i:05d}-of-{len(parts):05d}" if len(parts) > 1 else ""
+    file = directory / f"{STEM}{several}.safetensors"
+    tensors = {names[p][0]: _host(params[p], names[p][1], info[p].inputs) for p in part}
+    where |= dict.fromkeys(tensors, file.name)
+    with replacing(file) as temporary:
+      save_file(tensors, temporary, metadata={"format": "pt"})
+    files.append(file)
+  if len(parts) > 1:
+    index = directory / f"{STEM}.safetensors{INDEX}"
+    size = 4 * sum(x.size for x in params.values())
+    write_json(index, {"metadata": {"total_size": size}, "weight_map": where})
+    files.append(index)
+  if hasattr(module, "published_config"):
+    write_json(directory / "config.json", module.published_config(config))
+    files.append(directory / "config.json")
+  return files
+
+
+def _host(value: Array, layout: str, inputs: int) -> np.ndarray:
+  return to_torch(np.asarray(jax.device_get(value), np.float32), layout, inputs)
