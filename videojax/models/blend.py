@@ -1,0 +1,140 @@
+"""Layers within frames, blended with layers along time: Stable Video Diffusion's blocks.
+
+What goes on from a pair of layers is s * within + (1 - s) * along, s the sigmoid of one learned
+number. A clip of one frame is an image: there s is 1, and nothing along time is computed.
+
+Source: Blattmann et al. 2023, arXiv:2304.08818, section 3.1, as in diffusers' (0.42.1)
+SpatioTemporalResBlock and TransformerSpatioTemporalModel.
+
+Shapes: B batch, T frames, H W height width, C channels, L tokens of the image or text, S = H*W,
+D width of tokens, M width of the noise level's embedding. `cfg` is svd.Config.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from videojax.models import layers, unet
+from videojax.models.layers import Linear
+from videojax.scaling.flops import Product
+from videojax.sharding import constrain
+
+
+class Blend(nnx.Module):
+  """s a + (1 - s) b, s the sigmoid of one learned number."""
+
+  def __init__(self, start: float, *, rngs: nnx.Rngs):
+    self.factor = layers.param(rngs, layers.Init("constant", start), (1,), (None,))
+
+  def __call__(self, a: Float[Array, "*B C"], b: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+    s = layers.lead(jax.nn.sigmoid(self.factor[...]), a).astype(a.dtype)
+    return s * a + (1 - s) * b
+
+
+class Embed(nnx.Module):
+  """Linear, SiLU, Linear."""
+
+  def __init__(self, features: int, hidden: int, out: int, *, rngs: nnx.Rngs, dtype: Any):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=unet.FAN_IN)
+    self.hidden = Linear((features,), (hidden,), (None, "embed"), **kw)
+    self.out = Linear((hidden,), (out,), ("embed", None), **kw)
+
+  def __call__(self, x: Float[Array, "*B features"]) -> Float[Array, "*B out"]:
+    return self.out(jax.nn.silu(self.hidden(x)))
+
+  @staticmethod
+  def products(features: int, hidden: int, out: int, rows: int) -> list[Product]:
+    return [
+      Product("time", rows * features * hidden, input_grad=False),
+      Product("time", rows * hidden * out),
+    ]
+
+
+class TemporalBlock(nnx.Module):
+  """Feed-forward, then what TransformerBlock does, over the frames of each place."""
+
+  def __init__(self, cfg: Any, width: int, *, rngs: nnx.Rngs):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    self.norm_in, self.ff_in = unet.LayerNorm(width, rngs=rngs), unet.FeedForward(width, **kw)
+    self.block = transformer_block(cfg, width, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "B S T D"], seen: Array | None) -> Array:
+    x = x + self.ff_in(self.norm_in(x))
+    return self.block(x, ("batch", "tokens", "sequence"), seen)
+
+
+def transformer_block(cfg: Any, width: int, *, rngs: nnx.Rngs) -> unet.TransformerBlock:
+  return unet.TransformerBlock(
+    width, width // cfg.head_dim, cfg.head_dim, text=cfg.image or cfg.text or 0, again=False,
+    how=(cfg.kernel, cfg.context), rngs=rngs, dtype=jnp.dtype(cfg.dtype),
+  )  # fmt: skip
+
+
+class Transformer(nnx.Module):
+  """A block over the places of each frame, blended with one over the frames of each place.
+
+  The one along time also sees the frame's number.
+  """
+
+  def __init__(self, cfg: Any, channels: int, *, rngs: nnx.Rngs):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    self.norm = unet.GroupNorm(channels, cfg.groups, frames=False, eps=1e-6, rngs=rngs)
+    self.proj_in = Linear((channels,), (channels,), ("embed", None), init=unet.FAN_IN, **kw)
+    self.space = transformer_block(cfg, channels, rngs=rngs)
+    self.frame = Embed(channels, 4 * channels, channels, **kw)
+    self.along = TemporalBlock(cfg, channels, rngs=rngs)
+    self.blend = Blend(0.5, rngs=rngs)
+    self.proj_out = Linear((channels,), (channels,), (None, "embed"), init=unet.FAN_IN, **kw)
+
+  def __call__(self, x: Float[Array, "B T H W C"], seen: Array | None) -> Array:
+    b, frames, height, width, channels = x.shape
+    # Split alike before and after each matrix (unet.Transformer).
+    space = lambda y: constrain(y, "batch", "frames", "tokens", None)
+    time = lambda y: constrain(y, "batch", "tokens", "frames", None)
+    y = space(self.norm(x).reshape(b, frames, -1, channels))  # [B,T,S,C]
+    y = self.space(space(self.proj_in(y)), ("batch", "frames", "sequence"), seen)
+    y = space(y)
+    if frames > 1:
+      number = self.frame(layers.sinusoid(jnp.arange(frames, dtype=jnp.float32), channels))  # [T,C]
+      z = time(jnp.swapaxes(y + number[None, :, None], 1, 2))  # [B,S,T,C]
+      z = time(self.along(z, seen))
+      y = self.blend(y, space(jnp.swapaxes(z, 1, 2)))
+    y = space(self.proj_out(y)).reshape(x.shape)
+    return constrain(x + y, *unet.GRID, None)
+
+  @staticmethod
+  def products(c: int, grid: tuple[int, int, int], seen: tuple[int, int]) -> list[Product]:
+    """Of a clip of grid (T,H,W), of one clip a batch; seen: tokens and their width."""
+    frames, s = grid[0], grid[0] * grid[1] * grid[2]
+    cross = unet.Attention.text_products(c, s, *seen) if seen[1] else []
+    mlp = unet.FeedForward.products(c, s)
+    out = [Product("attention projections", 2 * s * c * c)]
+    out += unet.Attention.products(c, s, grid[1] * grid[2]) + cross + mlp
+    if frames > 1:
+      out += Embed.products(c, 4 * c, c, frames)
+      out += mlp + unet.Attention.products(c, s, frames) + cross + mlp
+    return out
+
+
+class Block(nnx.Module):
+  """Within the frames blended with along time, and both again with attention."""
+
+  def __init__(self, cfg: Any, stage: unet.Stage, shape: unet.BlockShape, *, rngs: nnx.Rngs):
+    c, kw = shape.c_out, dict[str, Any](rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    # The reference's, which differ by the class of its blocks.
+    eps = 1e-5 if stage.place == "mid" or (stage.place == "down" and not shape.attends) else 1e-6
+    self.resnet = unet.ResNet(shape.c_in, c, 4 * cfg.width, cfg.groups, eps=eps, **kw)
+    self.temporal = unet.ResNet(c, c, 4 * cfg.width, cfg.groups, eps=eps, over="time", **kw)
+    self.blend = Blend(0.5, rngs=rngs)
+    self.attention = Transformer(cfg, c, rngs=rngs) if shape.attends else None
+
+  def __call__(
+    self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"], seen: Array | None
+  ) -> Array:
+    x = self.resnet(x, c)
+    if x.shape[1] > 1:
+      x = constrain(self.blend(x, self.temporal(x, c)), *unet.GRID, None)
+    return x if self.attention is None else self.attention(x, seen)
