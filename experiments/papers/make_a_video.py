@@ -1,0 +1,88 @@
+"""Make-A-Video (Singer et al. 2022, arXiv:2209.14792): an image cascade with layers along time.
+
+  python -m videojax.launch --config=experiments/papers/make_a_video.py --workdir=runs/plan \\
+    --mode=plan
+
+Stages, as arguments: '' the decoder, 16 frames of 64x64; 'interpolation', 16 -> 76 frames, every
+fifth given with a mask; 'sr_l', to 256x256; 'sr_h', to 768x768 within each frame.
+
+The sizes are not the paper's, which we do not have, but DALL-E 2's (Ramesh et al. 2022, Table 3).
+Parameters: decoder 2,781,912,097 (2,136,846,851 without time), interpolation 2,781,930,529, sr_l
+843,948,193 (681,691,523 without time), sr_h 253,804,995: 6.66 B together. Later papers list about
+9.7 B for Make-A-Video. Not here: the prior, and the decoder's text transformer; both belong to
+DALL-E 2's 1 B and 3.5 B, and its two upsamplers have 0.7 B and 0.3 B. The rest is unknown.
+Different: the decoder attends to one Gaussian embedding, the paper's is CLIP's of an image; clips
+are Gaussian numbers; batch and learning rate are ours. The paper draws the same noise for all
+frames in sr_h, here each frame has its own. Frame skips do not vary.
+Run: parameters, tests/test_experiments.py; no training.
+
+  python -m videojax.launch --config=experiments/papers/make_a_video.py:cpu \\
+    --workdir=runs/make_a_video
+
+Two CPU cores: a small decoder on the worlds of experiments/quickstart.py (8 frames of 16x16 pixels,
+the first 2 given, so that motion can be measured), with that file's objective, without text.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import quickstart
+from videojax.config import complete
+from videojax.errors import check_choice
+from videojax.models.make_a_video import PUBLISHED, SIZES
+
+CLIP = 768  # width of ViT-L/14's embedding
+LOW = dict(scalars=("fps", "low_noise"), volumes=dict(low=3))
+FRAME = dict(temporal=False, scalars=("low_noise",), volumes=dict(low=3))
+# Stage -> size, frames, height and width, what the model takes.
+STAGES: dict[str, tuple[str, int, int, dict[str, Any]]] = {
+  "": ("decoder", 16, 64, dict(scalars=("fps",), text=CLIP)),
+  "interpolation": ("decoder", 76, 64, dict(scalars=("fps",), text=CLIP, known="zeros")),
+  "sr_l": ("sr_l", 16, 256, LOW),
+  "sr_h": ("sr_h", 16, 768, FRAME),
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg '': the decoder; another stage; 'cpu': for two cores; 'smoke': two steps, for tests."""
+  check_choice("variant", arg, (*STAGES, "cpu", "smoke"))
+  return _paper(arg) if arg in STAGES else _small(arg == "smoke")
+
+
+def _paper(stage: str) -> ConfigDict:
+  size, frames, side, takes = STAGES[stage]
+  c = ConfigDict()
+  c.total_steps = 1_000_000
+  c.batch_size = 64
+  c.model = dict(name="make_a_video", remat="full", **SIZES[size], **PUBLISHED, **takes)
+  text = dict(text_length=1, text_width=CLIP)
+  clip = dict(frames=frames, height=side, width=side, channels=PUBLISHED["channels"], fps=4.0)
+  c.data = dict(clips=dict(name="random_latents", **clip, **text))
+  c.denoiser = dict(process="cosine", prediction="noise")
+  c.objective = dict(times="uniform", space="noise")
+  c.condition = dict(known_frames=0)
+  if stage == "interpolation":
+    c.condition = dict(known_frames=1, masks=("sparse",))
+    c.controls = dict(every=5)
+  elif stage:
+    c.controls = dict(low=(1, 4, 4) if stage == "sr_l" else (1, 3, 3))
+  c.optim = dict(learning_rate=1e-4)
+  c.sampler = dict(stepper="ddim", steps=50, eta=0.0)
+  c.checkpoint = dict(save_every_steps=10_000)
+  c.evaluate = dict(splits=dict(clips={}), coherence_clips=0, batch_size=8)
+  return complete(c)
+
+
+def _small(smoke: bool) -> ConfigDict:
+  """On the quickstart's world, with its objective and measures."""
+  c = quickstart.get_config("smoke" if smoke else "")
+  c.total_steps = 2 if smoke else 3000
+  c.batch_size = 2 if smoke else 4
+  least = dict(width=8, multipliers=(1,), attends=(0,), head_dim=8, groups=4)
+  sizes = {**SIZES["nano"], **(least if smoke else {})}
+  c.model = dict(
+    name="make_a_video", channels=3, known="zeros", scalars=("fps",), dtype="float32", **sizes
+  )
+  c.optim.learning_rate = 1e-3
+  return complete(c)
