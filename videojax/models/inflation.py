@@ -1,0 +1,111 @@
+"""What inflates an image U-Net to video, as Lumiere does; all of it starts as nothing, or nearest.
+
+Source: Bar-Tal et al. 2024, arXiv:2401.12945, section 3.1 and figure 4. The paper gives no kernel:
+two frames at a stride of two, three within blocks, and the norms before each are our reading.
+
+Shapes: B batch, T frames, H W height width, C channels.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from videojax.models import layers, unet
+from videojax.models.layers import Init, Linear
+from videojax.scaling.flops import Product
+from videojax.sharding import constrain
+
+
+class Nearest(Init):
+  """Nearest frame: of two frames [2C] the first, or of one frame [C] two alike."""
+
+  def std(self, fan_in: int | float, fan_out: int | float) -> float:
+    # Of one 1 among the inputs: muP then leaves it as it is at every width.
+    return 1 / math.sqrt(fan_in)
+
+  def draw(self, key: Array, shape: tuple[int, ...], inputs: int) -> Array:
+    one = jnp.eye(shape[-1])
+    return jnp.stack([one, 0 * one]) if inputs == 2 else jnp.stack([one, one], 1)
+
+
+NEAREST = Nearest("nearest frame")
+
+
+class Halve(nnx.Module):
+  """Two frames -> one, by a convolution along time of two frames at stride two."""
+
+  def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Any):
+    axes, kw = (None, "embed", None), dict[str, Any](rngs=rngs, dtype=dtype, init=NEAREST)
+    self.conv = Linear((2, channels), (channels,), axes, **kw)
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
+    b, t, *rest = x.shape
+    pairs = jnp.moveaxis(x.reshape(b, t // 2, 2, *rest), 2, 4)  # [B,T/2,H,W,2,C]
+    return constrain(self.conv(constrain(pairs, *unet.GRID, None, None)), *unet.GRID, None)
+
+
+class Double(nnx.Module):
+  """One frame -> two, the transpose of Halve's convolution."""
+
+  def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Any):
+    axes, kw = ("embed", None, None), dict[str, Any](rngs=rngs, dtype=dtype, init=NEAREST)
+    self.conv = Linear((channels,), (2, channels), axes, **kw)
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
+    b, t, *rest = x.shape
+    pairs = constrain(self.conv(x), *unet.GRID, None, None)  # [B,T,H,W,2,C]
+    return constrain(jnp.moveaxis(pairs, 4, 2).reshape(b, 2 * t, *rest), *unet.GRID, None)
+
+
+class Convolutions(nnx.Module):
+  """Inflation by convolutions: within each frame, along time, and a projection that starts at 0."""
+
+  def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
+    axes = ("embed", None)
+    self.norm1 = unet.GroupNorm(channels, groups, frames=False, eps=1e-5, rngs=rngs)
+    self.conv_space = unet.Conv(channels, channels, unet.SPACE, axes, **kw)
+    self.norm2 = unet.GroupNorm(channels, groups, frames=True, eps=1e-5, rngs=rngs)
+    self.conv_time = unet.Conv(channels, channels, unet.TIME, axes, **kw)
+    self.project = Linear((channels,), (channels,), axes, init=layers.ZEROS, **kw)
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+    y = constrain(self.conv_space(jax.nn.silu(self.norm1(x))), *unet.GRID, None)
+    y = constrain(self.conv_time(jax.nn.silu(self.norm2(y))), *unet.GRID, None)
+    return constrain(x + self.project(jax.nn.silu(y)), *unet.GRID, None)
+
+  @staticmethod
+  def products(channels: int, positions: int) -> list[Product]:
+    return [Product("temporal convolutions", positions * n * channels**2) for n in (9, 3, 1)]
+
+
+class TimeAttention(nnx.Module):
+  """Inflation by attention along time at each place, and a projection that starts at 0.
+
+  It has no positions: the convolutions of the other levels, with zeros around the clip, have.
+  """
+
+  def __init__(
+    self, channels: int, head_dim: int, groups: int, *, how: Any, rngs: nnx.Rngs, dtype: Any
+  ):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
+    self.norm = unet.GroupNorm(channels, groups, frames=True, eps=1e-6, rngs=rngs)
+    heads = channels // head_dim
+    self.attention = unet.Attention(channels, heads, head_dim, channels, how=how, **kw)
+    self.proj_out = Linear((channels,), (channels,), ("embed", None), init=layers.ZEROS, **kw)
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+    to = ("batch", "tokens", None, "frames", None)
+    y = constrain(jnp.moveaxis(self.norm(x), 1, 3), *to)  # [B,H,W,T,C]
+    y = constrain(self.attention(y, ("batch", "tokens", None, "sequence")), *to)
+    y = constrain(self.proj_out(y), *to)
+    return constrain(x + jnp.moveaxis(y, 3, 1), *unet.GRID, None)
+
+  @staticmethod
+  def products(channels: int, positions: int, frames: int) -> list[Product]:
+    project = Product("attention projections", positions * channels**2)
+    return [*unet.Attention.products(channels, positions, frames), project]
