@@ -1,0 +1,286 @@
+"""Stable Video Diffusion's autoencoder: latent diffusion's encoder, and a decoder that sees time.
+
+Each frame is encoded alone, to a mean and a log variance. In the decoder every residual block is
+blended with one along time, and the last convolution goes along time: what flickers between frames
+is smoothed there.
+
+Source: Rombach et al. 2022, arXiv:2112.10752, and the decoder's layers along time of Blattmann et
+al. 2023, arXiv:2304.08818, section 3.1.1. What is computed, and every parameter, is that of
+diffusers' AutoencoderKLTemporalDecoder (0.42.1) with layers_per_block=2; of other numbers it leaves
+layers of its middle unused. Biases start at zero.
+
+Shapes: B batch, T frames, H W height width of pixels, h w of latents, C channels, Z of latents.
+"""
+
+import dataclasses
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from videojax.errors import check_choice
+from videojax.models import layers, unet
+from videojax.models.attention import KERNELS, attention
+from videojax.models.blend import Blend
+from videojax.models.layers import Linear
+from videojax.scaling.flops import Product
+from videojax.sharding import constrain
+
+PIXELS = 3  # channels of a video
+EPS = 1e-6  # of norms, but for those along time
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Sizes have no default; see SIZES.
+
+  Attributes:
+    width: channels at full resolution.
+    multipliers: channels of each level in units of `width`; each has half the resolution of the one
+      before.
+    blocks: per level in the encoder; one more in the decoder.
+    groups: of group norm.
+    channels: Z.
+    dtype: of matmuls and convolutions; parameters stay fp32.
+    kernel: of attention (attention.py).
+  """
+
+  width: int
+  multipliers: tuple[int, ...]
+  blocks: int
+  groups: int
+  channels: int
+  dtype: str = "float32"
+  kernel: str = "auto"
+
+  def __post_init__(self):
+    object.__setattr__(self, "multipliers", tuple(self.multipliers))
+    for name in ("width", "blocks", "groups", "channels"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
+    if not self.multipliers or min(self.multipliers) < 1:
+      raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, one per level")
+    if self.width % self.groups:
+      raise ValueError(f"width={self.width} is not divisible by groups={self.groups}")
+    check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+    check_choice("attention kernel", self.kernel, KERNELS)
+
+  @property
+  def stride(self) -> int:
+    """Pixels per latent position, along height and width."""
+    return 2 ** (len(self.multipliers) - 1)
+
+
+SIZES = {
+  # The published one.
+  "98M": dict(width=128, multipliers=(1, 2, 4, 4), blocks=2, groups=32),
+  # For a CPU; ours.
+  "nano": dict(width=16, multipliers=(1, 2), blocks=1, groups=8),
+}
+PUBLISHED = dict(channels=4)
+
+
+class Level(NamedTuple):
+  """Blocks at one resolution, 1 / 2^level; `sampler`: on to the next."""
+
+  level: int
+  blocks: tuple[tuple[int, int], ...]  # channels into and out of each
+  sampler: bool
+
+
+def levels(cfg: Config, down: bool) -> list[Level]:
+  """Of the encoder (`down`) or the decoder, in the order of the forward pass."""
+  widths = list(enumerate(cfg.width * m for m in cfg.multipliers))
+  c, out = cfg.width if down else widths[-1][1], list[Level]()
+  for level, width in widths if down else reversed(widths):
+    blocks = ((c, width), *[(width, width)] * (cfg.blocks - down))
+    out.append(Level(level, blocks, level < len(widths) - 1 if down else level > 0))
+    c = width
+  return out
+
+
+class Attention(nnx.Module):
+  """One head over the places of each frame, all channels wide."""
+
+  def __init__(self, cfg: Config, c: int, *, rngs: nnx.Rngs):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), init=unet.FAN_IN)
+    self.norm = unet.GroupNorm(c, cfg.groups, frames=False, eps=EPS, rngs=rngs)
+    make = lambda: Linear((c,), (1, c), ("embed", None, None), **kw)
+    self.q, self.k, self.v = make(), make(), make()
+    self.out = Linear((1, c), (c,), (None, None, "embed"), **kw)
+    self.kernel = cfg.kernel
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+    split = lambda y: constrain(y, "batch", "frames", "tokens", None)
+    y = split(self.norm(x).reshape(*x.shape[:2], -1, x.shape[-1]))  # [B,T,HW,C]
+    axes = ("batch", "frames", "sequence")
+    y = attention(self.q(y), self.k(y), self.v(y), axes=axes, kernel=self.kernel)  # [B,T,HW,1,C]
+    return constrain(x + split(self.out(y)).reshape(x.shape), *unet.GRID, None)
+
+
+class Block(nnx.Module):
+  """A residual block within each frame; in the decoder blended with one along time."""
+
+  def __init__(self, cfg: Config, c_in: int, c_out: int, *, time: bool, rngs: nnx.Rngs):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    self.resnet = unet.ResNet(c_in, c_out, 0, cfg.groups, eps=EPS, **kw)
+    along = lambda: unet.ResNet(c_out, c_out, 0, cfg.groups, eps=1e-5, over="time", **kw)
+    self.temporal = along() if time else None
+    self.blend = Blend(0.0, rngs=rngs) if time else None
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
+    x = self.resnet(x)
+    if self.temporal is None or self.blend is None:
+      return x
+    return constrain(self.blend(self.temporal(x), x), *unet.GRID, None)
+
+
+class Blocks(nnx.Module):
+  """The blocks of a level, and the convolution that comes with a change of resolution."""
+
+  def __init__(self, cfg: Config, level: Level, *, down: bool, rngs: nnx.Rngs):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    make = lambda shape: Block(cfg, *shape, time=not down, rngs=rngs)
+    self.blocks: Any = nnx.Dict({str(i): make(shape) for i, shape in enumerate(level.blocks)})
+    c = level.blocks[-1][1]
+    kw |= dict(stride=2, after=True) if down else {}
+    self.sampler = unet.Conv(c, c, unet.SPACE, ("embed", None), **kw) if level.sampler else None
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
+    for block in unet.in_order(self.blocks):
+      x = block(x)
+    return x
+
+
+class Coder(nnx.Module):
+  """What encoder and decoder share: in, levels, middle, out; the two differ in their order."""
+
+  def __init__(self, cfg: Config, c_in: int, c_out: int, *, down: bool, rngs: nnx.Rngs):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    first, top = cfg.width, cfg.width * cfg.multipliers[-1]
+    first, last = (first, top) if down else (top, first)
+    self.conv_in = unet.Conv(c_in, first, unet.SPACE, ("patch", "embed"), **kw)
+    make = lambda level: Blocks(cfg, level, down=down, rngs=rngs)
+    self.levels: Any = nnx.Dict({str(i): make(v) for i, v in enumerate(levels(cfg, down))})
+    self.mid1, self.mid2 = (Block(cfg, top, top, time=not down, rngs=rngs) for _ in range(2))
+    self.attention = Attention(cfg, top, rngs=rngs)
+    self.norm_out = unet.GroupNorm(last, cfg.groups, frames=False, eps=EPS, rngs=rngs)
+    self.conv_out = unet.Conv(last, c_out, unet.SPACE, ("embed", "patch"), **kw)
+
+  def middle(self, x: Float[Array, "B T H W C"]) -> Array:
+    return self.mid2(self.attention(self.mid1(x)))
+
+  def out(self, x: Float[Array, "B T H W C"]) -> Array:
+    return self.conv_out(jax.nn.silu(self.norm_out(x)))
+
+
+class Model(nnx.Module):
+  """Video [B,T,H,W,3] <-> latents [B,T,h,w,Z]."""
+
+  def __init__(self, cfg: Config, *, rngs: nnx.Rngs):
+    self.cfg, rngs, z = cfg, unet.Keys(rngs.params()), cfg.channels
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    self.encoder = Coder(cfg, PIXELS, 2 * z, down=True, rngs=rngs)
+    self.moments = Linear((2 * z,), (2 * z,), (None, None), init=unet.FAN_IN, **kw)
+    self.decoder = Coder(cfg, z, PIXELS, down=False, rngs=rngs)
+    self.time_out = unet.Conv(PIXELS, PIXELS, unet.TIME, ("patch", None), **kw)
+
+  def encode(
+    self, video: Float[Array, "B T H W 3"]
+  ) -> tuple[Float[Array, "B T h w Z"], Float[Array, "B T h w Z"]]:
+    """Mean and log variance of each latent; height and width are multiples of the stride."""
+    e = self.encoder
+    x = constrain(e.conv_in(constrain(video, *unet.GRID, None)), *unet.GRID, None)
+    for level in unet.in_order(e.levels):
+      x = level(x)
+      if level.sampler is not None:
+        x = constrain(level.sampler(x), *unet.GRID, None)
+    mean, log_var = jnp.split(self.moments(e.out(e.middle(x))).astype(jnp.float32), 2, -1)
+    return mean, jnp.clip(log_var, -30, 20)
+
+  def decode(self, latent: Float[Array, "B T h w Z"]) -> Float[Array, "B T H W 3"]:
+    """Video of all these frames together."""
+    d = self.decoder
+    x = d.middle(constrain(d.conv_in(constrain(latent, *unet.GRID, None)), *unet.GRID, None))
+    for level in unet.in_order(d.levels):
+      x = level(x)
+      if level.sampler is not None:
+        x = unet.double(x, 2 * x.shape[2], 2 * x.shape[3])
+        x = constrain(level.sampler(x), *unet.GRID, None)
+    return self.time_out(d.out(x)).astype(jnp.float32)
+
+
+def products(cfg: Config, shape: tuple[int, int, int, int], *, decode: bool) -> list[Product]:
+  """Every matrix product and convolution of encoding or decoding one clip.
+
+  Args:
+    cfg: sizes.
+    shape: (T, H, W, 3) of the video.
+  """
+  frames, height, width, pixels = shape
+  positions = [frames * (height >> n) * (width >> n) for n in range(len(cfg.multipliers))]
+  z, c, top = cfg.channels, cfg.width, cfg.width * cfg.multipliers[-1]
+  edge = lambda c_in, c_out, n: [Product("in and out", n * 9 * c_in * c_out)]
+
+  def block(c_in: int, c_out: int, n: int) -> list[Product]:
+    along = unet.ResNet.products(c_out, c_out, 0, n, 0, over="time") if decode else []
+    return unet.ResNet.products(c_in, c_out, 0, n, 0) + along
+
+  n = positions[-1]
+  out = 2 * block(top, top, n) + unet.Attention.products(top, n, n // frames)
+  for level, blocks, sampler in levels(cfg, not decode):
+    for c_in, c_out in blocks:
+      out += block(c_in, c_out, positions[level])
+    after = positions[level + (-1 if decode else 1)] if sampler else 0
+    out.append(Product("samplers", after * 9 * blocks[-1][1] ** 2))
+  if not decode:
+    out += edge(pixels, c, positions[0]) + edge(top, 2 * z, n)
+    return [*out, Product("in and out", n * 4 * z * z)]
+  out += edge(z, top, n) + edge(c, pixels, positions[0])
+  return [*out, Product("in and out", positions[0] * 3 * pixels * pixels)]
+
+
+# Our paths -> diffusers' names, one after the other.
+_RENAMES = (
+  (r"^moments", "quant_conv"),
+  (r"^time_out", "decoder/time_conv_out"),
+  (r"^encoder/levels", "encoder/down_blocks"),
+  (r"^decoder/levels", "decoder/up_blocks"),
+  (r"/blocks/(\d+)/", r"/resnets/\1/"),
+  (r"/mid1/", "/mid_block/resnets/0/"),
+  (r"/mid2/", "/mid_block/resnets/1/"),
+  (r"/attention/", "/mid_block/attentions/0/"),
+  (r"/attentions/0/norm/", "/attentions/0/group_norm/"),
+  (r"/(q|k|v)/", r"/to_\1/"),
+  (r"/attentions/0/out/", "/attentions/0/to_out/0/"),
+  (r"(encoder.*)/resnet/", r"\1/"),
+  (r"/resnet/", "/spatial_res_block/"),
+  (r"/temporal/", "/temporal_res_block/"),
+  (r"/blend/factor", "/time_mixer/mix_factor"),
+  (r"(down_blocks/\d+)/sampler", r"\1/downsamplers/0/conv"),
+  (r"(up_blocks/\d+)/sampler", r"\1/upsamplers/0/conv"),
+  (r"/norm_out", "/conv_norm_out"),
+  (r"/shortcut/", "/conv_shortcut/"),
+  (r"/(kernel|scale)$", "/weight"),
+  (r"/", "."),
+)
+
+
+def names(cfg: Config) -> dict[str, tuple[str, str]]:
+  """Path of a parameter -> its name in AutoencoderKLTemporalDecoder, and the layout there."""
+
+  def name(path: str) -> str:
+    for pattern, new in _RENAMES:
+      path = re.sub(pattern, new, path)
+    return path
+
+  def layout(path: str, inputs: int) -> str:
+    if path.endswith(("shortcut/kernel", "moments/kernel")):
+      return "conv2d"
+    return "weight" if inputs else "vector"
+
+  info = layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
+  return {path: (name(path), layout(path, i.inputs)) for path, i in info.items()}
