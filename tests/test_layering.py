@@ -28,6 +28,7 @@ LAYERS = [
   ("videojax.weights", 3),
   ("videojax.checkpoint", 3),
   ("videojax.state", 4),
+  ("videojax.controls", 3),
   ("videojax.task", 4),
   ("videojax.sample", 5),
   ("videojax.evaluate", 6),

@@ -17,6 +17,7 @@ from ml_collections.config_dict import placeholder
 
 from videojax.checkpoint import CheckpointConfig
 from videojax.codecs import identity
+from videojax.controls import ControlsConfig
 from videojax.data import LoaderConfig, SourceConfig, pipeline
 from videojax.diffusion.denoiser import Denoiser
 from videojax.diffusion.objective import Objective
@@ -57,7 +58,7 @@ class Experiment:
     batch_size: clips per update, over all devices.
     model: architecture and sizes.
     data: training sources by name; evaluate.source is the one that is measured.
-    denoiser, objective, condition, optim: what is learned and how.
+    denoiser, objective, condition, controls, optim: what is learned and how.
     seed: of parameters, noise, the order of finite data and the stretch of endless data.
     accumulate: microbatches per update.
     mup_base_width: width at which `optim.learning_rate` was found and the model starts as written:
@@ -92,6 +93,7 @@ class Experiment:
   mup_base_width: int | None = None
   clips_per_device: float | None = None
   ema: tuple[float, ...] = (0.1,)
+  controls: ControlsConfig = ControlsConfig()
   loader: LoaderConfig = LoaderConfig()
   mesh: MeshConfig = MeshConfig()
   sampler: Sampler = Sampler()
@@ -154,6 +156,7 @@ class Experiment:
         denoiser=self.denoiser.make(),
         objective=self.objective,
         condition=self.condition,
+        controls=self.controls,
       )
     except ConfigError:
       raise
@@ -163,8 +166,8 @@ class Experiment:
 
 # What makes two runs the same experiment (DESIGN section 3); the rest may change on resume.
 IDENTITY = (
-  "model", "data", "denoiser", "objective", "condition", "optim", "batch_size", "seed", "ema",
-  "mup_base_width", "init_from", "init_fresh", "branch_from",
+  "model", "data", "denoiser", "objective", "condition", "controls", "optim", "batch_size", "seed",
+  "ema", "mup_base_width", "init_from", "init_fresh", "branch_from",
 )  # fmt: skip
 # Fields of the model that change how it is computed, not what.
 EXECUTION = ("remat", "scan", "kernel", "context")

@@ -128,9 +128,8 @@ class Evaluator:
   @functools.cached_property
   def unknown(self) -> np.ndarray:
     """[T,1,1,1]: 1 on frames that are not given."""
-    task = self.train_task
-    frame = np.arange(task.latent_shape[0]).reshape(-1, 1, 1, 1)
-    return (frame * task.codec.strides[0] >= task.known_frames).astype(np.float64)
+    given = self.train_task.given[:: self.train_task.codec.strides[0]]
+    return 1 - given.astype(np.float64).reshape(-1, 1, 1, 1)
 
   @functools.cached_property
   def reference(self) -> frozen.Reference:
@@ -195,7 +194,10 @@ class Evaluator:
   @property
   def measures_coherence(self) -> bool:
     """Whether there is a simulator behind the data, and frames to continue."""
-    wanted = self.config.coherence_clips and self.train_task.known_frames
+    task = self.train_task
+    wanted = (
+      self.config.coherence_clips and task.known_frames and task.condition.masks[0] == "start"
+    )
     return bool(wanted) and self.world is not None
 
   @functools.cached_property

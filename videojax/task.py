@@ -13,17 +13,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from videojax.controls import MADE, MASKS, ControlsConfig, given_frames, make, region
 from videojax.data import Source
 from videojax.diffusion.denoiser import Denoised, Denoiser
 from videojax.diffusion.objective import Objective, check_levels
-from videojax.models.cond import Cond, drop
+from videojax.errors import check_choice
+from videojax.models.cond import DROPPABLE, Cond, drop, drop_one, named
 from videojax.models.layers import ParamInfo, param_info
 
 # A row's key is folded with these; 0 to 2 are the objective's (time, noise, network).
-_DROP = 3
+_DROP, _MASK, _CONTROL, _DROP_EACH = 3, 4, 5, 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +35,27 @@ class ConditionConfig:
 
   Attributes:
     known_frames: leading frames that are given clean (0: none).
-    drop: share of rows that lose text, label and scalars, for classifier-free guidance.
+    masks: which parts are given (controls.MASKS), drawn per row in training; the first, which
+      gives whole frames, is what is measured and sampled.
+    drop: share of rows that lose all that can be dropped, for classifier-free guidance.
+    drop_each: share of rows that lose any one scalar or volume, so that each may be left out.
   """
 
   known_frames: int = 0
+  masks: tuple[str, ...] = ("start",)
   drop: float = 0.1
+  drop_each: float = 0.0
 
   def __post_init__(self):
     if self.known_frames < 0:
       raise ValueError(f"known_frames={self.known_frames} must be >= 0")
-    if not 0 <= self.drop < 1:
-      raise ValueError(f"drop={self.drop} must be in [0, 1)")
+    for name in self.masks:
+      check_choice("mask", name, MASKS)
+    if not self.masks or self.masks[0] not in MASKS[:3]:
+      raise ValueError(f"masks={self.masks}: the first must give whole frames: {MASKS[:3]}")
+    for name in ("drop", "drop_each"):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +110,12 @@ class Task:
   denoiser: Denoiser
   objective: Objective
   condition: ConditionConfig
+  controls: ControlsConfig = ControlsConfig()
 
   def __post_init__(self):
     known, frames = self.condition.known_frames, self.source.shape[0]
-    if self.model.config.known and frames > 1 and not 0 < known < frames:
+    framed = self.condition.masks != ("sparse",)
+    if self.model.config.known and frames > 1 and framed and not 0 < known < frames:
       raise ValueError(
         f"the model takes known frames, so condition.known_frames={known} must be between 1 and "
         f"{frames - 1}, one less than the clip's frames"
@@ -116,24 +131,48 @@ class Task:
     return self.condition.known_frames if self.source.shape[0] > 1 else 0
 
   @property
+  def given(self) -> np.ndarray:
+    """[T]: 1 at the frames of the clip that are given where it is measured and sampled."""
+    frames, c = self.source.shape[0], self.condition
+    if frames == 1 or not self.model.config.known:
+      return np.zeros(frames, np.float32)
+    given = given_frames(c.masks[0], frames, c.known_frames, self.controls.every)
+    return np.array(given, np.float32)
+
+  @property
   def needs(self) -> list[str]:
     """Keys that a decoded example must have for the conditions that the model declares."""
     config, names = self.model.config, list[str]()
     if config.text:
       names += ["caption"] if config.text == "bytes" else ["text", "text_mask"]
-    return names + (["label"] if config.classes else []) + list(config.scalars)
+    names += ["image", "image_mask"] if "image" in config.uses else []
+    names += ["label"] if config.classes else []
+    volumes = [name for name, _ in config.volumes]
+    made = [*MADE, *(MADE[name] for name in volumes if name in MADE)]
+    return names + [name for name in (*config.scalars, *volumes) if name not in made]
 
   @property
   def latent_shape(self) -> tuple[int, int, int, int]:
     return self.codec.latent_shape(self.source.shape)
 
-  def prepare(self, example: Mapping[str, Any]) -> tuple[Array, Cond]:
-    """A decoded example -> latents [B,T,H,W,C] and conditions."""
-    x = self.codec.encode(example["video"])
-    return x, self.cond(x, example)
+  def prepare(
+    self, example: Mapping[str, Any], keys: Key[Array, "B"] | None = None
+  ) -> tuple[Array, Cond]:
+    """A decoded example -> latents [B,T,H,W,C] and conditions.
 
-  def cond(self, x: Float[Array, "B T H W C"], example: Mapping[str, Any]) -> Cond:
-    """The conditions that the model declares, taken from an example."""
+    Args:
+      keys: of the rows in training, where masks and strengths of controls are drawn.
+    """
+    x = self.codec.encode(example["video"])
+    return x, self.cond(x, example, keys)
+
+  def cond(
+    self,
+    x: Float[Array, "B T H W C"],
+    example: Mapping[str, Any],
+    keys: Key[Array, "B"] | None = None,
+  ) -> Cond:
+    """The conditions that the model declares, taken from an example or made of its clip."""
     uses, config = self.model.config.uses, self.model.config
     fields: dict[str, Any] = {}
     if "text" in uses:
@@ -141,32 +180,65 @@ class Task:
         fields.update(text=example["caption"], text_mask=example["caption"] != 0)
       else:
         fields.update(text=example["text"], text_mask=example["text_mask"])
+    if "image" in uses:
+      fields.update(image=example["image"], image_mask=example["image_mask"])
     if "label" in uses:
       fields["label"] = example["label"]
-    if "scalars" in uses:
-      fields["scalars"] = {name: example[name] for name in config.scalars}
+    volumes, strengths = {}, {}
+    for name, _ in config.volumes:
+      if name in example or name not in MADE:
+        volumes[name] = example[name]
+        continue
+      use = None if keys is None else fold(keys, _CONTROL)
+      volumes[name], strengths[MADE[name]] = make(name, x, example, self.controls, use)
+    fields["volumes"] = volumes
+    values = strengths | dict(example)
+    fields["scalars"] = {name: values[name] for name in config.scalars}
     if "known" in uses:
-      frame = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1, 1)
-      stride = self.codec.strides[0]
-      mask = (frame * stride < self.known_frames).astype(jnp.float32)
-      fields.update(known_mask=jnp.broadcast_to(mask, (x.shape[0], *mask.shape[1:])), known=x)
+      fields.update(known_mask=self.known_mask(x, example, keys), known=x)
     return Cond(**fields)
+
+  def known_mask(
+    self, x: Float[Array, "B T H W C"], example: Mapping[str, Any], keys: Key[Array, "B"] | None
+  ) -> Float[Array, "B T _ _ 1"]:
+    """1 where the clip is given: one of the masks per row in training; else the first."""
+    if "known_mask" in example:
+      return example["known_mask"]
+    rows, frames = x.shape[:2]
+    if x.shape[1] == 1 or keys is None or len(self.condition.masks) == 1:
+      mask = jnp.asarray(self.given[:: self.codec.strides[0]]).reshape(1, -1, 1, 1, 1)
+      return jnp.broadcast_to(mask, (rows, frames, 1, 1, 1))
+    c, size = self.condition, (x.shape[2], x.shape[3])
+
+    def one(key: Key[Array, ""]) -> Float[Array, "T H W"]:
+      whole = lambda m: jnp.float32(given_frames(m, frames, c.known_frames, self.controls.every))
+      of = lambda m: whole(m)[:, None, None] if m in MASKS[:3] else region(m, size, key)[None]
+      all_of = jnp.stack([jnp.broadcast_to(of(m), (frames, *size)) for m in c.masks])
+      return all_of[jax.random.randint(jax.random.fold_in(key, 2), (), 0, len(c.masks))]
+
+    return jax.vmap(one)(fold(keys, _MASK))[..., None]
 
   def loss(
     self, params: dict, carried: Mapping[str, Any], keys: Key[Array, "B"]
   ) -> tuple[Float[Array, "B"], dict[str, Array]]:
     """The training loss of each row, and what is logged beside it."""
-    x, cond = self.prepare(self.source.decode(dict(carried)))
-    if self.condition.drop and set(self.model.config.uses) & {"text", "label", "scalars"}:
-      draw = lambda key: jax.random.uniform(jax.random.fold_in(key, _DROP))
-      gone: Bool[Array, B] = jax.vmap(draw)(keys) < self.condition.drop
-      cond = drop(cond, ("text", "label", "scalars"), gone)
+    x, cond = self.prepare(self.source.decode(dict(carried)), keys)
+    if self.condition.drop and set(self.model.config.uses) & set(DROPPABLE):
+      cond = drop(cond, DROPPABLE, self._chosen(keys, self.condition.drop, _DROP))
+    if self.condition.drop_each:
+      for i, (field, name) in enumerate(named(cond)):
+        gone = self._chosen(keys, self.condition.drop_each, _DROP_EACH + i)
+        cond = drop_one(cond, field, name, gone)
     loss, aux = self.objective.loss(
       self.denoiser, self.model.network(params), x, keys, cond,
       known=cond.known_mask,
       frames_per_level=min(self.frames_per_level, x.shape[1]),
     )  # fmt: skip
     return loss, {"x0_mse": aux["x0_mse"]}
+
+  @staticmethod
+  def _chosen(keys: Key[Array, "B"], share: float, use: int) -> Bool[Array, "B"]:
+    return jax.vmap(jax.random.uniform)(fold(keys, use)) < share
 
   @property
   def frames_per_level(self) -> int:
@@ -179,3 +251,8 @@ class Task:
     check_levels(t, self.frames_per_level if self.source.shape[0] > 1 else 1)
     known = None if cond.known_mask is None else (cond.known_mask, cond.known)
     return self.denoiser(self.model.network(params), x_t, t, cond, known=known)
+
+
+def fold(keys: Key[Array, "B"], use: int) -> Key[Array, "B"]:
+  """The keys of rows for one use."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, use)

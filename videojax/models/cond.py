@@ -93,3 +93,14 @@ def drop(cond: Cond, which: Sequence[str], rows: Bool[Array, "B"] | None = None)
       nothing = jnp.nan if name == "scalars" else 0
       changes[name] = {k: without(v, nothing) for k, v in getattr(cond, name).items()}
   return dataclasses.replace(cond, **changes)
+
+
+def named(cond: Cond) -> list[tuple[str, str]]:
+  """(field, name) of every scalar and volume."""
+  return [(field, name) for field in ("scalars", "volumes") for name in getattr(cond, field)]
+
+
+def drop_one(cond: Cond, field: str, name: str, rows: Bool[Array, "B"]) -> Cond:
+  """The same conditions with one scalar or volume dropped in the rows where `rows` is True."""
+  alone = drop(Cond(**{field: {name: getattr(cond, field)[name]}}), (field,), rows)
+  return dataclasses.replace(cond, **{field: getattr(cond, field) | getattr(alone, field)})

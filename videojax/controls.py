@@ -1,0 +1,174 @@
+"""What steers a clip beside words: parts of it that are given, and volumes made of it.
+
+An example that has a control by its name (a stroke of motion, a low resolution of another model)
+brings it; else it is made from the clip, as in training. What only a simulator knows (motion,
+frame rate, camera, strokes) comes from the data source, by the same names.
+
+Shapes: B batch, T frames, H W height width, C channels.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from videojax.errors import check_choice
+
+MASKS = ("start", "ends", "sparse", "repaint", "canvas")
+MADE = {"first": "augmentation", "low": "low_noise", "edges": "blur"}  # volume -> its scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlsConfig:
+  """How controls are made from clips.
+
+  Attributes:
+    every: of mask 'sparse': frames 0, every, 2 every, ... are given (temporal interpolation).
+    low: (t, h, w) strides of the volume 'low', the clip at a lower resolution.
+    low_noise: largest std of the noise in it in training, which scalar 'low_noise' tells (noise
+      augmentation, Ho et al. 2021, arXiv:2106.15282); none when measured.
+    first_noise: (mean, std) of ln of the std of the noise in volume 'first' in training, which
+      scalar 'augmentation' tells; when measured it is .02 (Stable Video Diffusion).
+    blurs: levels of blur of volume 'edges', which scalar 'blur' tells: how closely the structure is
+      followed (Esser et al. 2023, arXiv:2302.03011, section 3.3); none when measured.
+  """
+
+  every: int = 4
+  low: tuple[int, int, int] = (1, 4, 4)
+  low_noise: float = 0.5
+  first_noise: tuple[float, float] = (-3.0, 0.5)
+  blurs: int = 8
+
+  def __post_init__(self):
+    if self.every < 2 or self.blurs < 1 or min(self.low) < 1:
+      raise ValueError(
+        f"every={self.every} must be >= 2, blurs={self.blurs} and low={self.low} >= 1"
+      )
+
+
+# --- parts that are given ---------------------------------------------------------------------
+
+
+def given_frames(mask: str, frames: int, known: int, every: int) -> list[bool]:
+  """Which frames are given whole, of the masks that give whole frames.
+
+  Args:
+    mask: 'start': the first `known`; 'ends': and the last; 'sparse': each `every`-th.
+    frames: T.
+  """
+  check_choice("mask of whole frames", mask, MASKS[:3])
+  if mask == "sparse":
+    return [t % every == 0 for t in range(frames)]
+  return [t < known or (mask == "ends" and t == frames - 1) for t in range(frames)]
+
+
+def region(mask: str, size: tuple[int, int], key: Key[Array, ""]) -> Float[Array, "H W"]:
+  """1 where all frames are given: of 'repaint' all but a box, of 'canvas' that box alone."""
+  sides = jax.random.uniform(jax.random.fold_in(key, 0), (2,), minval=0.375, maxval=0.625)
+  corner = jax.random.uniform(jax.random.fold_in(key, 1), (2,)) * (1 - sides)
+  centre = lambda n: (jnp.arange(n) + 0.5) / n
+  inside = lambda i: (centre(size[i]) >= corner[i]) & (centre(size[i]) < corner[i] + sides[i])
+  box = (inside(0)[:, None] & inside(1)[None, :]).astype(jnp.float32)
+  return box if mask == "canvas" else 1 - box
+
+
+# --- volumes ----------------------------------------------------------------------------------
+
+
+def first(x: Float[Array, "B T H W C"], std: Float[Array, "B"], noise: Any) -> Array:
+  """The first frame on all frames, with noise: image-to-video of Stable Video Diffusion."""
+  start = x[:, :1]
+  return jnp.broadcast_to(start + _column(std) * noise(start.shape), x.shape)
+
+
+def low(
+  x: Float[Array, "B T H W C"], strides: tuple[int, int, int], std: Float[Array, "B"], noise: Any
+) -> Array:
+  """The shrunk clip, with noise, each value repeated over its block."""
+  coarse = shrink(x, strides)
+  return enlarge(coarse + _column(std) * noise(coarse.shape), x.shape)
+
+
+def shrink(x: Float[Array, "B T H W C"], strides: tuple[int, int, int]) -> Array:
+  """Each t-th frame, and in it the means over blocks of h x w."""
+  b, t, h, w, c = x.shape
+  st, sh, sw = strides
+  if h % sh or w % sw:
+    raise ValueError(f"strides {strides} do not divide frames of {h}x{w}")
+  x = x[:, ::st]
+  return x.reshape(b, -1, h // sh, sh, w // sw, sw, c).mean((3, 5))
+
+
+def enlarge(x: Float[Array, "B t h w C"], shape: tuple[int, ...]) -> Float[Array, "B T H W C"]:
+  """Nearest neighbours, up to the T, H, W of `shape`."""
+  index = lambda n, to: jnp.arange(to) * n // to
+  for axis in (1, 2, 3):
+    if x.shape[axis] != shape[axis]:
+      x = jnp.take(x, index(x.shape[axis], shape[axis]), axis)
+  return x
+
+
+def edges(
+  video: Float[Array, "B T H W C"], blur: Float[Array, "B"], levels: int
+) -> Float[Array, "B T H W 1"]:
+  """Length of the gradient of brightness, after `blur` (0, 1, ..., levels - 1) means of 3x3."""
+  x = video.mean(-1)  # [B,T,H,W]
+  pad = lambda v: jnp.pad(v, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+
+  def mean(v: Array) -> Array:
+    v = pad(v)
+    v = (v[:, :, :-2] + v[:, :, 1:-1] + v[:, :, 2:]) / 3
+    return (v[..., :-2] + v[..., 1:-1] + v[..., 2:]) / 3
+
+  for level in range(1, levels):
+    x = jnp.where((blur >= level).reshape(-1, 1, 1, 1), mean(x), x)
+  v = pad(x)
+  dy, dx = v[:, :, 2:, 1:-1] - v[:, :, :-2, 1:-1], v[:, :, 1:-1, 2:] - v[:, :, 1:-1, :-2]
+  return jnp.sqrt(dx**2 + dy**2 + 1e-12)[..., None] / 2
+
+
+def _column(x: Float[Array, "B"]) -> Float[Array, "B 1 1 1 1"]:
+  return x.reshape(-1, 1, 1, 1, 1)
+
+
+def make(
+  name: str,
+  x: Float[Array, "B T H W C"],
+  example: Mapping[str, Any],
+  config: ControlsConfig,
+  keys: Key[Array, "B"] | None,
+) -> tuple[Array, Float[Array, "B"]]:
+  """A volume of MADE and the value of its scalar.
+
+  Args:
+    x: latents.
+    example: decoded; its scalar, where it has one by that name, decides over the noise.
+    keys: of the rows, for noise and its strength; None: the fixed strength of measuring.
+  """
+  rows = x.shape[0]
+  own = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(example["id"])
+  keys_of = own if keys is None else keys
+  fold = lambda use: jax.vmap(lambda k: jax.random.fold_in(k, use))(keys_of)
+
+  def noise(shape: tuple[int, ...]) -> Array:
+    return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(fold(1))
+
+  uniform = jax.vmap(jax.random.uniform)(fold(0))
+  if name == "first":
+    mean, std = config.first_noise
+    strength = jnp.full(rows, 0.02)
+    if keys is not None:
+      strength = jnp.exp(mean + std * jax.vmap(jax.random.normal)(fold(0)))
+  elif name == "low":
+    strength = jnp.zeros(rows) if keys is None else config.low_noise * uniform
+  else:
+    strength = jnp.zeros(rows) if keys is None else jnp.floor(config.blurs * uniform)
+  strength = example.get(MADE[name], strength)
+  if name == "first":
+    return first(x, strength, noise), strength
+  if name == "low":
+    return low(x, config.low, strength, noise), strength
+  return edges(example["video"], strength, config.blurs), strength
