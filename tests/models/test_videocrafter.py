@@ -1,0 +1,339 @@
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.golden import make_videocrafter as golden
+from tests.helpers import filled, relative_error
+from videojax.models import unet, videocrafter
+from videojax.models.cond import Cond, drop
+from videojax.scaling import flops, mup
+from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
+from videojax.task import ModelSpec
+
+BASE = dict(
+  width=16, multipliers=(1,), blocks=1, head_dim=8, in_heads=2, groups=8, temporal_conv=True,
+  channels=4, dtype="float32",
+)  # fmt: skip
+
+
+def spec(**changes):
+  return ModelSpec("videocrafter", videocrafter.Config(**{**BASE, **changes}))
+
+
+# --- the reference ----------------------------------------------------------------------------
+
+STORED = np.load(Path(golden.__file__).with_name("videocrafter.npz"))
+REFERENCE = {
+  variant: spec(**sizes, in_heads=golden.IN_HEADS, channels=golden.CHANNELS, text=golden.TEXT)
+  for variant, sizes in golden.SIZES.items()
+}
+
+
+def from_reference(model, value):
+  """Our parameters, each from `value(name in the reference)`."""
+  names = videocrafter.names(model.config)
+
+  def one(path, leaf):
+    name, layout = names["/".join(key.key for key in path)]
+    layout = "vector" if layout in ("vector", "table") else "weight"
+    return jnp.asarray(unet.from_torch(value(name), layout, leaf.shape), jnp.float32)
+
+  return jax.tree_util.tree_map_with_path(one, model.abstract_params)
+
+
+def by_name(variant, what):
+  return dict(zip(STORED[f"{variant} names"].tolist(), STORED[f"{variant} {what}"].tolist()))
+
+
+def reference_shapes(variant):
+  shapes = by_name(variant, "shapes")
+  return {name: tuple(int(n) for n in s.strip("(),").split(",")) for name, s in shapes.items()}
+
+
+def reference_params(variant):
+  shapes = reference_shapes(variant)
+  return from_reference(REFERENCE[variant], lambda name: golden.weight(name, shapes[name]))
+
+
+def inputs(variant, shape):
+  config = REFERENCE[variant].config
+  v = {name: jnp.asarray(x, jnp.float32) for name, x in golden.inputs(variant, shape).items()}
+  whole = lambda tokens: jnp.ones(tokens.shape[:2], bool)
+  cond = Cond(text=v["text"], text_mask=whole(v["text"]))
+  if config.scalars:
+    cond = dataclasses.replace(cond, scalars={"fps": v["fps"]})
+  if config.image_tokens:
+    cond = dataclasses.replace(cond, image=v["image"], image_mask=whole(v["image"]))
+  return v["x"], v["t"][:, None], cond, v["probe"]
+
+
+@pytest.mark.parametrize("variant", REFERENCE)
+def test_every_tensor_of_the_reference_is_one_of_ours(variant):
+  names = [name for name, _ in videocrafter.names(REFERENCE[variant].config).values()]
+  assert len(set(names)) == len(names) and set(names) == set(reference_shapes(variant))
+
+
+@pytest.mark.parametrize("variant", REFERENCE)
+def test_output_and_every_gradient_are_the_references(variant):
+  model = REFERENCE[variant]
+  x, t, cond, probe = inputs(variant, golden.CLIPS[variant])
+
+  def loss(p):
+    out = model.network(p)(x, t, cond)
+    return (out * probe).sum(), out
+
+  grads, out = jax.jit(jax.grad(loss, has_aux=True))(reference_params(variant))
+  assert relative_error(out, STORED[f"{variant} clip"]) < 1e-5
+  shapes, names = reference_shapes(variant), videocrafter.names(model.config)
+  probes = by_path(from_reference(model, lambda n: golden.draw(f"{n} probe", shapes[n])))
+  norms, along = by_name(variant, "norms"), by_name(variant, "along")
+  for path, g in by_path(grads).items():
+    g, (name, _) = np.asarray(g, np.float64), names[path]
+    assert abs(np.linalg.norm(g) - norms[name]) < 1e-4 * norms[name], path
+    assert abs(np.vdot(g, probes[path]) - along[name]) < 1e-3 * norms[name], path
+
+
+@pytest.mark.parametrize("variant", golden.IMAGES)
+def test_an_images_output_is_the_references(variant):
+  x, t, cond, _ = inputs(variant, golden.IMAGES[variant])
+  out = jax.jit(lambda p: REFERENCE[variant].network(p)(x, t, cond))(reference_params(variant))
+  assert relative_error(out, STORED[f"{variant} image"]) < 1e-5
+
+
+# Of the reference's UNetModel under each published config: parameters, and how many tensors.
+PARAMETERS = {
+  "512-v2": (1_413_284_420, 1484),
+  "1024-v1": (1_146_536_516, 1200),
+  "512-v1": (1_144_485_956, 1196),
+  "i2v-512": (1_438_843_460, 1516),
+}
+
+
+@pytest.mark.parametrize("variant", PARAMETERS)
+def test_published_sizes_have_the_published_parameters(variant):
+  sizes = {**videocrafter.SIZES[variant], **videocrafter.PUBLISHED}
+  leaves = jax.tree.leaves(ModelSpec("videocrafter", videocrafter.Config(**sizes)).abstract_params)
+  assert (sum(leaf.size for leaf in leaves), len(leaves)) == PARAMETERS[variant]
+
+
+# --- behaviour --------------------------------------------------------------------------------
+
+SHAPE = (2, 3, 4, 6, 4)
+T = jnp.array([[300.0], [700.0]])
+ATTENDS = dict(multipliers=(1, 1))  # one level has no attention but in the middle
+ALL = dict(text=16, image_tokens=3, scalars=("fps",), reach=2)
+
+
+def clip(shape=SHAPE, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def conditions(b=2, length=5, **changes):
+  cond = Cond(
+    text=clip((b, length, 16), 1), text_mask=jnp.arange(b * length).reshape(b, length) % 7 > 0,
+    image=clip((b, 3, 16), 2), image_mask=jnp.ones((b, 3), bool),
+    scalars={"fps": jnp.linspace(8.0, 28.0, b)},
+  )  # fmt: skip
+  return dataclasses.replace(cond, **changes)
+
+
+@pytest.fixture(scope="module")
+def network():
+  """With every condition, compiled once."""
+  model = spec(**ALL)
+  run = jax.jit(model.network(filled(model.abstract_params, 0.3)))
+  return lambda cond, x=None, t=T: run(clip() if x is None else x, t, cond)
+
+
+def test_output_is_float32_like_the_input_in_bfloat16_too():
+  model = spec(dtype="bfloat16", **ALL)
+  run = lambda p: model.network(p)(clip(), T, conditions())
+  out = jax.eval_shape(run, model.abstract_params)
+  assert out.shape == SHAPE and out.dtype == jnp.float32
+
+
+def test_it_starts_at_zero_and_its_branches_as_the_identity():
+  model = unet.nnx.eval_shape(lambda: videocrafter.Model(spec(**ALL).config, rngs=unet.nnx.Rngs(0)))
+  params = unet.nnx.state(spec(**ALL).module.Model(model.cfg, rngs=unet.nnx.Rngs(0)))
+  starts = {"/".join(map(str, p)): v[...] for p, v in unet.nnx.to_flat_state(params)}
+  ends = ("proj_out/kernel", "conv2/kernel", "conv4/kernel", "conv_out/kernel")
+  ends = [p for p in starts if p.endswith(ends) and "temp_conv/conv2" not in p]
+  assert len(ends) > 10 and not any(np.asarray(starts[p]).any() for p in ends)
+
+
+def test_remat_changes_neither_output_nor_gradients():
+  params = filled(spec(**ALL).abstract_params)
+
+  def run(remat):
+    network = spec(remat=remat, **ALL).network
+    loss = lambda p: jnp.square(network(p)(clip(), T, conditions())).mean()
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+  assert relative_error(run("attention"), run("none")) < 2e-5
+
+
+def test_one_level_per_frame_equals_one_level_per_clip_where_they_agree(network):
+  same = network(conditions(), t=jnp.broadcast_to(T, (2, 3)))
+  np.testing.assert_allclose(same, network(conditions()), atol=1e-4)
+
+
+CHANGED = {
+  "text": dict(text=clip((2, 5, 16), 7)),
+  "image": dict(image=clip((2, 3, 16), 7)),
+  "scalars": dict(scalars={"fps": jnp.array([12.0, 3.0])}),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_dropped_condition_says_nothing_and_a_given_one_something(network, name):
+  cond, other = conditions(), conditions(**CHANGED[name])
+  dropped, also = (network(drop(c, (name,))) for c in (cond, other))
+  np.testing.assert_array_equal(dropped, also)
+  assert jnp.abs(network(cond) - network(other)).max() > 1e-3
+  assert jnp.abs(network(cond) - dropped).max() > 1e-3
+
+
+def test_a_dropped_frame_rate_leaves_the_noise_levels_embedding_alone():
+  model = spec(scalars=("fps",))
+  params = filled(model.abstract_params)
+  plain = {name: p for name, p in params.items() if name != "scalars"}
+  nothing = Cond(scalars={"fps": jnp.full(2, jnp.nan)})
+  dropped = jax.jit(model.network(params).embed)(T, nothing)
+  np.testing.assert_array_equal(dropped, jax.jit(spec().network(plain).embed)(T, Cond()))
+
+
+def test_text_and_image_tokens_do_not_trade_places(network):
+  """The same three tokens say something else as an image than as text."""
+  cond = conditions()
+  swapped = conditions(image=cond.text[:, :3], text=cond.text.at[:, :3].set(cond.image))
+  assert jnp.abs(network(cond) - network(swapped)).max() > 1e-3
+
+
+def test_frames_are_told_apart_by_distance_only_where_it_has_a_reach():
+  """Without distances attention along time does not see the order of frames."""
+
+  def moved(reach):
+    model = spec(temporal_conv=False, reach=reach)
+    network = jax.jit(model.network(filled(model.abstract_params, 0.3)))
+    order, x = jnp.array([2, 0, 1]), clip()
+    return jnp.abs(network(x, T, Cond())[:, order] - network(x[:, order], T, Cond())).max()
+
+  assert moved(None) < 1e-4 and moved(2) > 1e-3
+
+
+def test_known_frames_move_the_output_and_unknown_ones_do_not():
+  model = spec(known="last")
+  network = jax.jit(model.network(filled(model.abstract_params, 0.3)))
+  mask = jnp.zeros((2, 3, 1, 1, 1)).at[:, :1].set(1.0)
+  run = lambda known: network(clip(), T, Cond(known_mask=mask, known=known))
+  known = clip(seed=5)
+  np.testing.assert_array_equal(run(known), run(known.at[:, 1:].set(9.0)))
+  assert jnp.abs(run(known) - run(known.at[:, 0].add(1.0))).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+  "changes,words",
+  [
+    (dict(width=36), "width=36 is not divisible by groups=8"),
+    (dict(scan=True), "use scan=False"),
+    (dict(multipliers=(2, 4)), "1 first"),
+    (dict(image_tokens=4), "so set text"),
+    (dict(reach=0), "reach=0"),
+    (dict(remat="some"), "no remat policy 'some'"),
+  ],
+)
+def test_impossible_sizes_are_named(changes, words):
+  with pytest.raises(ValueError, match=words):
+    videocrafter.Config(**{**BASE, "head_dim": 4, **changes})
+
+
+def test_another_number_of_image_tokens_is_named():
+  model, cond = spec(**ALL), conditions(image=clip((2, 4, 16)), image_mask=jnp.ones((2, 4), bool))
+  with pytest.raises(ValueError, match="4 image tokens, not 3"):
+    jax.eval_shape(lambda p: model.network(p)(clip(), T, cond), model.abstract_params)
+
+
+# --- counts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "changes,shape,levels",
+  [
+    (dict(**ALL, **ATTENDS), (3, 8, 12, 4), 1),
+    (dict(text=16, known="last", blocks=2, **ATTENDS), (4, 7, 6, 4), 4),
+    (dict(**ALL, temporal_conv=False), (1, 4, 4, 4), 1),
+  ],
+)
+def test_analytic_flops_equal_the_products_counted_in_the_jaxpr(changes, shape, levels):
+  model, length = spec(**changes), 5
+  config, given = model.config, conditions()
+  cond = Cond(text=given.text, text_mask=given.text_mask)
+  if config.image_tokens:
+    cond = given
+  if config.known:
+    known = dict(known_mask=jnp.ones((2, 4, 1, 1, 1)), known=jnp.zeros((2, *shape)))
+    cond = dataclasses.replace(cond, **known)
+  x, t = jnp.zeros((2, *shape)), jnp.zeros((2, levels))
+  loss = lambda p: jnp.square(model.network(p)(x, t, cond)).sum()
+  products = videocrafter.products(config, shape, levels=levels, text_length=length)
+  count = lambda f: flops.count_jaxpr(jax.make_jaxpr(f)(model.abstract_params).jaxpr)
+  assert count(loss) == 2 * flops.forward(products)["total"]
+  if config.multipliers == (1,):  # a jaxpr counts zeros between the strides of a gradient
+    assert count(jax.grad(loss)) - count(loss) == 2 * flops.backward(products)
+
+
+ROLES = {
+  "conv_in/kernel": "input", "conv_out/kernel": "output", "conv_out/bias": "vector",
+  "time/hidden/kernel": "hidden", "scalars/fps/out/kernel": "hidden",
+  "transformer_in/block/again/q/kernel": "hidden",
+  "transformer_in/block/again/key_distance": "vector",
+  "down/0/blocks/0/resnet/conv1/kernel": "hidden", "down/0/sampler/kernel": "hidden",
+  "down/0/blocks/0/temp_conv/conv4/kernel": "hidden",
+  "down/0/blocks/0/attention/block/cross/k_image/kernel": "input",
+  "down/0/blocks/0/attention/block/cross/q/kernel": "hidden",
+  "down/0/blocks/0/attention/block/ff/up/kernel": "hidden",
+}  # fmt: skip
+
+
+def test_mup_tells_inputs_outputs_and_hidden_parameters_apart():
+  shapes = lambda m: {path: leaf.shape for path, leaf in by_path(m.abstract_params).items()}
+  wide = spec(**ALL, **ATTENDS).wider
+  rules = mup.rules(wide.info, shapes(wide), shapes(wide.wider), 2.0)
+  assert {path: rules[path].role for path in ROLES} == ROLES
+
+
+# --- meshes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "frames,sizes,changes",
+  [
+    (4, dict(data=2, fsdp=2, seq=2), ALL),
+    pytest.param(
+      3, dict(data=2, fsdp=2, seq=2), dict(**ALL, **ATTENDS), marks=pytest.mark.slow
+    ),
+    pytest.param(
+      4, dict(data=1, fsdp=2, seq=2, tensor=2), dict(**ALL, **ATTENDS), marks=pytest.mark.slow
+    ),
+  ],
+)  # fmt: skip
+def test_mesh_does_not_show_in_loss_and_gradients(frames, sizes, changes):
+  """3 frames do not divide by seq=2; nor do, for attention along time, the 3 rows of level 2."""
+  model, b = spec(**changes), 4
+  params = filled(model.abstract_params)
+  x, t = clip((b, frames, 6, 4, 4)), jnp.array([[3.0], [250.0], [600.0], [999.0]])
+  cond = conditions(b)
+  loss = lambda p, x, t, cond: jnp.square(model.network(p)(x, t, cond) - 1).mean()
+  step = jax.jit(jax.value_and_grad(loss))
+  want = step(params, x, t, cond)
+  mesh = make_mesh(MeshConfig(**sizes))
+  with jax.set_mesh(mesh):
+    shardings = param_shardings(params, {p: i.axes for p, i in model.info.items()}, mesh)
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+    got = step(jax.device_put(params, shardings), *jax.device_put((x, t, cond), rows))
+    got = jax.device_get(got)
+  assert relative_error(got, jax.device_get(want)) < 1e-5
