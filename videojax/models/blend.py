@@ -31,7 +31,7 @@ class Blend(nnx.Module):
 
   def __call__(self, a: Float[Array, "*B C"], b: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
     s = layers.lead(jax.nn.sigmoid(self.factor[...]), a).astype(a.dtype)
-    return s * a + (1 - s) * b
+    return b + s * (a - b)  # so that the gradient of s is one sum, and not two that cancel
 
 
 class Embed(nnx.Module):

@@ -196,6 +196,7 @@ class Model(nnx.Module):
     c = self.time(t)  # [B,1|T,M]
     if self.scalars is not None:
       c = c + self.scalars(scalar_features(cond, cfg))[:, None]
+    c = constrain(c, "batch", "frames", None)
     run = lambda block, x: unet.run(block, x, c, seen, remat=cfg.remat)
 
     x = self.conv_in(constrain(layers.beside(x, cond, cfg), *unet.GRID, None))

@@ -1,0 +1,67 @@
+"""Stable Video Diffusion (Blattmann et al. 2023, arXiv:2311.15127): a first frame set in motion.
+
+  python -m videojax.launch --config=experiments/papers/svd.py --workdir=runs/plan --mode=plan
+
+The published image-to-video U-Net: 1,524,623,082 parameters, diffusers'
+UNetSpatioTemporalConditionModel. 14 frames of 576x1024, latents of 72x128x4; it sees the first
+frame's CLIP embedding (one token of width 1024), its latents in every frame, with noise, and is
+told frames per second, amount of motion and that noise. EDM's preconditioning with c_out =
+-sigma / sqrt(sigma^2 + 1), ln(sigma) ~ N(.7, 1.6); Euler, 25 steps on Karras's grid from sigma 700
+to .002. In our terms that is v of the variance-preserving path at the same sigma / alpha, with
+EDM's c_noise: tests/models/test_svd.py has both beside each other. 'edm' is its negative.
+Different: latents and embeddings are Gaussian numbers; the first frame's latents are scaled to unit
+variance, the published ones are not (5.5 times as large); batch and learning rate are ours;
+guidance is 3 in every frame, the published rises from 1 in the first to 3 in the last.
+Run: parameters, tests/models/test_svd.py; no training.
+
+  python -m videojax.launch --config=experiments/papers/svd.py:cpu --workdir=runs/svd
+
+Two CPU cores: a small U-Net of the same kind on the worlds of experiments/quickstart.py (8 frames
+of 16x16 pixels, the first 2 given, so that motion can be measured), with that file's objective; of
+the conditions it is told frames per second.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import quickstart
+from videojax.config import complete
+from videojax.errors import check_choice
+from videojax.models.svd import PUBLISHED, SIZES
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg '': the published size; 'cpu': for two cores; 'smoke': two steps, for tests."""
+  check_choice("variant", arg, ("", "cpu", "smoke"))
+  return _small(arg == "smoke") if arg else _paper()
+
+
+def _paper() -> ConfigDict:
+  c = ConfigDict()
+  c.total_steps = 100_000
+  c.batch_size = 64
+  c.model = dict(name="svd", remat="full", **SIZES["1.5B"], **PUBLISHED)
+  latent = dict(frames=14, height=72, width=128, channels=PUBLISHED["channels"], fps=7.0)
+  c.data = dict(latents=dict(name="random_latents", **latent))
+  c.denoiser = dict(process="cosine", prediction="v", time_unit="edm")
+  c.objective = dict(times="log_normal", mean=0.7, std=1.6, space="v")
+  c.condition = dict(known_frames=0)
+  c.optim = dict(learning_rate=3e-5)
+  c.guidance = dict(scale=3.0)
+  c.sampler = dict(steps=25, grid="karras", sigma_min=0.002, sigma_max=700.0, start="unit")
+  c.checkpoint = dict(save_every_steps=10_000)
+  c.evaluate = dict(splits=dict(latents={}), coherence_clips=0, batch_size=8)
+  return complete(c)
+
+
+def _small(smoke: bool) -> ConfigDict:
+  """On the quickstart's world, with its objective and measures."""
+  c = quickstart.get_config("smoke" if smoke else "")
+  c.total_steps = 2 if smoke else 3000
+  c.batch_size = 2 if smoke else 4
+  least = dict(width=8, multipliers=(1,), head_dim=8, groups=4)
+  sizes = {**SIZES["nano"], **(least if smoke else {})}
+  kw = dict(channels=3, known="last", scalars=("fps",), dtype="float32")
+  c.model = dict(name="svd", **kw, **sizes)
+  c.denoiser.time_unit = "edm"
+  c.optim.learning_rate = 1e-3
+  return complete(c)
