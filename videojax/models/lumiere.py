@@ -46,9 +46,9 @@ class Config:
     channels: C of the clip.
     temporal: False is the image model, whose parameters are some of the video model's.
     text: width of the given embeddings; None: no cross-attention.
-    scalars: names of scalar conditions, in 0 to 1000, such as the noise in a low resolution.
+    scalars: names of scalar conditions, such as "low_noise", the noise in the volume "low".
     known: None, or how the channels of known frames are filled; 'zeros' is the paper's.
-    volumes: channels of each aligned volume by name, such as an enlarged low resolution.
+    volumes: channels of each aligned volume by name, such as "low", the enlarged low resolution.
     dtype: of matmuls and convolutions; parameters stay fp32.
     remat: what the backward pass of a block recomputes (layers.REMATS).
     scan: False; blocks differ in size, so there is nothing to loop over.

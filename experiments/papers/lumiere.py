@@ -1,0 +1,91 @@
+"""Lumiere (Bar-Tal et al. 2024, arXiv:2401.12945): a U-Net that halves frames as it does pixels.
+
+  python -m videojax.launch --config=experiments/papers/lumiere.py --workdir=runs/plan --mode=plan
+
+Forms, as arguments: '' text to video, 80 frames of 128x128 at 16 a second in one pass; 'given', the
+same with parts of the clip given (7 channels: image to video, inpainting, cinemagraphs); 'image',
+the image model that '' inflates; 'ssr', to 1024x1024, 16 frames at a time, which
+diffusion/multidiffusion.py joins to long clips.
+
+The paper gives no table of sizes, and its image model, 128x128 and of Imagen's kind, is not public.
+Our reading of it is the published table of Imagen's 64x64 U-Net (Saharia et al. 2022,
+arXiv:2205.11487: 512 channels times 1, 2, 3, 4, three blocks a level, attention at 32
+and 16 pixels): 2,877,197,315 parameters, 3,611,510,787 with time. Imagen's own has 2 B. Of ours
+0.60 B are feed-forward layers of the transformers, which Imagen's attention has not; the rest of
+the difference is in blocks of ModelScope's U-Net instead of Imagen's. The ssr model, Imagen's 128
+channels times 1, 2, 4, 8 with four blocks at each level, has 545,857,923 (Imagen's super-resolution
+models: 0.6 B and 0.4 B).
+
+Objective and sampler are not in the paper. Ours: cosine schedule, v predicted, the error measured
+in the noise, as Imagen Video (Ho et al. 2022, arXiv:2210.02303); 256 ancestral steps, guidance 8.
+Different: clips and text are Gaussian numbers, 128 embeddings of T5-XXL's width; batch and learning
+rate are ours.
+As in the paper, only the layers of time are trained: with the EMA weights of a run of 'image',
+  --config.init_from=RUN --config.init_fresh='.*temporal' --config.optim.freeze='(?!.*temporal)'
+Run: parameters, tests/test_experiments.py; no training.
+
+  python -m videojax.launch --config=experiments/papers/lumiere.py:cpu --workdir=runs/lumiere
+
+Two CPU cores: a small model on the worlds of experiments/quickstart.py (8 frames of 16x16 pixels,
+the first 2 given, so that motion can be measured; 2 frames of 4x4 at the coarsest level), with that
+file's objective, without text, all of it trained from the start.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import quickstart
+from videojax.config import complete
+from videojax.errors import check_choice
+from videojax.models.lumiere import PUBLISHED, SIZES
+
+# Form -> size, frames, height and width, what differs in the model.
+FORMS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
+  "": ("base", 80, 128, dict()),
+  "given": ("base", 80, 128, dict(known="zeros")),
+  "image": ("base", 1, 128, dict(temporal=False)),
+  "ssr": ("ssr", 16, 1024, dict(scalars=("low_noise",), volumes=dict(low=3))),
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg '' or another of FORMS; 'cpu': for two cores; 'smoke': two steps, for tests."""
+  check_choice("variant", arg, (*FORMS, "cpu", "smoke"))
+  return _paper(arg) if arg in FORMS else _small(arg == "smoke")
+
+
+def _paper(form: str) -> ConfigDict:
+  size, frames, side, changes = FORMS[form]
+  c = ConfigDict()
+  c.total_steps = 1_000_000
+  c.batch_size = 64
+  c.model = dict(name="lumiere", remat="full", **SIZES[size], **PUBLISHED, **changes)
+  clip = dict(frames=frames, height=side, width=side, channels=PUBLISHED["channels"], fps=16.0)
+  text = dict(text_length=128, text_width=PUBLISHED["text"])
+  c.data = dict(clips=dict(name="random_latents", **clip, **text))
+  c.denoiser = dict(process="cosine", prediction="v")
+  c.objective = dict(times="uniform", space="noise")
+  c.condition = dict(known_frames=0)
+  if form == "given":
+    c.condition = dict(known_frames=1, masks=("start", "repaint", "canvas"))
+  if form == "ssr":
+    c.controls = dict(low=(1, 8, 8))
+  c.optim = dict(learning_rate=1e-4)
+  c.guidance = dict(scale=8.0)
+  c.sampler = dict(stepper="ddim", steps=256, eta=1.0)
+  c.checkpoint = dict(save_every_steps=10_000)
+  c.evaluate = dict(splits=dict(clips={}), coherence_clips=0, batch_size=8)
+  return complete(c)
+
+
+def _small(smoke: bool) -> ConfigDict:
+  """On the quickstart's world, with its objective and measures."""
+  c = quickstart.get_config("smoke" if smoke else "")
+  c.total_steps = 2 if smoke else 3000
+  c.batch_size = 2 if smoke else 4
+  least = dict(width=8, multipliers=(1, 1), attends=0, head_dim=8, groups=4)
+  sizes = {**SIZES["nano"], **(least if smoke else {})}
+  c.model = dict(name="lumiere", channels=3, known="zeros", dtype="float32", **sizes)
+  c.optim.learning_rate = 1e-3
+  return complete(c)
