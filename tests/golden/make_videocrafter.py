@@ -2,14 +2,16 @@
 
   git clone https://github.com/AILab-CVC/VideoCrafter
   git -C VideoCrafter checkout 11bcd76fc62fb98b9715b994afe45b4fa081120c
-  pip install torch==2.13.0 einops==0.8.1 opencv-python-headless
+  pip install torch==2.13.0 einops==0.8.1 opencv-python-headless pyyaml
   PYTHONPATH=VideoCrafter python tests/golden/make_videocrafter.py
 
 Each published variant, small, with its own switches. Weights and inputs come from generators
 seeded by their names, here and in the test, so that only results are stored. Computed in float64,
-with the sines of noise level and frame rate in float32 as the reference has them.
+with the sines of noise level and frame rate in float32 as the reference has them. Of the published
+sizes: how many parameters there are, and a digest of their names.
 """
 
+import hashlib
 import zlib
 from pathlib import Path
 
@@ -19,25 +21,30 @@ CHANNELS, TEXT, LENGTH = 4, 16, 5
 # By our names. Widths divide by 32 groups and 8 heads come first, both fixed in the reference.
 SIZES = {
   "512-v2": dict(
-    width=32, multipliers=(1, 2), blocks=1, head_dim=8, groups=8,
+    width=32, multipliers=(1, 2), blocks=2, head_dim=8, groups=8,
     temporal_conv=True, scalars=("fps",),
   ),
   "1024-v1": dict(
-    width=64, multipliers=(1, 2), blocks=1, head_dim=16, groups=16,
+    width=64, multipliers=(1,), blocks=1, head_dim=16, groups=16,
     temporal_conv=False, scalars=("fps",), reach=2,
   ),
   "512-v1": dict(
-    width=32, multipliers=(1, 1, 2), blocks=1, head_dim=8, groups=8, temporal_conv=False, reach=3
+    width=32, multipliers=(1,), blocks=1, head_dim=8, groups=8, temporal_conv=False, reach=3
   ),
   "i2v-512": dict(
-    width=32, multipliers=(1, 2), blocks=2, head_dim=16, groups=8,
+    width=32, multipliers=(1,), blocks=1, head_dim=16, groups=8,
     temporal_conv=True, scalars=("fps",), image_tokens=3,
   ),
 }  # fmt: skip
 IN_HEADS = 8
-CLIPS = {"512-v2": (2, 3, 4, 8), "1024-v1": (2, 5, 6, 4), "512-v1": (1, 3, 8, 4),
-         "i2v-512": (2, 2, 4, 6)}  # B, T, H, W  # fmt: skip
-IMAGES = {"512-v2": (2, 1, 4, 4), "1024-v1": (1, 1, 4, 6)}
+# B, T, H, W
+CLIPS = {
+  "512-v2": (2, 3, 4, 6), "1024-v1": (2, 5, 6, 3), "512-v1": (1, 3, 8, 4), "i2v-512": (2, 2, 5, 6),
+}  # fmt: skip
+IMAGES = {"1024-v1": (1, 1, 4, 5), "i2v-512": (2, 1, 4, 3)}
+CONFIGS = {
+  "512-v2": "t2v_512_v2", "1024-v1": "t2v_1024_v1", "512-v1": "t2v_512_v1", "i2v-512": "i2v_512_v1",
+}  # fmt: skip
 PREFIX = "model.diffusion_model."
 
 
@@ -50,6 +57,10 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
   if len(shape) > 1:
     return draw(name, shape) / np.sqrt(np.prod(shape[1:]))
   return 0.1 * draw(name, shape) + name.endswith("weight")
+
+
+def digest(names) -> str:
+  return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
 def inputs(variant: str, shape: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
@@ -91,6 +102,19 @@ def reference(variant: str):
   return model
 
 
+def published(variant: str):
+  """The U-Net of a published config, without numbers."""
+  import torch
+  import yaml
+  from lvdm.modules.networks import openaimodel3d
+
+  repository = Path(openaimodel3d.__file__).parents[3]
+  text = (repository / "configs" / f"inference_{CONFIGS[variant]}.0.yaml").read_text()
+  with torch.device("meta"):
+    settings = yaml.safe_load(text)["model"]["params"]["unet_config"]["params"]
+    return openaimodel3d.UNetModel(**settings)
+
+
 def main() -> None:
   import torch
   from lvdm.modules.networks import openaimodel3d
@@ -99,6 +123,9 @@ def main() -> None:
   openaimodel3d.timestep_embedding = lambda *args, **kw: sines(*args, **kw).double()
   stored = {}
   for variant in SIZES:
+    parameters = dict(published(variant).named_parameters())
+    stored[f"{variant} parameters"] = np.array(sum(p.numel() for p in parameters.values()))
+    stored[f"{variant} digest"] = np.array(digest(PREFIX + name for name in parameters))
     model = reference(variant)
 
     def run(shape, model=model, variant=variant):

@@ -91,7 +91,7 @@ class Config:
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
     if self.multipliers[:1] != (1,) or min(self.multipliers) < 1:
-      raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, one per level, 1 first")
+      raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, by level, 1 first")
     for name in ("head_dim", "groups"):
       if self.width % getattr(self, name):
         raise ValueError(f"width={self.width} is not divisible by {name}={getattr(self, name)}")
