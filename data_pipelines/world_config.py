@@ -88,6 +88,11 @@ class Config:
     radius: smallest and largest, world units.
     extent: side of the box, world units.
     fps: frames per second.
+    still: share of discs that stand still at the first frame.
+    pan: largest speed of the camera along x and along y, world units/s, drawn for each clip.
+    zoom: largest |rate| at which it zooms, 1/s: lengths grow by exp(rate * time). With a camera
+      `position` and `velocity` are what it sees, `radius` is the first frame's; discs may leave.
+    brush: also gives `brush`, the strokes of motion of the first frame.
 
   Raises:
     ValueError: no such scene or split, or a world that no clip can obey.
@@ -104,6 +109,10 @@ class Config:
   radius: tuple[float, float] = (0.7, 1.4)
   extent: float = 10.0
   fps: float = 10.0
+  still: float = 0.0
+  pan: float = 0.0
+  zoom: float = 0.0
+  brush: bool = False
 
   def __post_init__(self) -> None:
     for name in ("scenes", "speed", "radius"):  # lists, when they come from JSON
@@ -124,6 +133,12 @@ class Config:
       low, high = getattr(self, name)
       if not 0 < low <= high:
         raise ValueError(f"worlds: {name} must be (lowest, highest) above 0, got {(low, high)}")
+    if not 0 <= self.still <= 1 or min(self.pan, self.zoom) < 0:
+      raise ValueError(
+        f"worlds: still={self.still} must be in [0, 1], pan={self.pan} and zoom={self.zoom} >= 0"
+      )
+    if self.moves_camera and any(s.bar for s in self.drawn_scenes):
+      raise ValueError("worlds: a camera that moves and an occluder do not go together")
     self._check_known()
     self._check_room()
 
@@ -161,6 +176,10 @@ class Config:
     path = slow * self.settled + pull * self.settled**2 / 2
     if path >= room or (head_on and 2 * slow * self.settled >= room - 2 * small):
       raise ValueError(f"{where}: discs of speed {slow:.3g} touch within known={self.known} frames")
+
+  @property
+  def moves_camera(self) -> bool:
+    return self.pan > 0 or self.zoom > 0
 
   @property
   def drawn_scenes(self) -> tuple[Scene, ...]:

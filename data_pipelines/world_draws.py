@@ -64,6 +64,15 @@ def draw(config: Config, index: UInt32[Array | np.ndarray, ""]) -> Start:
   return start._replace(position=jnp.where(valid, start.position, jnp.nan))
 
 
+def draw_camera(
+  config: Config, index: UInt32[Array | np.ndarray, ""]
+) -> tuple[Float[Array, "2"], Float[Array, ""]]:
+  """The camera's speed [2] and the rate of its zoom."""
+  key = jax.random.fold_in(stream_key(config.seed, stream(config.split), index), TRIES + 1)
+  draw = jax.random.uniform(key, (3,), minval=-1.0)
+  return config.pan * draw[:2], config.zoom * draw[2]
+
+
 def _candidate(
   config: Config, scene: Int[Array, ""], key: PRNGKeyArray
 ) -> tuple[Start, Bool[Array, ""]]:
@@ -79,6 +88,9 @@ def _candidate(
   angle = 2 * np.pi * uniform[:, 4]
   # Head-on: the second disc comes along the first one's line, from the other side.
   angle = jnp.where(head_on & (jnp.arange(DISCS) == 1), angle[0] + np.pi, angle)
+  if config.still:
+    chance = jax.random.uniform(jax.random.fold_in(key, 0), (DISCS,))
+    speed = jnp.where(chance < config.still, 0.0, speed)
   velocity = speed[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)  # [M,2]
   gravity = jnp.stack([0.0, falls * extent * _between((GRAVITY,), fall)])
   clear = config.settled if rules.determined else 0.0

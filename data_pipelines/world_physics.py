@@ -219,9 +219,32 @@ def _below(u: Float[Array, "..."]) -> Float[Array, "..."]:
   return 0.5 + (u * jnp.sqrt(1 - u**2) + jnp.arcsin(u)) / np.pi
 
 
+def seen(
+  position: Float[Array, "T M 2"],
+  velocity: Float[Array, "T M 2"],
+  radius: Float[Array, " M"],
+  pan: Float[Array, "2"],
+  zoom: Float[Array, ""],
+  *,
+  extent: float,
+  fps: float,
+) -> tuple[Float[Array, "T M 2"], Float[Array, "T M 2"], Float[Array, "T M"]]:
+  """Position, velocity and radius as a camera sees them that pans and zooms about its middle.
+
+  Args:
+    pan: its speed, world units/s.
+    zoom: rate, 1/s: at time t it enlarges by exp(zoom t).
+  """
+  clock = jnp.arange(len(position), dtype=jnp.float32)[:, None, None] / fps  # [T,1,1]
+  scale, middle = jnp.exp(zoom * clock), extent / 2
+  from_middle = scale * (position - middle - pan[None, None] * clock)
+  speed = scale * (velocity - pan[None, None]) + zoom * from_middle
+  return middle + from_middle, speed, scale[..., 0] * radius[None]
+
+
 def render(
   position: Float[Array, "T M 2"],
-  radius: Float[Array, " M"],
+  radius: Float[Array, " M"] | Float[Array, "T M"],
   color: Float[Array, "M C"],
   present: Bool[Array, " M"],
   occluder: Float[Array, "4"],
@@ -239,7 +262,7 @@ def render(
 
   Args:
     position: world units.
-    radius: world units.
+    radius: world units, of the clip or of each frame.
     color: in [-1,1].
     present: which of the M discs exist.
     occluder: (x0, y0, x1, y1) in world units; all zero: none.
@@ -254,10 +277,11 @@ def render(
   pixel = extent / size
   centre = (jnp.arange(size, dtype=jnp.float32) + 0.5) * pixel  # [W] and [H]
   video = background[None, None, None]  # [1,1,1,C]
-  for disc in range(len(radius)):
+  for disc in range(radius.shape[-1]):
     x = centre[None, None, :] - position[:, disc, 0, None, None]  # [T,1,W]
     y = centre[None, :, None] - position[:, disc, 1, None, None]  # [T,H,1]
-    inside = radius[disc] - jnp.sqrt(x**2 + y**2)  # [T,H,W]
+    r = radius.reshape(-1, radius.shape[-1])[:, disc, None, None]  # [1|T,1,1]
+    inside = r - jnp.sqrt(x**2 + y**2)  # [T,H,W]
     cover = jnp.clip(0.5 + inside / pixel, 0.0, 1.0) * present[disc]
     video = video + cover[..., None] * (color[disc] - background)[None, None, None]  # [T,H,W,C]
   bar = _overlap(centre, pixel, occluder[0], occluder[2])[None, :]  # [1,W]

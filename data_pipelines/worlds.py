@@ -19,7 +19,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8, UInt32
+from jaxtyping import Array, Float, UInt8, UInt32
 
 from data_pipelines import world_physics as physics
 from data_pipelines.indexed import Indexed, make_clips, stream
@@ -32,7 +32,7 @@ from data_pipelines.world_config import (
   SPLITS,
   Config,
 )
-from data_pipelines.world_draws import Start, draw
+from data_pipelines.world_draws import Start, draw, draw_camera
 from data_pipelines.world_physics import DISCS
 from videojax.data import caption_text
 
@@ -93,6 +93,12 @@ def make_clip(config: Config, index: UInt32[Array | np.ndarray, ""]) -> dict[str
     frames=config.frames,
     fps=config.fps,
   )
+  pan, zoom = draw_camera(config, index)
+  radius = start.radius
+  if config.moves_camera:
+    position, velocity, radius = physics.seen(
+      position, velocity, radius, pan, zoom, extent=config.extent, fps=config.fps
+    )
   color = jnp.array(list(PALETTE.values()))[start.color] * start.present[:, None]  # [M,3]
   hidden = physics.hidden(position, start.radius, start.occluder)  # [T,M]
   state = {
@@ -108,15 +114,44 @@ def make_clip(config: Config, index: UInt32[Array | np.ndarray, ""]) -> dict[str
     "occluder_color": jnp.array(OCCLUDER_COLOR),
     "contact": contact,
   }
-  names = "radius", "color", "present", "occluder", "background", "occluder_color"
+  names = "color", "present", "occluder", "background", "occluder_color"
   scene = {name: state[name] for name in names}
-  return {
-    "video": physics.render(position, **scene, size=config.size, extent=config.extent),
+  count = jnp.maximum(jnp.sum(start.present), 1)
+  out = {
+    "video": physics.render(
+      position, radius=radius, size=config.size, extent=config.extent, **scene
+    ),
     "id": index ^ stream(config.split),
     "fps": jnp.float32(config.fps),
     "caption": caption(config, start),
     "state": state,
+    # Scalars that may be asked for; speeds in world units/s, the zoom's rate in 1/s.
+    "motion": jnp.sum(jnp.sqrt(jnp.sum(start.velocity**2, -1))) / count,
+    "pan_x": pan[0],
+    "pan_y": pan[1],
+    "zoom": zoom,
   }
+  if config.brush:
+    out["brush"] = brush(config, position[0], velocity[0], start)
+  return out
+
+
+def brush(
+  config: Config, position: Float[Array, "M 2"], velocity: Float[Array, "M 2"], start: Start
+) -> Float[Array, "T H W 3"]:
+  """Strokes over the discs of the first frame that move: where, and how far they go per frame.
+
+  Returns:
+    Coverage, and displacement along x and y in tenths of the picture's side, on every frame.
+  """
+  moves = start.present & (jnp.sum(velocity**2, -1) > 0)
+  per_frame = 10 * velocity / (config.fps * config.extent)  # [M,2]
+  stroke = jnp.concatenate([jnp.ones_like(per_frame[:, :1]), per_frame], -1)  # [M,3]
+  drawn = physics.render(
+    position[None], start.radius, stroke, moves, jnp.zeros(4), jnp.zeros(3), jnp.zeros(3),
+    size=config.size, extent=config.extent,
+  )  # fmt: skip
+  return jnp.broadcast_to(drawn, (config.frames, *drawn.shape[1:]))
 
 
 class Source(Indexed):
@@ -143,7 +178,8 @@ class Source(Indexed):
       [B,M], `color` [B,M,3], `present` bool [B,M], `visible` [B,T,M] (fraction of the area not
       behind the occluder), `gravity` [B,2], `occluder` [B,4] (x0,y0,x1,y1; all zero: none),
       `background` [B,3], `occluder_color` [B,3], `contact` [B,T,M] (contacts so far). Absent
-      discs are zero.
+      discs are zero. Scalars float32 [B]: `motion` (mean speed at the first frame), `pan_x`,
+      `pan_y`, `zoom`; and `brush` [B,T,H,W,3] where the config asks for it.
     """
     return make_clips(make_clip, self.config, carried["index"])
 

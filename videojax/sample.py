@@ -14,8 +14,9 @@ from videojax import media
 from videojax.data import caption_text
 from videojax.diffusion.guidance import guided
 from videojax.diffusion.samplers import Sampler, sample
+from videojax.errors import check_choice
 from videojax.files import replacing
-from videojax.models.cond import DROPPABLE, drop
+from videojax.models.cond import DROPPABLE, Cond, drop, each_frame
 from videojax.task import Task
 
 SEED = 7  # of the noise that samples start from; a constant, so that runs compare
@@ -23,11 +24,18 @@ SEED = 7  # of the noise that samples start from; a constant, so that runs compa
 
 @dataclasses.dataclass(frozen=True)
 class GuidanceConfig:
-  """Classifier-free guidance; scale 1 is none. See diffusion/guidance.py."""
+  """Classifier-free guidance; scale 1 is none. See diffusion/guidance.py.
+
+  Attributes:
+    drop: what the unconditional branch goes without (cond.DROPPABLE).
+  """
 
   scale: float = 1.0
   interval: tuple[float, float] = (0.0, 1e6)
   rescale: float = 0.0
+  last: float | None = None
+  temporal: float = 1.0
+  drop: tuple[str, ...] = DROPPABLE
 
   def __post_init__(self):
     low, high = self.interval
@@ -35,6 +43,12 @@ class GuidanceConfig:
       raise ValueError(f"interval={self.interval} must be 0 <= low < high, in sigma / alpha")
     if not 0 <= self.rescale <= 1:
       raise ValueError(f"rescale={self.rescale} must be in [0, 1]")
+    for name in self.drop:
+      check_choice("condition to drop", name, DROPPABLE)
+
+  @property
+  def acts(self) -> bool:
+    return self.scale != 1 or self.last not in (None, 1) or self.temporal != 1
 
 
 def generate(
@@ -56,13 +70,23 @@ def generate(
   key = lambda i: jax.random.fold_in(jax.random.key(SEED), i)
   keys = jax.vmap(key)(example["id"])
   noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], jnp.float32))(keys)
-  denoise = lambda x_t, t: task.denoise(params, x_t, t, cond)[:2]
-  if guidance.scale != 1:
-    conds = jax.tree.map(lambda a, b: jnp.stack([a, b]), cond, drop(cond, DROPPABLE))
+  if sampler.shared_noise:
+    noise = jnp.broadcast_to(noise[:, :1], noise.shape)
+  denoise_with = lambda x_t, t, c: task.denoise(params, x_t, t, c)[:2]
+  denoise = lambda x_t, t: denoise_with(x_t, t, cond)
+  if guidance.acts:
+
+    def alone(x_t: Array, t: Array, c: Cond) -> tuple[Array, Array]:
+      cut = lambda x: jnp.moveaxis(x, 1, 0)[:, :, None]  # [T,B,1,...]
+      t = jnp.broadcast_to(t, x_t.shape[:2])
+      x0, noise = jax.vmap(denoise_with)(cut(x_t), cut(t), each_frame(c, x_t.shape[1]))
+      return jnp.moveaxis(x0[:, :, 0], 0, 1), jnp.moveaxis(noise[:, :, 0], 0, 1)
+
+    conds = jax.tree.map(lambda a, b: jnp.stack([a, b]), cond, drop(cond, guidance.drop))
     denoise = guided(
-      lambda x_t, t, c: task.denoise(params, x_t, t, c)[:2], conds,
+      denoise_with, conds,
       process=task.denoiser.process, scale=guidance.scale, interval=guidance.interval,
-      rescale=guidance.rescale,
+      rescale=guidance.rescale, last=guidance.last, temporal=guidance.temporal, alone=alone,
       known=None if cond.known_mask is None else (cond.known_mask, cond.known),
     )  # fmt: skip
   return task.codec.decode(sample(denoise, task.denoiser.process, noise, keys, sampler))

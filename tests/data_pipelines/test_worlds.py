@@ -289,6 +289,59 @@ def test_the_video_is_composed_of_the_colours_of_the_state():
   assert checked > 1000
 
 
+# The camera, still discs and strokes
+
+
+def test_panning_camera_moves_the_picture_of_discs_that_stand_still():
+  world = config(scenes=("one",), still=1.0, pan=2.0, size=16, frames=4)
+  state, made = clips(world, 16)["state"], clips(world, 16)
+  path = state["position"][:, :, 0]  # [B,T,2]
+  pan = np.stack([made["pan_x"], made["pan_y"]], -1)
+  assert np.abs(pan).max() > 1 and (made["motion"] == 0).all()
+  np.testing.assert_allclose(path[:, 3] - path[:, 0], -pan * 3 / world.fps, atol=ROUNDING)
+  np.testing.assert_allclose(state["velocity"][:, 2, 0], -pan, atol=ROUNDING)
+
+
+def test_zooming_camera_moves_discs_away_from_the_middle_and_enlarges_them():
+  world = config(scenes=("one",), still=1.0, zoom=1.0, size=32, frames=4)
+  made = jax.tree.map(np.asarray, Source(world).decode({"index": np.arange(16, dtype=np.uint32)}))
+  away = made["state"]["position"][:, :, 0] - 5.0
+  grown = np.exp(made["zoom"] * 3 / world.fps)
+  np.testing.assert_allclose(away[:, 3], away[:, 0] * grown[:, None], rtol=1e-4)
+  mass = np.abs(made["video"]).sum((2, 3, 4))  # discs are far from the edge where they shrink
+  shrinks = made["zoom"] < 0
+  np.testing.assert_allclose((mass[:, 3] / mass[:, 0])[shrinks], grown[shrinks] ** 2, rtol=0.02)
+
+
+def test_share_of_still_discs_is_the_one_asked_for():
+  velocity = clips(config(scenes=("two",), still=0.25, frames=2, known=1), 1000)["state"][
+    "velocity"
+  ]
+  still = (velocity[:, 0, :2] == 0).all(-1)
+  assert still.mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_brush_strokes_lie_on_moving_discs_and_tell_their_displacement():
+  world = config(scenes=("two",), still=0.5, brush=True, size=32, frames=2, known=1)
+  made = jax.tree.map(np.asarray, Source(world).decode({"index": np.arange(64, dtype=np.uint32)}))
+  state, brush = made["state"], made["brush"]
+  np.testing.assert_array_equal(brush[:, 0], brush[:, 1])
+  for clip in range(64):
+    for disc in range(2):
+      row, column = (state["position"][clip, 0, disc, ::-1] * 3.2).astype(int)
+      velocity = state["velocity"][clip, 0, disc]
+      want = [float((velocity != 0).any()), *(10 * velocity / (world.fps * world.extent))]
+      np.testing.assert_allclose(brush[clip, 0, row, column], want, atol=1e-5)
+  covered = brush[..., 0].sum((1, 2, 3)) > 0
+  np.testing.assert_array_equal(covered, (state["velocity"][:, 0] != 0).any((1, 2)))
+
+
+def test_old_worlds_are_unchanged_where_nothing_is_asked_for():
+  """The first clip's numbers, as written before cameras were."""
+  video = pictures()["video"]
+  assert float(video.astype(np.float64).sum()) == pytest.approx(-42411.062, abs=0.05)
+
+
 # The source
 
 
@@ -324,6 +377,7 @@ def test_the_example_has_the_agreed_schema():
       "occluder_color": ((3, 3), f),
       "contact": ((3, 8, 3), f),
     },
+    **dict.fromkeys(("motion", "pan_x", "pan_y", "zoom"), ((3,), f)),
   }
   with pytest.raises(IndexError):
     source[len(source)]

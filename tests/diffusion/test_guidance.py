@@ -57,6 +57,28 @@ def test_guidance_extrapolates_from_the_unconditional(scale):
   explains(x0, noise)
 
 
+def test_scale_rises_linearly_from_the_first_frame_to_the_last():
+  x0, noise = guide(scale=1.0, last=2.5)
+  for frame, scale in enumerate((1.0, 2.5)):
+    expected = branch(1).x0 + scale * (branch(0).x0 - branch(1).x0)
+    np.testing.assert_allclose(x0[:, frame], expected[:, frame], atol=2e-6)
+  explains(x0, noise)
+
+
+def test_temporal_guidance_goes_from_frames_alone_through_the_unconditional():
+  frames = jax.random.normal(jax.random.key(2), SHAPE)
+  alone = lambda x, t, cond: denoise(x, t, {"output": frames})
+  image = np.asarray(denoise(X, T, {"output": frames}).x0)
+  x0, noise = guide(scale=1.0, temporal=0.0, alone=alone)
+  np.testing.assert_allclose(x0, image + branch(0).x0 - branch(1).x0, atol=5e-6)
+  x0, noise = guide(scale=3.0, temporal=2.0, alone=alone)
+  expected = image + 2 * (branch(1).x0 - image) + 3 * (branch(0).x0 - branch(1).x0)
+  np.testing.assert_allclose(x0, expected, atol=2e-5)
+  explains(x0, noise)
+  with pytest.raises(ValueError, match="needs a denoiser of frames alone"):
+    guide(scale=1.0, temporal=2.0)
+
+
 def test_guiding_the_data_is_guiding_the_output():
   mixed = OUTPUTS[1] + 3.0 * (OUTPUTS[0] - OUTPUTS[1])
   np.testing.assert_allclose(guide(scale=3.0)[1], denoise(X, T, {"output": mixed}).noise, atol=2e-5)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, with an interval of noise levels and a rescaled contrast.
+"""Classifier-free guidance: by frame, in an interval of noise levels, rescaled, and of motion.
 
 Legend: B batch, T frames, H W height width, C channels.
 """
@@ -23,6 +23,9 @@ def guided(
   scale: float,
   interval: tuple[float, float] = (0.0, math.inf),
   rescale: float = 0.0,
+  last: float | None = None,
+  temporal: float = 1.0,
+  alone: Callable[..., tuple[Any, ...]] | None = None,
   known: Known | None = None,
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
   """A denoiser that is pushed from the unconditional towards the conditional.
@@ -38,26 +41,41 @@ def guided(
     interval: (low, high]: levels, in sigma / alpha, where guidance acts; elsewhere w = 1.
     rescale: phi in [0, 1]; 1 gives a guided x0 the conditional one's standard deviation, clip by
       clip.
+    last: w of the last frame, `scale` then being that of the first; between them it rises linearly
+      (Stable Video Diffusion); None: `scale` for all.
+    temporal: w_t, how far from frames denoised alone towards frames denoised together; 1: together.
+    alone: like denoise, each frame as an image; needed where temporal is not 1.
     known: (mask, values) imposed again after the rescaling, see `denoiser.impose_known`.
   Returns: guided denoise(x_t, t) -> (x0, noise), for `samplers.sample`.
   Raises: ValueError for an impossible interval or rescale.
   Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. 6 with w = 1 + theirs. Kynkaanniemi et al. 2024,
     arXiv:2404.07724, section 3. Lin et al. 2023, arXiv:2305.08891, section 3.4; they rescale the
-    network's output, we x0, which means the same under every prediction.
+    network's output, we x0, which means the same under every prediction. Temporal guidance: Esser
+    et al. 2023, arXiv:2302.03011, section 3.3.
   """
   low, high = interval
   if not 0 <= low < high:
     raise ValueError(f"interval={interval} must be 0 <= low < high, in units of sigma / alpha")
   if not 0 <= rescale <= 1:
     raise ValueError(f"rescale={rescale} must be in [0, 1]")
+  if temporal != 1 and alone is None:
+    raise ValueError(f"temporal={temporal} needs a denoiser of frames alone")
   log_low, log_high = (math.log(v) if v > 0 else -math.inf for v in interval)
 
   def both(x_t: Array, t: Array) -> tuple[Array, Array]:
-    branches = jax.vmap(lambda cond: denoise(x_t, t, cond)[:2])(conds)  # each [2, B, T, H, W, C]
+    branches = jax.vmap(lambda cond: denoise(x_t, t, cond)[:2], axis_size=2)(conds)  # [2,B,T,H,W,C]
     log_ratio = -0.5 * process.log_snr(per_frame(t, x_t))  # ln(sigma / alpha), [B, 1|T, 1, 1, 1]
-    extra = jnp.where((log_ratio > log_low) & (log_ratio <= log_high), scale - 1.0, 0.0)
+    rise = 0.0 if last is None else (last - scale) * jnp.linspace(0.0, 1.0, x_t.shape[1])
+    scales = jnp.reshape(scale + rise, (1, -1, 1, 1, 1))  # [1, 1|T, 1, 1, 1]
+    extra = jnp.where((log_ratio > log_low) & (log_ratio <= log_high), scales - 1.0, 0.0)
     push = lambda v: v[0] + extra * (v[0] - v[1])  # v[0] exactly where extra is 0
     x0, noise = (push(v) for v in branches)
+    if alone is not None and temporal != 1:
+      images = alone(x_t, t, jax.tree.map(lambda v: v[1], conds))[:2]
+      x0, noise = (
+        v + (temporal - 1.0) * (both[1] - image)
+        for v, both, image in zip((x0, noise), branches, images)
+      )
     alpha, sigma = levels(process, t, x_t)
     if rescale > 0:
       gain = 1.0 + rescale * (_std(branches[0][0]) / _std(x0) - 1.0)  # [B, 1, 1, 1, 1]

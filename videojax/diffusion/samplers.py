@@ -58,6 +58,8 @@ class Sampler:
       shift, where the process does not end earlier.
     start: what x is at first: 'noise', sigma times the noise; 'unit', sqrt(alpha^2 + sigma^2) times
       it, the spread of noised data of variance 1, as most published samplers do.
+    shared_noise: all frames start from the same noise (super-resolution frame by frame, Singer et
+      al. 2022, arXiv:2209.14792, section 3.2.3).
     end: where the last step leads: to the 'data', or to t=0 of the 'process' with what noise it has
       there, as published with 'leading'.
   Raises: ValueError for unknown names or impossible numbers.
@@ -80,6 +82,7 @@ class Sampler:
   sigma_max: float = 80.0
   start: str = "noise"
   end: str = "data"
+  shared_noise: bool = False
 
   def __post_init__(self) -> None:
     check_choice("stepper", self.stepper, STEPPERS)

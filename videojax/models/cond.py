@@ -104,3 +104,16 @@ def drop_one(cond: Cond, field: str, name: str, rows: Bool[Array, "B"]) -> Cond:
   """The same conditions with one scalar or volume dropped in the rows where `rows` is True."""
   alone = drop(Cond(**{field: {name: getattr(cond, field)[name]}}), (field,), rows)
   return dataclasses.replace(cond, **{field: getattr(cond, field) | getattr(alone, field)})
+
+
+def each_frame(cond: Cond, frames: int) -> Cond:
+  """The conditions of every frame as an image, on a new leading axis: what varies along T is cut.
+
+  Args:
+    frames: T.
+  """
+  cut = lambda x: None if x is None else jnp.moveaxis(x, 1, 0)[:, :, None]  # [T,B,1,...]
+  same = lambda x: jnp.broadcast_to(x, (frames, *x.shape))
+  along = dict(known_mask=cut(cond.known_mask), known=cut(cond.known))
+  rest = jax.tree.map(same, dataclasses.replace(cond, known_mask=None, known=None, volumes={}))
+  return dataclasses.replace(rest, volumes={k: cut(v) for k, v in cond.volumes.items()}, **along)
