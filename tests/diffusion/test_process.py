@@ -89,6 +89,30 @@ def test_variance_is_preserved(name):
   np.testing.assert_allclose(process.alpha(t) ** 2 + process.sigma(t) ** 2, 1, atol=5e-7)
 
 
+@pytest.mark.parametrize("data_scale", [1.0, 0.7, 0.3])
+def test_scaled_data_is_noised_as_videocrafter_does(data_scale):
+  process, k = pr.make_process("scaled_linear", data_scale=data_scale), np.arange(1000)
+  kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+  scale = np.concatenate([np.linspace(1, data_scale, 400), np.full(600, data_scale)])
+  alpha, sigma = scale * np.sqrt(kept), np.sqrt(1 - kept)  # q_sample
+  np.testing.assert_allclose(process.alpha(k / 1000), alpha, rtol=1e-4)
+  np.testing.assert_allclose(process.sigma(k / 1000), sigma, rtol=1e-4)
+  np.testing.assert_allclose(process.log_snr(k / 1000), 2 * np.log(alpha / sigma), atol=2e-4)
+
+
+@pytest.mark.parametrize("data_scale", [0.7, 0.3])
+def test_log_snr_of_scaled_data_is_that_of_alpha_and_sigma_falls_and_inverts(data_scale):
+  process = pr.make_process("scaled_linear", data_scale=data_scale)
+  t = np.linspace(0, 1, 777).astype(np.float32)  # between the steps too
+  log_snr = np.asarray(process.log_snr(t))
+  ratio = np.asarray(process.alpha(t), np.float64) / np.asarray(process.sigma(t))
+  np.testing.assert_allclose(log_snr, 2 * np.log(ratio), atol=1e-5)
+  assert (np.diff(log_snr) < 0).all()
+  np.testing.assert_allclose(process.t_from_log_snr(log_snr), t, atol=2e-6)
+  shifted = pr.shift_times(process, t[50:500], 2.0)
+  np.testing.assert_allclose(process.log_snr(shifted), log_snr[50:500] - 2 * np.log(2), atol=1e-4)
+
+
 def test_linear_is_the_continuous_form_of_ddpms_thousand_betas():
   alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # Ho et al. 2020
   steps = np.array([100, 300, 500, 800, 1000])
@@ -174,6 +198,7 @@ def test_an_unknown_process_or_field_is_named_with_the_choices():
   [
     ("linear", {"beta_min": 3.0, "beta_max": 1.0}),
     ("scaled_linear", {"beta_min": 0.1}),
+    ("scaled_linear", {"data_scale": 1.1}),
     ("edm", {"sigma_min": 0.0}),
     ("edm", {"rho": 0.0}),
   ],

@@ -136,41 +136,65 @@ class ScaledLinear(Process):
   published betas), and the last trained step, t = .999, still has data (-5.36): the noisiest of the
   frozen loss's levels (-6.87) lies beyond it.
 
+  With data_scale < 1 the data shrinks besides: alpha_k has a factor that falls from 1 at step 0 to
+  data_scale at step 399, linearly, and stays; sigma is the same, variance is not preserved. (Of the
+  reference's two ways to do so, fix_scale_bug or not, none of the 1000 steps sees a difference.)
+
   Args:
     beta_min: of step 0.
     beta_max: of step 999.
-  Raises: ValueError unless 0 < beta_min < beta_max < 1.
+    data_scale: VideoCrafter's scale_b.
+  Raises: ValueError unless 0 < beta_min < beta_max < 1 and 0 < data_scale <= 1.
   Source: Ho et al. 2020, arXiv:2006.11239, Eq. 4, with the betas of Rombach et al. 2022,
-    arXiv:2112.10752, as ModelScope and VideoCrafter use them.
+    arXiv:2112.10752, as ModelScope and VideoCrafter use them. data_scale: q_sample in
+    lvdm/models/ddpm3d.py of github.com/AILab-CVC/VideoCrafter.
   """
 
   beta_min: float = 0.00085
   beta_max: float = 0.012
+  data_scale: float = 1.0
 
   def __post_init__(self) -> None:
     if not 0 < self.beta_min < self.beta_max < 1:
       raise ValueError(f"need 0 < beta_min={self.beta_min} < beta_max={self.beta_max} < 1")
+    if not 0 < self.data_scale <= 1:
+      raise ValueError(f"need 0 < data_scale={self.data_scale} <= 1")
 
   def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
+    unscaled = jnp.sqrt(jax.nn.sigmoid(_at(_scaled_linear(self.beta_min, self.beta_max), t)))
+    return unscaled if self.data_scale == 1 else unscaled * jnp.exp(_at(self._log_scale, t))
 
   def sigma(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
+    return jnp.sqrt(jax.nn.sigmoid(-_at(_scaled_linear(self.beta_min, self.beta_max), t)))
 
   def log_snr(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    k, table = TRAINED_STEPS * _f32(t), _scaled_linear(self.beta_min, self.beta_max)
-    below = jnp.clip(jnp.floor(k), 0, TRAINED_STEPS - 2)
-    at, slope = (jnp.asarray(v)[below.astype(int)] for v in (table[:-1], np.diff(table)))
-    return at + (k - below) * slope
+    return _at(self._log_snr, t)
 
   def t_from_log_snr(self, log_snr: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    k, table = jnp.arange(TRAINED_STEPS), _scaled_linear(self.beta_min, self.beta_max)
+    k, table = jnp.arange(TRAINED_STEPS), self._log_snr
     return jnp.interp(-_f32(log_snr), -table, k, "extrapolate", "extrapolate") / TRAINED_STEPS
+
+  @property
+  def _log_snr(self) -> Float[np.ndarray, "K"]:
+    return _scaled_linear(self.beta_min, self.beta_max) + 2 * self._log_scale
+
+  @property
+  def _log_scale(self) -> Float[np.ndarray, "K"]:
+    ramp = np.interp(np.arange(TRAINED_STEPS), (0, 399), (1.0, self.data_scale))
+    return np.log(ramp).astype(np.float32)
+
+
+def _at(table: Float[np.ndarray, "K"], t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+  """A table of the trained steps at time t, linear between them and on beyond the ends."""
+  k = TRAINED_STEPS * _f32(t)
+  below = jnp.clip(jnp.floor(k), 0, TRAINED_STEPS - 2)
+  at, slope = (jnp.asarray(v)[below.astype(int)] for v in (table[:-1], np.diff(table)))
+  return at + (k - below) * slope
 
 
 @functools.cache
 def _scaled_linear(beta_min: float, beta_max: float) -> Float[np.ndarray, "K"]:
-  """The log-SNR of each trained step, falling."""
+  """The log-SNR of each trained step, falling; data is not scaled."""
   betas = np.linspace(beta_min**0.5, beta_max**0.5, TRAINED_STEPS) ** 2
   log_kept = np.cumsum(np.log1p(-betas))  # ln alpha_k^2
   return (log_kept - np.log(-np.expm1(log_kept))).astype(np.float32)
