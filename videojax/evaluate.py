@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from videojax.data import spread, stack_examples
 from videojax.errors import ConfigError, check_choice
-from videojax.measures import frozen, physics
+from videojax.measures import frozen, fvd, i3d, physics
+from videojax.media import to_uint8
 from videojax.sample import generate
 from videojax.sharding import local_rows, put_batch, whole_batch
 
@@ -32,6 +33,8 @@ class EvaluateConfig:
     clips: for the frozen loss.
     coherence_clips: sampled per split; 0: none.
     reference_clips: training clips for the data's variance and the Wiener value.
+    fvd_clips: N sampled for FVD, against 2 N of the main split, by --mode=evaluate; 0: none.
+    fvd_weights: of I3D as safetensors; None: those of the extra `fvd`.
     batch_size: clips at a time; need not divide the numbers above.
   """
 
@@ -41,6 +44,8 @@ class EvaluateConfig:
   clips: int = 256
   coherence_clips: int = 64
   reference_clips: int = 1024
+  fvd_clips: int = 0
+  fvd_weights: str | None = None
   batch_size: int = 32
 
   def __post_init__(self):
@@ -166,6 +171,27 @@ class Evaluator:
     example, n = next(self.examples(split, min(clips, self.batch)))
     video = _host(self._generate(params, example))[:n]
     return video, {k: _host(v)[:n] for k, v in example.items() if k != "state"}
+
+  def fvd(self, params: dict) -> fvd.Result | None:
+    """FVD of sampled clips of the main split, with its floor; None where it is not wanted.
+
+    Raises:
+      ConfigError: there are no weights of I3D, or the clips do not suit it.
+    """
+    n = self.config.fvd_clips
+    if not n:
+      return None
+    weights = i3d.load(self.config.fvd_weights)
+    clips = lambda count, make: np.concatenate(
+      [to_uint8(_host(make(x))[:rows]) for x, rows in self.examples(self.first, count)]
+    )
+    generated = clips(n, lambda x: self._generate(params, x))
+    real = clips(2 * n, lambda x: x["video"])
+    ema = bool(self.experiment.ema)
+    try:
+      return fvd.measure(weights, real, generated, stride=1, split=self.first, ema=ema)
+    except ValueError as error:
+      raise ConfigError(f"evaluate.fvd_clips={n}: {error}") from error
 
   def coherence(self, params: dict) -> Coherence:
     """How coherent sampled clips of every split are, beside floor and baselines of the first one.

@@ -1,6 +1,7 @@
 """The newest sound checkpoint of a run, measured, watched or written in its published layout."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,15 +30,17 @@ def opened(experiment: Experiment, workdir: Path) -> Iterator[tuple[Evaluator, d
 
 
 def evaluate(experiment: Experiment, workdir: Path) -> None:
-  """Frozen loss and coherence of the EMA weights -> evaluation.json."""
+  """Frozen loss, coherence and, where asked for, FVD of the EMA weights -> evaluation.json."""
   with opened(experiment, workdir) as (evaluator, params, step):
     loss = evaluator.frozen_loss(params)
     coherence = evaluator.coherence(params)
+    distance = evaluator.fvd(params)
     written = {
       "step": step,
       "frozen_loss": loss._asdict() | evaluator.ignorance,
       "coherence": coherence.mean,
       "coherence_stderr": coherence.stderr,
+      "fvd": None if distance is None else dataclasses.asdict(distance),
       "evaluate": to_json(experiment.evaluate),
     }
   if jax.process_index() > 0:
@@ -46,6 +49,8 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
   print(f"step {step}: frozen loss {loss.mean:.4f} +- {loss.stderr:.4f}")
   for name, row in coherence.mean.items():
     print(f"  {name:28s}" + "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
+  if distance is not None:
+    print(distance)
   print(f"{workdir}/evaluation.json")
 
 
