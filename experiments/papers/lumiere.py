@@ -84,7 +84,7 @@ def _small(smoke: bool) -> ConfigDict:
   c = quickstart.get_config("smoke" if smoke else "")
   c.total_steps = 2 if smoke else 3000
   c.batch_size = 2 if smoke else 4
-  least = dict(width=8, multipliers=(1, 1), attends=0, head_dim=8, groups=4)
+  least = dict(width=8, multipliers=(1,), attends=0, head_dim=8, groups=4)
   sizes = {**SIZES["nano"], **(least if smoke else {})}
   c.model = dict(name="lumiere", channels=3, known="zeros", dtype="float32", **sizes)
   c.optim.learning_rate = 1e-3
