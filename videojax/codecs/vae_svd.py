@@ -10,8 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from videojax.models import vae_svd
-
-SCALING = 0.18215  # brings latents to unit variance (Rombach et al. 2022, arXiv:2112.10752)
+from videojax.models.vae_svd import SCALING
 
 
 @functools.partial(

@@ -335,3 +335,19 @@ def names(cfg: Config) -> dict[str, tuple[str, str]]:
 
   info = layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
   return {path: (name(path), layout(path, i)) for path, i in info.items()}
+
+
+def published_config(cfg: Config) -> dict[str, Any]:
+  """The arguments of UNetSpatioTemporalConditionModel that make it this network."""
+  widths = [cfg.width * m for m in cfg.multipliers]
+  attends = [i < len(widths) - 1 for i in range(len(widths))]
+  block = lambda way, a: f"{'CrossAttn' * a}{way}BlockSpatioTemporal"
+  return dict(
+    _class_name="UNetSpatioTemporalConditionModel", in_channels=layers.channels_in(cfg),
+    out_channels=cfg.channels, block_out_channels=widths, layers_per_block=cfg.blocks,
+    num_attention_heads=[width // cfg.head_dim for width in widths],
+    cross_attention_dim=cfg.image or cfg.text, addition_time_embed_dim=FEATURES,
+    projection_class_embeddings_input_dim=FEATURES * len(cfg.scalars),
+    down_block_types=[block("Down", a) for a in attends],
+    up_block_types=[block("Up", a) for a in reversed(attends)],
+  )  # fmt: skip

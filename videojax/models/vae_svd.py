@@ -30,6 +30,7 @@ from videojax.scaling.flops import Product
 from videojax.sharding import constrain
 
 PIXELS = 3  # channels of a video
+SCALING = 0.18215  # brings latents to unit variance (Rombach et al. 2022, appendix D.1)
 EPS = 1e-6  # of norms, but for those along time
 
 
@@ -284,3 +285,13 @@ def names(cfg: Config) -> dict[str, tuple[str, str]]:
 
   info = layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
   return {path: (name(path), layout(path, i.inputs)) for path, i in info.items()}
+
+
+def published_config(cfg: Config) -> dict[str, Any]:
+  """The arguments of AutoencoderKLTemporalDecoder that make it this network."""
+  return dict(
+    _class_name="AutoencoderKLTemporalDecoder", in_channels=PIXELS, out_channels=PIXELS,
+    block_out_channels=[cfg.width * m for m in cfg.multipliers], layers_per_block=cfg.blocks,
+    latent_channels=cfg.channels, scaling_factor=SCALING,
+    down_block_types=["DownEncoderBlock2D"] * len(cfg.multipliers),
+  )  # fmt: skip
