@@ -80,10 +80,9 @@ def windowed(
   Returns: denoise(x_t [B,T,H,W,C], t [B,1|T]) -> (x0, noise), both merged with the same weights,
     so that x_t = alpha x0 + sigma noise still holds. A single window is the plain denoiser.
   Raises: ValueError, when called, for windows that do not cover the clip.
-  Source: Bar-Tal et al. 2023, arXiv:2302.08113, Eq. 5 with crops along time, as Lumiere's
-    super-resolution (Bar-Tal et al. 2024, arXiv:2401.12945, section 3.2). They merge the samples of
-    a step; a step is linear in (x0, noise) with the same numbers for all windows, so that merging
-    these is the same for Euler's and DDIM's, and makes other steppers possible.
+  Source: Bar-Tal et al. 2023, arXiv:2302.08113, with crops along time, as in Lumiere's
+    super-resolution (Bar-Tal et al. 2024, arXiv:2401.12945). Here beliefs are merged, not the
+    samples after a step: the same where a step is linear in (x0, noise), as Euler's and DDIM's.
   """
 
   def merged(x_t: Array, t: Array) -> tuple[Array, Array]:

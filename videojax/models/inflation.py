@@ -1,7 +1,7 @@
 """What inflates an image U-Net to video, as Lumiere does; all of it starts as nothing, or nearest.
 
-Source: Bar-Tal et al. 2024, arXiv:2401.12945, section 3.1 and figure 4. The paper gives no kernel:
-two frames at a stride of two, three within blocks, and the norms before each are our reading.
+Source: Bar-Tal et al. 2024, arXiv:2401.12945. The kernels, two frames at a stride of two and three
+frames within blocks, and the norms before each are our reading.
 
 Shapes: B batch, T frames, H W height width, C channels.
 """

@@ -4,11 +4,11 @@ After each block of the image U-Net comes what inflates it to video: convolution
 and along time, or, at the coarsest level, attention along time. These start as the identity; the
 temporal halving keeps the first of two frames and the doubling repeats a frame, at first. So a clip
 whose frames are held for 2^(levels - 1) frames at a time, a still one above all, starts as what the
-image model makes of each frame; a moving clip does not, as the paper says too. Where there is one
-frame there is no time: an image passes through the image model alone.
+image model makes of each frame; a moving clip does not. Where there is one frame there is no time:
+an image passes through the image model alone.
 
-Source: Bar-Tal et al. 2024, arXiv:2401.12945, section 3.1. The image model is not public: here
-Imagen's kind of U-Net (Saharia et al. 2022, arXiv:2205.11487), with ModelScope's blocks.
+Source: Bar-Tal et al. 2024, arXiv:2401.12945. The image model is not public: here Imagen's kind of
+U-Net (Saharia et al. 2022, arXiv:2205.11487), with ModelScope's blocks.
 
 Shapes: B batch, T frames, H W height width, C channels, L text tokens, M width of time embedding.
 """
