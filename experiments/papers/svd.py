@@ -7,11 +7,12 @@ UNetSpatioTemporalConditionModel. 14 frames of 576x1024, latents of 72x128x4; it
 frame's CLIP embedding (one token of width 1024), its latents in every frame, with noise, and is
 told frames per second, amount of motion and that noise. EDM's preconditioning with c_out =
 -sigma / sqrt(sigma^2 + 1), ln(sigma) ~ N(.7, 1.6); Euler, 25 steps on Karras's grid from sigma 700
-to .002. In our terms that is v of the variance-preserving path at the same sigma / alpha, with
-EDM's c_noise: tests/models/test_svd.py has both beside each other. 'edm' is its negative.
+to .002, guidance that rises from 1 in the first frame to 3 in the last. In our terms that is v of
+the variance-preserving path at the same sigma / alpha, with EDM's c_noise: tests/models/test_svd.py
+has both beside each other. 'edm' is its negative.
 Different: latents and embeddings are Gaussian numbers; the first frame's latents are scaled to unit
-variance, the published ones are not (5.5 times as large); batch and learning rate are ours;
-guidance is 3 in every frame, the published rises from 1 in the first to 3 in the last.
+variance, the published ones are not (5.5 times as large), and get their noise as pixels; where
+conditions are dropped the scalars are too; batch and learning rate are ours.
 Run: parameters, tests/models/test_svd.py; no training.
 
   python -m videojax.launch --config=experiments/papers/svd.py:cpu --workdir=runs/svd
@@ -46,7 +47,7 @@ def _paper() -> ConfigDict:
   c.objective = dict(times="log_normal", mean=0.7, std=1.6, space="v")
   c.condition = dict(known_frames=0)
   c.optim = dict(learning_rate=3e-5)
-  c.guidance = dict(scale=3.0)
+  c.guidance = dict(scale=1.0, last=3.0)
   c.sampler = dict(steps=25, grid="karras", sigma_min=0.002, sigma_max=700.0, start="unit")
   c.checkpoint = dict(save_every_steps=10_000)
   c.evaluate = dict(splits=dict(latents={}), coherence_clips=0, batch_size=8)
