@@ -1,0 +1,84 @@
+"""Align your Latents (Blattmann et al. 2023, arXiv:2304.08818): Stable Diffusion, frames aligned.
+
+  python -m videojax.launch --config=experiments/papers/video_ldm.py --workdir=runs/plan --mode=plan
+
+Stages, as arguments: '' text to 8 key frames of 40x64x4 latents (320x512 pixels); 'prediction', the
+first two of them given; 'interpolation', three frames between two, run twice (8 -> 29 -> 113
+frames); 'upsampler', x4 within latents, on patches. Each trains the layers along time alone:
+`optim.freeze = "(?!.*temporal)"` (video_ldm.FREEZE) is exactly the image model, which
+`init_from` would bring.
+
+Parameters: key frames 1,298,032,362, of which 865,910,724 are Stable Diffusion 2.1's U-Net and
+432,121,638 train; prediction and interpolation 1,307,284,202 each, 441,373,478 train; upsampler
+740,491,050, 272,043,814 train. With one image model under key frames and interpolation together
+2.48 B, 1.15 B of them trained. Published are 4.1 B without the text encoder, 2.7 B trained: what is
+frozen there, 1.4 B, is about this file's two image models (1.33 B) and an autoencoder; the layers
+along time are larger there, how is not known to us (ours have 3x1x1 kernels).
+Different: latents, text and the low resolution are Gaussian numbers; contexts of 0, 1 and 2 frames
+are not mixed; batch and learning rate are ours. The autoencoder's decoder is not trained on video.
+Run: parameters, tests/test_experiments.py; no training.
+
+  python -m videojax.launch --config=experiments/papers/video_ldm.py:cpu --workdir=runs/video_ldm
+
+Two CPU cores: a small U-Net on the worlds of experiments/quickstart.py (8 frames of 16x16 pixels,
+the first 2 given, so that motion can be measured), with that file's objective, without text. There
+is no image model to start from: all of it trains.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import quickstart
+from videojax.config import complete
+from videojax.errors import check_choice
+from videojax.models.video_ldm import FREEZE, PUBLISHED, SIZES
+
+LOW = dict(scalars=("low_noise",), volumes=dict(low=PUBLISHED["channels"]))
+# Stage -> size, (frames, height, width), what the model takes, what is given.
+STAGES: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], dict[str, Any]]] = {
+  "": ("sd21", (8, 40, 64), {}, dict(known_frames=0)),
+  "prediction": ("sd21", (8, 40, 64), dict(known="zeros"), dict(known_frames=2)),
+  "interpolation": (
+    "sd21", (5, 40, 64), dict(known="zeros"), dict(known_frames=1, masks=("sparse",))
+  ),
+  "upsampler": ("x4", (8, 64, 64), LOW, dict(known_frames=0)),
+}  # fmt: skip
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg '': key frames; another stage; 'cpu': for two cores; 'smoke': two steps, for tests."""
+  check_choice("variant", arg, (*STAGES, "cpu", "smoke"))
+  return _paper(arg) if arg in STAGES else _small(arg == "smoke")
+
+
+def _paper(stage: str) -> ConfigDict:
+  size, (frames, height, width), takes, given = STAGES[stage]
+  c = ConfigDict()
+  c.total_steps = 1_000_000
+  c.batch_size = 64
+  c.model = dict(name="video_ldm", remat="full", **SIZES[size], **PUBLISHED, **takes)
+  text = dict(text_length=77, text_width=PUBLISHED["text"])
+  latent = dict(frames=frames, height=height, width=width, channels=PUBLISHED["channels"])
+  c.data = dict(latents=dict(name="random_latents", **latent, **text, fps=1.875))
+  c.denoiser = dict(process="scaled_linear", prediction="noise")
+  c.objective = dict(times="uniform", space="noise")
+  c.condition = given
+  c.controls = dict(every=4, low=(1, 4, 4))
+  c.optim = dict(learning_rate=1e-4, freeze=FREEZE)
+  c.sampler = dict(stepper="ddim", steps=50, eta=0.0)
+  c.checkpoint = dict(save_every_steps=10_000)
+  c.evaluate = dict(splits=dict(latents={}), coherence_clips=0, batch_size=8)
+  return complete(c)
+
+
+def _small(smoke: bool) -> ConfigDict:
+  """On the quickstart's world, with its objective and measures."""
+  c = quickstart.get_config("smoke" if smoke else "")
+  c.total_steps = 2 if smoke else 3000
+  c.batch_size = 2 if smoke else 4
+  least = dict(width=8, multipliers=(1,), attends=(0,), head_dim=8, groups=4)
+  sizes = {**SIZES["nano"], **(least if smoke else {})}
+  c.model = dict(name="video_ldm", channels=3, known="zeros", dtype="float32", **sizes)
+  c.optim.learning_rate = 1e-3
+  return complete(c)
