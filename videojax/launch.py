@@ -65,6 +65,12 @@ def sample(c: Command) -> None:
   sample(c.experiment, c.workdir)
 
 
+def effects(c: Command) -> None:
+  from videojax.effects import effects
+
+  effects(c.experiment, c.workdir)
+
+
 def export(c: Command) -> None:
   from videojax.inspect_run import export
 
@@ -116,7 +122,7 @@ def sweep(c: Command) -> None:
 
 
 MODES: dict[str, Callable[[Command], None]] = {
-  f.__name__: f for f in (train, evaluate, sample, export, plan, bench, coordinates, sweep)
+  f.__name__: f for f in (train, evaluate, sample, effects, export, plan, bench, coordinates, sweep)
 }
 
 
