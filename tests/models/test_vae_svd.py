@@ -129,6 +129,7 @@ def test_codec_is_the_network_with_latents_scaled_once():
   np.testing.assert_allclose(swapped, sampled, atol=1e-4)  # a row's noise is its key's
 
 
+@pytest.mark.slow
 def test_frames_are_encoded_apart_and_decoded_together_unless_told():
   ours, video = coder(), clip((1, 4, 8, 8, 3))
   latent = encode(ours, video)
