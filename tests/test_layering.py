@@ -48,6 +48,7 @@ LAYERS = [
   ("videojax.inspect_run", 11),
   ("videojax.coordinates", 11),
   ("videojax.effects", 12),
+  ("videojax.cascade", 12),
   ("videojax.jobs", 11),
   ("videojax.sweep", 12),
   ("videojax.launch", 13),

@@ -144,7 +144,8 @@ class Experiment:
       module = pipeline(source.name)
       config = build(module.Config, {**source.settings, **(settings or {})}, where)
       known = self.condition.known_frames
-      if getattr(config, "frames", 1) not in (1, None) and getattr(config, "known", known) != known:
+      clip = getattr(config, "frames", 1) not in (1, None)
+      if clip and known and getattr(config, "known", known) != known:
         raise ConfigError(
           f"{where}.known={config.known} and condition.known_frames={known} must be equal: the "
           "known frames determine the rest of a clip"

@@ -71,6 +71,14 @@ def effects(c: Command) -> None:
   effects(c.experiment, c.workdir)
 
 
+def cascade(c: Command) -> None:
+  from videojax.cascade import cascade
+
+  if not c.flags.after:
+    raise ConfigError("--mode=cascade goes on from other runs: give --after=RUN[,RUN...]")
+  cascade(c.experiment, c.workdir, c.flags.after.split(","))
+
+
 def export(c: Command) -> None:
   from videojax.inspect_run import export
 
@@ -122,7 +130,8 @@ def sweep(c: Command) -> None:
 
 
 MODES: dict[str, Callable[[Command], None]] = {
-  f.__name__: f for f in (train, evaluate, sample, effects, export, plan, bench, coordinates, sweep)
+  f.__name__: f
+  for f in (train, evaluate, sample, effects, cascade, export, plan, bench, coordinates, sweep)
 }
 
 
@@ -152,6 +161,7 @@ def parse(argv: list[str]) -> Command:
   flags.DEFINE_enum("step", "train", ["train", "sample"], "plan: which step", **define)
   flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
   flags.DEFINE_integer("replicas", None, "bench: so many runs in one step, by vmap", **define)
+  flags.DEFINE_string("after", None, "cascade: RUN[,RUN], the stages before this one", **define)
   flags.DEFINE_string("coordinator", None, "of several processes: HOST:PORT of number 0", **define)
   flags.DEFINE_integer("processes", None, "how many; 1: no others, whatever is found", **define)
   flags.DEFINE_integer("process", None, "the number of this one, from 0", **define)

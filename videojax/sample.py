@@ -1,6 +1,7 @@
 """Clips from a model: noise keyed by example, the sampler's loop, and pictures of the result."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from jaxtyping import Array, Float
 from videojax import media
 from videojax.data import caption_text
 from videojax.diffusion.guidance import guided
+from videojax.diffusion.multidiffusion import window_of, windowed
 from videojax.diffusion.samplers import Sampler, sample
 from videojax.errors import check_choice
 from videojax.files import replacing
-from videojax.models.cond import DROPPABLE, Cond, drop, each_frame
+from videojax.models.cond import DROPPABLE, Cond, cut_cond, drop, each_frame
 from videojax.task import Task
 
 SEED = 7  # of the noise that samples start from; a constant, so that runs compare
@@ -72,24 +74,37 @@ def generate(
   noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], jnp.float32))(keys)
   if sampler.shared_noise:
     noise = jnp.broadcast_to(noise[:, :1], noise.shape)
-  denoise_with = lambda x_t, t, c: task.denoise(params, x_t, t, c)[:2]
-  denoise = lambda x_t, t: denoise_with(x_t, t, cond)
-  if guidance.acts:
-
-    def alone(x_t: Array, t: Array, c: Cond) -> tuple[Array, Array]:
-      cut = lambda x: jnp.moveaxis(x, 1, 0)[:, :, None]  # [T,B,1,...]
-      t = jnp.broadcast_to(t, x_t.shape[:2])
-      x0, noise = jax.vmap(denoise_with)(cut(x_t), cut(t), each_frame(c, x_t.shape[1]))
-      return jnp.moveaxis(x0[:, :, 0], 0, 1), jnp.moveaxis(noise[:, :, 0], 0, 1)
-
-    conds = jax.tree.map(lambda a, b: jnp.stack([a, b]), cond, drop(cond, guidance.drop))
-    denoise = guided(
-      denoise_with, conds,
-      process=task.denoiser.process, scale=guidance.scale, interval=guidance.interval,
-      rescale=guidance.rescale, last=guidance.last, temporal=guidance.temporal, alone=alone,
-      known=None if cond.known_mask is None else (cond.known_mask, cond.known),
-    )  # fmt: skip
+  believe = functools.partial(_believe, task, guidance, params)
+  denoise = lambda x_t, t: believe(x_t, t, cond)
+  if sampler.window:
+    part = lambda x_t, t, start: believe(
+      x_t, t, cut_cond(cond, lambda x: window_of(x, start, sampler.window))
+    )
+    denoise = windowed(part, window=sampler.window, stride=sampler.stride)
   return task.codec.decode(sample(denoise, task.denoiser.process, noise, keys, sampler))
+
+
+def _believe(
+  task: Task, guidance: GuidanceConfig, params: dict, x_t: Array, t: Array, cond: Cond
+) -> tuple[Array, Array]:
+  """(x0, noise) under these conditions, guided."""
+  denoise = lambda x_t, t, c: task.denoise(params, x_t, t, c)[:2]
+  if not guidance.acts:
+    return denoise(x_t, t, cond)
+
+  def alone(x_t: Array, t: Array, c: Cond) -> tuple[Array, Array]:
+    cut = lambda x: jnp.moveaxis(x, 1, 0)[:, :, None]  # [T,B,1,...]
+    t = jnp.broadcast_to(t, x_t.shape[:2])
+    x0, noise = jax.vmap(denoise)(cut(x_t), cut(t), each_frame(c, x_t.shape[1]))
+    return jnp.moveaxis(x0[:, :, 0], 0, 1), jnp.moveaxis(noise[:, :, 0], 0, 1)
+
+  conds = jax.tree.map(lambda a, b: jnp.stack([a, b]), cond, drop(cond, guidance.drop))
+  return guided(
+    denoise, conds,
+    process=task.denoiser.process, scale=guidance.scale, interval=guidance.interval,
+    rescale=guidance.rescale, last=guidance.last, temporal=guidance.temporal, alone=alone,
+    known=None if cond.known_mask is None else (cond.known_mask, cond.known),
+  )(x_t, t)  # fmt: skip
 
 
 def write_samples(

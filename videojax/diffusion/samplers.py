@@ -60,6 +60,8 @@ class Sampler:
       it, the spread of noised data of variance 1, as most published samplers do.
     shared_noise: all frames start from the same noise (super-resolution frame by frame, Singer et
       al. 2022, arXiv:2209.14792, section 3.2.3).
+    window, stride: in frames, of MultiDiffusion along a clip longer than the model's own
+      (multidiffusion.py); 0: the whole clip at once.
     end: where the last step leads: to the 'data', or to t=0 of the 'process' with what noise it has
       there, as published with 'leading'.
   Raises: ValueError for unknown names or impossible numbers.
@@ -83,6 +85,8 @@ class Sampler:
   start: str = "noise"
   end: str = "data"
   shared_noise: bool = False
+  window: int = 0
+  stride: int = 0
 
   def __post_init__(self) -> None:
     check_choice("stepper", self.stepper, STEPPERS)

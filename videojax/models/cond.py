@@ -1,7 +1,7 @@
 """What a model may be conditioned on: one frozen dataclass for all architectures."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -106,14 +106,23 @@ def drop_one(cond: Cond, field: str, name: str, rows: Bool[Array, "B"]) -> Cond:
   return dataclasses.replace(cond, **{field: getattr(cond, field) | getattr(alone, field)})
 
 
+def cut_cond(cond: Cond, cut: Callable[[Any], Any]) -> Cond:
+  """The conditions with `cut` applied to all that goes along the clip's frames [B,T,...]."""
+  one = lambda x: None if x is None else cut(x)
+  return dataclasses.replace(
+    cond, known_mask=one(cond.known_mask), known=one(cond.known),
+    volumes={name: cut(x) for name, x in cond.volumes.items()},
+  )  # fmt: skip
+
+
 def each_frame(cond: Cond, frames: int) -> Cond:
-  """The conditions of every frame as an image, on a new leading axis: what varies along T is cut.
+  """The conditions of every frame as an image, on a new leading axis.
 
   Args:
     frames: T.
   """
-  cut = lambda x: None if x is None else jnp.moveaxis(x, 1, 0)[:, :, None]  # [T,B,1,...]
-  same = lambda x: jnp.broadcast_to(x, (frames, *x.shape))
-  along = dict(known_mask=cut(cond.known_mask), known=cut(cond.known))
-  rest = jax.tree.map(same, dataclasses.replace(cond, known_mask=None, known=None, volumes={}))
-  return dataclasses.replace(rest, volumes={k: cut(v) for k, v in cond.volumes.items()}, **along)
+  along = cut_cond(cond, lambda x: jnp.moveaxis(x, 1, 0)[:, :, None])  # [T,B,1,...]
+  rest = dataclasses.replace(cond, known_mask=None, known=None, volumes={})
+  same = jax.tree.map(lambda x: jnp.broadcast_to(x, (frames, *x.shape)), rest)
+  names = ("known_mask", "known", "volumes")
+  return dataclasses.replace(same, **{name: getattr(along, name) for name in names})

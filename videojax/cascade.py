@@ -1,0 +1,104 @@
+"""--mode=cascade: clips through a chain of runs, each going on from what the one before it made.
+
+A run with volume 'low' enlarges the clip before it (super-resolution in space, in time, or both); a
+run whose mask is 'sparse' fills in the frames between (temporal interpolation).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from videojax import controls, files, rundir
+from videojax.config import Experiment, from_json
+from videojax.errors import ConfigError
+from videojax.inspect_run import opened
+from videojax.measures import physics
+from videojax.sample import write_samples
+from videojax.task import Task
+
+CLIPS = 64
+SHOWN = 8
+
+
+def continued(
+  task: Task, example: dict[str, Any], video: Float[Array, "B t h w C"]
+) -> dict[str, Any]:
+  """The example of a stage with the clip that the stage before it made as its condition.
+
+  Args:
+    task: of the stage.
+    example: decoded, of the stage's own data; gives words, scalars and what is not replaced.
+    video: in [-1, 1].
+  Raises:
+    ConfigError: the stage takes no such clip.
+  """
+  out, shape = dict(example), example["video"].shape
+  volumes = [name for name, _ in task.model.config.volumes]
+  sparse = task.model.config.known is not None and task.condition.masks[0] == "sparse"
+  if "low" in volumes:
+    st, sh, sw = task.controls.low
+    small = (-(-shape[1] // st), shape[2] // sh, shape[3] // sw)
+    _check(video.shape[1:4], small)
+    held = jnp.repeat(video, st, 1)[:, : shape[1]]  # a frame of it stands for st of ours
+    out |= {"low": controls.enlarge(held, shape), "low_noise": jnp.zeros(shape[0])}
+  if sparse:
+    every = task.controls.every
+    _check(video.shape[1:4], (-(-shape[1] // every), *shape[2:4]))
+    out["video"] = jnp.zeros(shape).at[:, ::every].set(video)
+  if not sparse and "low" not in volumes:
+    raise ConfigError(
+      "a run in the middle of a cascade takes volume 'low' or mask 'sparse'; this one has neither"
+    )
+  return out
+
+
+def _check(have: tuple[int, ...], want: tuple[int, ...]) -> None:
+  if tuple(have) != tuple(want):
+    raise ConfigError(
+      f"the stage before makes clips of {have} (frames, height, width), this one takes {want}"
+    )
+
+
+def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> None:
+  """Clips of the main split through the runs `before`, then this one -> samples/cascade/.
+
+  Args:
+    experiment, workdir: of the last stage.
+    before: run directories, the first one first.
+  """
+  chain = [(from_json(rundir.read_config(Path(run))), Path(run)) for run in before]
+  made: Any = None
+  size = 0
+  for e, run in [*chain, (experiment, workdir)]:
+    with opened(e, run) as (evaluator, params, step):
+      number = size or min(CLIPS, evaluator.batch)
+      batch = next(evaluator.examples(evaluator.first, number))[0]
+      size = len(batch["video"])
+      given = batch if made is None else continued(evaluator.train_task, batch, made)
+      try:
+        made = evaluator._generate(params, given)
+      except ValueError as error:
+        raise ConfigError(f"{run}: {error}") from error
+    print(f"{run}: {size} clips of {tuple(made.shape[1:])}")
+  video, truth = np.asarray(made), jax.tree.map(np.asarray, batch)
+  world, measures = evaluator.world, {}
+  if world is not None and world.known:
+    values = physics.measure(
+      made, batch["state"], extent=world.extent, fps=world.fps, known=world.known
+    )
+    measures = physics.coherence_table(values)
+    for name in ("position_error_px", "permanence", "color_drift"):
+      print(f"  {name:28s}{measures[name]['mean']:.4g} +- {measures[name]['stderr']:.2g}")
+  files.write_json(
+    workdir / "cascade.json", {"runs": [*before, str(workdir)], "step": step, "measures": measures}
+  )
+  shown = {k: v[:SHOWN] for k, v in truth.items() if k != "state"}
+  known = world.known if world is not None else 0
+  directory = workdir / "samples" / "cascade"
+  for path in write_samples(directory, video[:SHOWN], shown, known_frames=known, step=step):
+    print(path)
