@@ -287,7 +287,7 @@ def test_parameters_of_the_stages_are_those_that_the_experiment_states(size, cha
 def test_mesh_does_not_show_in_loss_and_gradients(levels, frames, sizes):
   """3 frames do not divide by seq=2."""
   model, shape = spec(text=6, known="zeros", multipliers=(1, 2)[:levels]), (4, frames, 8, 4, 3)
-  params = filled(model.abstract_params, 0.2)
+  params = filled(model.abstract_params, 0.3)  # flatter attention has gradients near rounding
   x, t, cond = draw(shape), jnp.array([[3.0], [250.0], [600.0], [999.0]]), cond_of(model, shape)
   loss = lambda p, x, t, cond: jnp.square(model.network(p)(x, t, cond) - 1).mean()
   step = jax.jit(jax.value_and_grad(loss))
