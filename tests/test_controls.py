@@ -84,7 +84,7 @@ STEERED = dict(
 def prepared(keys, **changes):
   task = tiny(**STEERED, **changes).task("worlds")
   example = task.source.decode(stack_examples(task.source, range(64)))
-  return task, task.prepare(example, keys)
+  return task, task.prepare({}, example, keys)
 
 
 def test_training_draws_a_mask_per_row_and_measuring_takes_the_first():

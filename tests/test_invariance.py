@@ -69,7 +69,7 @@ def trained(e, mesh):
   """Losses, first gradients and last parameters of 3 SGD steps, losses of 6 AdamW steps."""
   task, tx = e.task("worlds"), sgd_or(make_update(e)[0])
   create = lambda: init_state(filled(e.model.abstract_params), {}, tx, ("0.100",))
-  shardings = state_shardings(e.model, jax.eval_shape(create), mesh)
+  shardings = state_shardings(e, jax.eval_shape(create), mesh)
   step = functools.partial(
     train_step, loss_fn=task.loss, tx=tx, gammas={"0.100": optim.ema_gamma(0.1)},
     accumulate=e.accumulate,

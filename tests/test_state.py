@@ -24,7 +24,7 @@ def test_parameters_moments_and_ema_are_stored_in_the_same_pieces(name):
   mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
-  shardings = state_shardings(e.model, abstract, mesh)
+  shardings = state_shardings(e, abstract, mesh)
   assert str(shardings.trainable["blocks"]["up"]["kernel"].spec) == str(
     jax.sharding.PartitionSpec(None, "fsdp", "tensor")
   )

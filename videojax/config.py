@@ -10,13 +10,13 @@ import importlib
 import json
 import typing
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from videojax.checkpoint import CheckpointConfig
-from videojax.codecs import identity
 from videojax.controls import ControlsConfig
 from videojax.data import LoaderConfig, SourceConfig, pipeline
 from videojax.diffusion.denoiser import Denoiser
@@ -28,7 +28,7 @@ from videojax.evaluate import EvaluateConfig, first
 from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
 from videojax.sharding import MeshConfig
-from videojax.task import ConditionConfig, ModelSpec, Task
+from videojax.task import CodecSpec, ConditionConfig, ModelSpec, Task
 from videojax.xla_flags import PRESETS
 
 T = TypeVar("T")
@@ -64,6 +64,8 @@ class Experiment:
     mup_base_width: width at which `optim.learning_rate` was found and the model starts as written:
       other widths train by muP's rules (scaling/mup.py); None: the standard parametrisation.
     clips_per_device: batch_size for any number of devices (`on_devices`); None: as it stands.
+    codec: between clips and what the model sees (videojax/codecs/); its weights do not train, and
+      a checkpoint holds them beside the model's.
     ema: widths (sigma_rel) of the averages that are kept; the first is the one that is evaluated;
       none: the raw weights are.
     init_from: run directory whose EMA weights are taken, and nothing else; or published weights in
@@ -93,6 +95,7 @@ class Experiment:
   mup_base_width: int | None = None
   clips_per_device: float | None = None
   ema: tuple[float, ...] = (0.1,)
+  codec: CodecSpec = CodecSpec()
   controls: ControlsConfig = ControlsConfig()
   loader: LoaderConfig = LoaderConfig()
   mesh: MeshConfig = MeshConfig()
@@ -152,7 +155,7 @@ class Experiment:
         )
       return Task(
         source=module.Source(config),
-        codec=identity.Codec(),
+        codec=self.codec,
         model=self.model,
         denoiser=self.denoiser.make(),
         objective=self.objective,
@@ -167,8 +170,8 @@ class Experiment:
 
 # What makes two runs the same experiment (DESIGN section 3); the rest may change on resume.
 IDENTITY = (
-  "model", "data", "denoiser", "objective", "condition", "controls", "optim", "batch_size", "seed",
-  "ema", "mup_base_width", "init_from", "init_fresh", "branch_from",
+  "model", "codec", "data", "denoiser", "objective", "condition", "controls", "optim",
+  "batch_size", "seed", "ema", "mup_base_width", "init_from", "init_fresh", "branch_from",
 )  # fmt: skip
 # Fields of the model that change how it is computed, not what.
 EXECUTION = ("remat", "scan", "kernel", "context")
@@ -191,6 +194,8 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     if key not in values:
       raise ConfigError(f"the config lacks {key!r}")
   values["model"] = _model(dict(values["model"]))
+  if "codec" in values:
+    values["codec"] = _codec(dict(values["codec"]))
   values["data"] = {name: _source(name, dict(s)) for name, s in values["data"].items()}
   hints = typing.get_type_hints(Experiment)
   for key, value in values.items():
@@ -209,11 +214,13 @@ def complete(config: ConfigDict) -> ConfigDict:
   values = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in config.items()}
   defaults = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
   for name, cls in defaults.items():
-    if name != "model":
+    if name not in ("model", "codec"):
       values[name] = _with_defaults(cls, values.get(name, {}))
   if "model" in values:
     module = importlib.import_module(f"videojax.models.{values['model']['name']}")
     values["model"] = _with_defaults(module.Config, values["model"])
+  codec = {"name": CodecSpec().name, **values.get("codec", {})}
+  values["codec"] = _with_defaults(_codec_module(codec["name"]).Config, codec)
   for name, source in values.get("data", {}).items():
     settings = _with_defaults(pipeline(source["name"]).Config, source)
     values["data"][name] = {"weight": 1, **settings}
@@ -243,6 +250,18 @@ def _model(values: dict[str, Any]) -> ModelSpec:
       f"model.name={name!r}: there is no architecture videojax/models/{name}.py"
     ) from None
   return ModelSpec(name, build(module.Config, values, "model"))
+
+
+def _codec(values: dict[str, Any]) -> CodecSpec:
+  name = values.pop("name", CodecSpec().name)
+  return CodecSpec(name, build(_codec_module(name).Config, values, "codec"))
+
+
+def _codec_module(name: str) -> ModuleType:
+  try:
+    return importlib.import_module(f"videojax.codecs.{name}")
+  except ModuleNotFoundError:
+    raise ConfigError(f"codec.name={name!r}: there is no codec videojax/codecs/{name}.py") from None
 
 
 def _source(name: str, values: dict[str, Any]) -> SourceConfig:
@@ -310,6 +329,7 @@ def from_json(written: Mapping[str, Any]) -> Experiment:
   values = {key: value for key, value in written.items() if key != "changes"}
   model = values["model"]
   values["model"] = {"name": model["name"], **model["config"]}
+  values["codec"] = {"name": written["codec"]["name"], **written["codec"]["config"]}
   values["data"] = {
     name: {"name": s["name"], "weight": s["weight"], **s["settings"]}
     for name, s in values["data"].items()

@@ -91,7 +91,7 @@ def sizes_after(e: Experiment, steps: tuple[int, ...]) -> list[dict[str, float]]
 
 def products(task: Task, state: TrainState, rows: Any) -> dict[str, jax.Array]:
   """The forward pass's products on clips with half their noise."""
-  x, cond = task.prepare(task.source.decode(rows))
+  x, cond = task.prepare(state.params, task.source.decode(rows))
   t = jnp.full((x.shape[0], 1), 0.5, jnp.float32)
   noisy = 0.5 * x + 0.5 * jax.random.normal(jax.random.key(0), x.shape)
   params = state.params

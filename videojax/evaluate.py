@@ -109,10 +109,12 @@ class Evaluator:
           f"{self.train_task.source.shape} (frames, height, width, channels): they must be equal"
         )
     self.batch = whole_batch(self.config.batch_size, mesh)
+    self._reference: frozen.Reference | None = None
+    self._ignorance: dict[str, float] | None = None
     self._sources = {None: self.train_task.source} | {s: t.source for s, t in self.tasks.items()}
     # Not compiled here: a world's decode is compiled once for all evaluators of the process.
     self._decode = {split: source.decode for split, source in self._sources.items()}
-    self._encode = jax.jit(lambda example: self.train_task.prepare(example)[0])
+    self._encode = jax.jit(lambda params, example: self.train_task.prepare(params, example)[0])
     self._errors = jax.jit(self._level_errors)
     task, e = self.train_task, experiment
     self._generate = jax.jit(lambda p, example: generate(task, e.sampler, e.guidance, p, example))
@@ -133,17 +135,22 @@ class Evaluator:
   @functools.cached_property
   def unknown(self) -> np.ndarray:
     """[T,1,1,1]: 1 on frames that are not given."""
-    given = self.train_task.given[:: self.train_task.codec.strides[0]]
+    given = self.train_task.given[:: self.train_task.strides[0]]
     return 1 - given.astype(np.float64).reshape(-1, 1, 1, 1)
 
-  @functools.cached_property
-  def reference(self) -> frozen.Reference:
-    """Statistics of training clips."""
-    batches = self.examples(None, self.config.reference_clips)
-    return frozen.fit_reference((_host(self._encode(b))[:n] for b, n in batches), self.unknown)
+  def reference(self, params: dict) -> frozen.Reference:
+    """Statistics of training clips' latents, for which the codec's weights are needed; made once.
+
+    Those are the same in all runs that share an evaluator.
+    """
+    if self._reference is None:
+      batches = self.examples(None, self.config.reference_clips)
+      latents = (_host(self._encode(params, b))[:n] for b, n in batches)
+      self._reference = frozen.fit_reference(latents, self.unknown)
+    return self._reference
 
   def _level_errors(self, params: dict, example: dict[str, Any]) -> jax.Array:
-    x, cond = self.train_task.prepare(example)
+    x, cond = self.train_task.prepare(params, example)
     denoise = lambda x_t, t: self.train_task.denoise(params, x_t, t, cond).x0
     unknown = jnp.asarray(self.unknown, jnp.float32)[None]
     process = self.train_task.denoiser.process
@@ -153,18 +160,20 @@ class Evaluator:
     """The frozen loss of these weights on a split; None: the first one."""
     batches = self.examples(split or self.first, self.config.clips)
     errors = [_host(self._errors(params, b))[:n] for b, n in batches]
-    return frozen.summarize(np.concatenate(errors), self.reference.total)
+    return frozen.summarize(np.concatenate(errors), self.reference(params).total)
 
-  @functools.cached_property
-  def ignorance(self) -> dict[str, float]:
+  def ignorance(self, params: dict) -> dict[str, float]:
     """The frozen loss of the zero model and of the best per-pixel affine denoiser."""
-    zero, wiener = [], []
+    if self._ignorance is not None:
+      return self._ignorance
+    zero, wiener, reference = [], [], self.reference(params)
     for example, n in self.examples(self.first, self.config.clips):
-      x = _host(self._encode(example))[:n]
+      x = _host(self._encode(params, example))[:n]
       zero.append(frozen.zero_errors(x, self.unknown))
-      wiener.append(frozen.wiener_errors(x, self.reference, self.unknown))
-    value = lambda rows: frozen.summarize(np.concatenate(rows), self.reference.total).mean
-    return {"zero_model": value(zero), "wiener": value(wiener)}
+      wiener.append(frozen.wiener_errors(x, reference, self.unknown))
+    value = lambda rows: frozen.summarize(np.concatenate(rows), reference.total).mean
+    self._ignorance = {"zero_model": value(zero), "wiener": value(wiener)}
+    return self._ignorance
 
   def samples(self, split: str, params: dict, clips: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Sampled clips and the decoded examples (the truth) of the first rows of a split, on host."""

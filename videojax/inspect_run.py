@@ -13,6 +13,7 @@ from videojax.evaluate import Evaluator
 from videojax.resume import restore_weights
 from videojax.sample import write_samples
 from videojax.sharding import by_path, make_mesh
+from videojax.task import without_codec
 
 
 @contextlib.contextmanager
@@ -37,7 +38,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
     distance = evaluator.fvd(params)
     written = {
       "step": step,
-      "frozen_loss": loss._asdict() | evaluator.ignorance,
+      "frozen_loss": loss._asdict() | evaluator.ignorance(params),
       "coherence": coherence.mean,
       "coherence_stderr": coherence.stderr,
       "fvd": None if distance is None else dataclasses.asdict(distance),
@@ -72,7 +73,8 @@ def export(experiment: Experiment, workdir: Path) -> None:
   with opened(experiment, workdir) as (_, params, step):
     model = experiment.model
     written = weights.save(
-      workdir / "published", model.module, model.config, model.info, by_path(params)
-    )
+      workdir / "published", model.module, model.config, model.info,
+      by_path(without_codec(params)),
+    )  # fmt: skip
   for path in written:
     print(f"step {step}: {path}")

@@ -117,7 +117,7 @@ def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
   check_divides(e, mesh)
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
-  shardings = state_shardings(e.model, abstract, mesh)
+  shardings = state_shardings(e, abstract, mesh)
   kinds: dict[str, dict[str, Any]] = {}
   for name in e.data:
     task = e.task(name)
@@ -129,6 +129,7 @@ def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
       "tokens_per_video_second": tokens * fps(task) / task.source.shape[0],
       "forward_flops_per_clip": flops.forward(products),
       "step_flops_per_clip": flops.step(products),
+      "encode_flops_per_clip": e.codec.encode_flops(task.source.shape),
       "backward_flops_per_clip_exact": flops.backward(products),
       "remat": {remat: remat_cost(e, name, remat, mesh) for remat in REMATS},
     }
@@ -216,12 +217,12 @@ def kept_bytes(task: Task) -> int:
     stack_examples(task.source, [0]),
   )
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-  params = task.model.abstract_params
+  params, codec = task.model.abstract_params, task.codec.abstract_params
 
-  def residuals(params: dict, carried: Any, keys: Any) -> Any:
-    return jax.vjp(lambda p: task.loss(p, carried, keys)[0].mean(), params)[1]
+  def residuals(params: dict, codec: dict, carried: Any, keys: Any) -> Any:
+    return jax.vjp(lambda p: task.loss(p | codec, carried, keys)[0].mean(), params)[1]
 
-  kept = jax.tree.leaves(jax.eval_shape(residuals, params, carried, keys))
+  kept = jax.tree.leaves(jax.eval_shape(residuals, params, codec, carried, keys))
   own = sum(math.prod(p.shape) * p.dtype.itemsize for p in jax.tree.leaves(params))
   total = sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in kept)
   return max(total - own, 0)

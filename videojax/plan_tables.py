@@ -45,6 +45,10 @@ def _show_kind(console: Console, name: str, kind: dict[str, Any], remat: str) ->
     f"{kind['tokens_per_clip']:,} tokens a clip, "
     f"{kind['tokens_per_video_second']:,.0f} per second of video"
   )
+  if kind["encode_flops_per_clip"]:
+    console.print(
+      f"encoding: {kind['encode_flops_per_clip'] / 1e9:.4g} GFLOP a clip and step, not in the above"
+    )
   table = _table(f"{name}: remat", "policy", "kept per device", "work of a step")
   for policy, cost in kind["remat"].items():
     mark = " <- this run's" if policy == remat else ""

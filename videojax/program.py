@@ -7,13 +7,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from videojax import optim
+from videojax import optim, weights
 from videojax.config import Experiment, program_of
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
@@ -31,7 +32,7 @@ from videojax.sharding import (
   whole_batch,
 )
 from videojax.state import TrainState, init_state, train_step, train_steps
-from videojax.task import ModelSpec, Task
+from videojax.task import CODEC, CodecSpec, ModelSpec, Task
 from videojax.xla_flags import PRESETS, compile_with
 
 
@@ -65,7 +66,7 @@ def check_loss(e: Experiment, tasks: dict[str, Task]) -> None:
       channels = task.latent_shape[-1]
       if e.model.config.channels != channels:
         raise ConfigError(f"model.channels={e.model.config.channels}, the data has {channels}")
-      jax.eval_shape(task.loss, e.model.abstract_params, rows, keys)
+      jax.eval_shape(task.loss, task.abstract_params, rows, keys)
     except ValueError as error:
       raise ConfigError(f"data.{name}: {error}") from error
 
@@ -112,14 +113,13 @@ def create_state(e: Experiment, tx: Any, key: Any = None) -> TrainState:
     scale = lambda path, x: rules[path_name(path)].init * x
     params = jax.tree_util.tree_map_with_path(scale, params)
   trainable, frozen = optim.split_frozen(params, e.optim.freeze)
+  frozen |= e.codec.init()
   return init_state(trainable, frozen, tx, tuple(ema_name(width) for width in e.ema))
 
 
-def state_shardings(
-  model: ModelSpec, abstract: TrainState, mesh: Mesh | AbstractMesh
-) -> TrainState:
+def state_shardings(e: Experiment, abstract: TrainState, mesh: Mesh | AbstractMesh) -> TrainState:
   """Where every leaf of the state lives: parameters by their logical axes, copies like them."""
-  axes = {path: info.axes for path, info in model.info.items()}
+  axes = {path: info.axes for path, info in (e.model.info | e.codec.info).items()}
   params = param_shardings(abstract.trainable, axes, mesh)
   like = lambda tree: like_params(tree, abstract.trainable, params, mesh)
   return TrainState(
@@ -159,7 +159,7 @@ class Program:
     check_loss(e, self.tasks)
     self.tx, self.gammas = make_update(e)
     abstract = jax.eval_shape(functools.partial(create_state, e, self.tx))
-    self.shardings = state_shardings(e.model, abstract, mesh)
+    self.shardings = state_shardings(e, abstract, mesh)
     self.abstract = with_shardings(abstract, self.shardings)
     self.most = e.steps_per_dispatch
     self.unknown_flags: list[str] = []  # of xla_flags, that the compiler has not
@@ -168,8 +168,13 @@ class Program:
     )
 
   def create(self, seed: int) -> TrainState:
-    """A fresh state."""
-    return self._create(key=put_replicated(jax.random.key(seed), self.mesh))
+    """A fresh state, with the codec's published weights."""
+    state = self._create(key=put_replicated(jax.random.key(seed), self.mesh))
+    codec = self.experiment.codec
+    if codec.network is None or codec.config.weights is None:
+      return state
+    frozen = {CODEC: load_codec(codec, self.abstract.frozen[CODEC])}
+    return dataclasses.replace(state, frozen=state.frozen | frozen)
 
   @functools.cached_property
   def evaluator(self) -> Evaluator:
@@ -184,6 +189,18 @@ class Program:
   def peak_bytes(self) -> int:
     """The compiler's account of one device's peak, over the kinds of batch."""
     return max(compiled_bytes(step) for step in self.steps.values())
+
+
+def load_codec(codec: CodecSpec, abstract: dict) -> dict:
+  """The published weights of a codec that has some, where `abstract` says."""
+  model = codec.network
+  assert model is not None
+  path = Path(codec.config.weights)
+  try:
+    have = weights.load(path, model.module, model.config, model.info, by_path(abstract))
+  except ConfigError as error:
+    raise ConfigError(f"codec.weights: {error}") from error
+  return jax.tree_util.tree_map_with_path(lambda p, _: have[path_name(p)], abstract)
 
 
 def lower_step(program: Program, task: Task, replicas: int | None = None) -> Any:

@@ -27,6 +27,7 @@ from videojax.program import (
 from videojax.records import Seconds
 from videojax.sharding import by_path, path_name
 from videojax.state import TrainState
+from videojax.task import CODEC, without_codec
 
 
 def restore_or_create(
@@ -78,11 +79,13 @@ def load_weights(e: Experiment, state: TrainState, program: Program) -> dict[str
     state: fresh; what `init_fresh` matches stays as it is there.
   """
   assert e.init_from is not None
-  path, fresh = Path(e.init_from), by_path(state.params)
-  abstract = by_path(merge(program.abstract.trainable, program.abstract.frozen))
+  path, own = Path(e.init_from), without_codec(state.params)
+  fresh = by_path(own)
+  abstract = without_codec(merge(program.abstract.trainable, program.abstract.frozen))
+  abstract = by_path(abstract)
   if (path / "config.json").exists() and (path / "checkpoints").is_dir():
     other = from_json(rundir.read_config(path))
-    have = by_path(restore_weights(other, path, program.mesh)[0])
+    have = by_path(without_codec(restore_weights(other, path, program.mesh)[0]))
     keep = lambda p: not (e.init_fresh and re.match(e.init_fresh, p))
     have, want = ({p: x for p, x in d.items() if keep(p)} for d in (have, abstract))
     shapes = lambda d: {p: x.shape for p, x in d.items()}
@@ -92,9 +95,10 @@ def load_weights(e: Experiment, state: TrainState, program: Program) -> dict[str
     module, config = e.model.module, e.model.config
     have = weights.load(path, module, config, e.model.info, abstract, e.init_fresh)
   params = jax.tree_util.tree_map_with_path(
-    lambda p, x: have.get(path_name(p), fresh[path_name(p)]), state.params
+    lambda p, x: have.get(path_name(p), fresh[path_name(p)]), own
   )
   trainable, frozen = optim.split_frozen(params, e.optim.freeze)
+  frozen |= {name: value for name, value in state.frozen.items() if name == CODEC}
   ema = {name: jax.tree.map(jnp.copy, trainable) for name in state.ema}
   return {"trainable": trainable, "frozen": frozen, "ema": ema}
 
@@ -114,7 +118,7 @@ def restore_weights(e: Experiment, run: Path, mesh: Mesh) -> tuple[dict, int]:
   """(EMA weights, step) of a run's newest sound checkpoint, on any mesh."""
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
-  abstract = with_shardings(abstract, state_shardings(e.model, abstract, mesh))
+  abstract = with_shardings(abstract, state_shardings(e, abstract, mesh))
   with Checkpointer(open_checkpoints(run, "reading weights"), keep_last=1) as checkpoints:
     restored = checkpoints.restore(abstract)
   if restored is None:

@@ -21,6 +21,7 @@ import jax
 from videojax import files
 from videojax.config import IDENTITY, Experiment, flatten, identity_of, to_json
 from videojax.errors import ConfigError
+from videojax.task import CodecSpec
 
 PACKAGES = ("videojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -51,6 +52,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
   """
   path = workdir / "config.json"
   written = read_json(path)
+  if isinstance(written, dict):  # of runs from before there were others
+    written.setdefault("codec", to_json(CodecSpec()))
   if not isinstance(written, dict) or not set(IDENTITY) <= written.keys():
     raise ConfigError(f"{path} is damaged: it is not the config of a run")
   return written

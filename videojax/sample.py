@@ -62,13 +62,15 @@ def generate(
 ) -> Float[Array, "B T H W C"]:
   """Samples one clip for every row of a decoded example, under that row's conditions; jittable.
 
+  Latents are sampled, and decoded.
+
   Args:
     task: what the model learned.
     sampler, guidance: how to sample.
-    params: weights.
+    params: weights, the codec's among them.
     example: true clips; they are used as conditions only.
   """
-  x, cond = task.prepare(example)
+  x, cond = task.prepare(params, example)
   key = lambda i: jax.random.fold_in(jax.random.key(SEED), i)
   keys = jax.vmap(key)(example["id"])
   noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], jnp.float32))(keys)
@@ -81,7 +83,8 @@ def generate(
       x_t, t, cut_cond(cond, lambda x: window_of(x, start, sampler.window))
     )
     denoise = windowed(part, window=sampler.window, stride=sampler.stride)
-  return task.codec.decode(sample(denoise, task.denoiser.process, noise, keys, sampler))
+  latent = sample(denoise, task.denoiser.process, noise, keys, sampler)
+  return task.codec.of(params).decode(latent)
 
 
 def _believe(

@@ -79,7 +79,7 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
   kept["none"] -= int(logits * 0.95)
   for mesh in meshes(number, tokens, e.model.config.num_heads):
     on = AbstractMesh(dataclasses.astuple(mesh), MESH_AXES)
-    held = state_bytes(abstract, state_shardings(e.model, abstract, on))["total"]
+    held = state_bytes(abstract, state_shardings(e, abstract, on))["total"]
     for times, remat in itertools.product(BATCHES, REMATS):
       batch = round(e.batch_size * times)
       ways = mesh.data * mesh.fsdp * e.accumulate

@@ -17,16 +17,21 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from videojax.controls import MADE, MASKS, ControlsConfig, given_frames, make, region
+from videojax.codecs import identity
+from videojax.controls import MADE, MASKS, ControlsConfig, given_frames, make, region, shrink
 from videojax.data import Source
 from videojax.diffusion.denoiser import Denoised, Denoiser
 from videojax.diffusion.objective import Objective, check_levels
 from videojax.errors import check_choice
 from videojax.models.cond import DROPPABLE, Cond, drop, drop_one, named
 from videojax.models.layers import ParamInfo, param_info
+from videojax.scaling import flops
 
 # A row's key is folded with these; 0 to 2 are the objective's (time, noise, network).
-_DROP, _MASK, _CONTROL, _DROP_EACH = 3, 4, 5, 6
+_DROP, _MASK, _CONTROL, _DROP_EACH = 3, 4, 5, 6  # and one more for each that may be left out
+_ENCODE = 1 << 16
+
+CODEC = "codec"  # where a codec's parameters stand beside the model's; they are frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +106,58 @@ class ModelSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class CodecSpec:
+  """A codec with its settings: the module of videojax/codecs/, and its Config."""
+
+  name: str = "identity"
+  config: Any = identity.Config()
+
+  @property
+  def module(self) -> ModuleType:
+    return importlib.import_module(f"videojax.codecs.{self.name}")
+
+  @functools.cached_property
+  def network(self) -> ModelSpec | None:
+    """What its weights are of; None: it has none."""
+    name = self.module.NETWORK
+    return None if name is None else ModelSpec(name, self.config)
+
+  @property
+  def info(self) -> dict[str, ParamInfo]:
+    """Of its parameters as they stand beside the model's."""
+    info = {} if self.network is None else self.network.info
+    return {f"{CODEC}/{path}": value for path, value in info.items()}
+
+  def init(self) -> dict:
+    """Random parameters to stand beside the model's, the same in every run; jittable."""
+    return {} if self.network is None else {CODEC: self.network.init(jax.random.key(0))}
+
+  @property
+  def abstract_params(self) -> dict:
+    return jax.eval_shape(self.init)
+
+  def of(self, params: dict) -> Any:
+    """The codec with its weights among `params`; with {} its shapes alone can be asked for."""
+    return self.module.Codec(params.get(CODEC), self.config)
+
+  def encode_flops(self, shape: tuple[int, int, int, int]) -> int:
+    """FLOP of encoding one clip of this shape."""
+    if self.network is None:
+      return 0
+    return flops.forward(self.network.module.products(self.config, shape, decode=False))["total"]
+
+
+def without_codec(params: dict) -> dict:
+  """The model's parameters alone."""
+  return {name: value for name, value in params.items() if name != CODEC}
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
   """Source, codec, conditions, model and objective of one kind of batch."""
 
   source: Source
-  codec: Any
+  codec: CodecSpec
   model: ModelSpec
   denoiser: Denoiser
   objective: Objective
@@ -153,17 +205,30 @@ class Task:
 
   @property
   def latent_shape(self) -> tuple[int, int, int, int]:
-    return self.codec.latent_shape(self.source.shape)
+    return self.codec.of({}).latent_shape(self.source.shape)
+
+  @property
+  def strides(self) -> tuple[int, int, int]:
+    """Pixels per latent position in (t, h, w)."""
+    return self.codec.of({}).strides
+
+  @property
+  def abstract_params(self) -> dict:
+    """Of the model and the codec."""
+    return self.model.abstract_params | self.codec.abstract_params
 
   def prepare(
-    self, example: Mapping[str, Any], keys: Key[Array, "B"] | None = None
+    self, params: dict, example: Mapping[str, Any], keys: Key[Array, "B"] | None = None
   ) -> tuple[Array, Cond]:
     """A decoded example -> latents [B,T,H,W,C] and conditions.
 
     Args:
-      keys: of the rows in training, where masks and strengths of controls are drawn.
+      params: of the codec, among those of the model.
+      keys: of the rows in training, where latents (if the codec gives a distribution of them),
+        masks and strengths of controls are drawn; None: latents are means.
     """
-    x = self.codec.encode(example["video"])
+    use = None if keys is None else fold(keys, _ENCODE)
+    x = self.codec.of(params).encode(example["video"], use)
     return x, self.cond(x, example, keys)
 
   def cond(
@@ -187,10 +252,13 @@ class Task:
     volumes, strengths = {}, {}
     for name, _ in config.volumes:
       if name in example or name not in MADE:
-        volumes[name] = example[name]
+        volumes[name] = self._on_grid(example[name], x)
         continue
       use = None if keys is None else fold(keys, _CONTROL)
-      volumes[name], strengths[MADE[name]] = make(name, x, example, self.controls, use)
+      made, strengths[MADE[name]] = make(name, x, example, self.controls, use)
+      if name == "first":  # as Stable Video Diffusion takes it: what the autoencoder itself makes
+        made = made / self.codec.of({}).scaling
+      volumes[name] = self._on_grid(made, x)
     fields["volumes"] = volumes
     values = strengths | dict(example)
     fields["scalars"] = {name: values[name] for name in config.scalars}
@@ -198,20 +266,28 @@ class Task:
       fields.update(known_mask=self.known_mask(x, example, keys), known=x)
     return Cond(**fields)
 
+  def _on_grid(self, volume: Float[Array, "B _ _ _ C"], x: Float[Array, "B T H W Z"]) -> Array:
+    """Means over what each latent position covers, of a volume that lies over the pixels."""
+    sizes = zip(volume.shape[1:4], x.shape[1:4], self.strides)
+    t, h, w = (1 if there in (1, here) else stride for there, here, stride in sizes)
+    return volume if (t, h, w) == (1, 1, 1) else shrink(volume, (t, h, w))
+
   def known_mask(
     self, x: Float[Array, "B T H W C"], example: Mapping[str, Any], keys: Key[Array, "B"] | None
   ) -> Float[Array, "B T _ _ 1"]:
     """1 where the clip is given: one of the masks per row in training; else the first."""
     if "known_mask" in example:
-      return example["known_mask"]
+      return jnp.floor(self._on_grid(example["known_mask"], x))  # all that it covers is given
     rows, frames = x.shape[:2]
+    stride = self.strides[0]
     if x.shape[1] == 1 or keys is None or len(self.condition.masks) == 1:
-      mask = jnp.asarray(self.given[:: self.codec.strides[0]]).reshape(1, -1, 1, 1, 1)
+      mask = jnp.asarray(self.given[::stride]).reshape(1, -1, 1, 1, 1)
       return jnp.broadcast_to(mask, (rows, frames, 1, 1, 1))
-    c, size = self.condition, (x.shape[2], x.shape[3])
+    c, size, all_frames = self.condition, (x.shape[2], x.shape[3]), self.source.shape[0]
 
     def one(key: Key[Array, ""]) -> Float[Array, "T H W"]:
-      whole = lambda m: jnp.float32(given_frames(m, frames, c.known_frames, self.controls.every))
+      given = lambda m: given_frames(m, all_frames, c.known_frames, self.controls.every)
+      whole = lambda m: jnp.float32(given(m)[::stride])
       of = lambda m: whole(m)[:, None, None] if m in MASKS[:3] else region(m, size, key)[None]
       all_of = jnp.stack([jnp.broadcast_to(of(m), (frames, *size)) for m in c.masks])
       return all_of[jax.random.randint(jax.random.fold_in(key, 2), (), 0, len(c.masks))]
@@ -222,7 +298,7 @@ class Task:
     self, params: dict, carried: Mapping[str, Any], keys: Key[Array, "B"]
   ) -> tuple[Float[Array, "B"], dict[str, Array]]:
     """The training loss of each row, and what is logged beside it."""
-    x, cond = self.prepare(self.source.decode(dict(carried)), keys)
+    x, cond = self.prepare(params, self.source.decode(dict(carried)), keys)
     if self.condition.drop and set(self.model.config.uses) & set(DROPPABLE):
       cond = drop(cond, DROPPABLE, self._chosen(keys, self.condition.drop, _DROP))
     if self.condition.drop_each:
@@ -230,7 +306,7 @@ class Task:
         gone = self._chosen(keys, self.condition.drop_each, _DROP_EACH + i)
         cond = drop_one(cond, field, name, gone)
     loss, aux = self.objective.loss(
-      self.denoiser, self.model.network(params), x, keys, cond,
+      self.denoiser, self.model.network(without_codec(params)), x, keys, cond,
       known=cond.known_mask,
       frames_per_level=min(self.frames_per_level, x.shape[1]),
     )  # fmt: skip
@@ -250,7 +326,8 @@ class Task:
     """What the model makes of noisy latents; known positions are imposed."""
     check_levels(t, self.frames_per_level if self.source.shape[0] > 1 else 1)
     known = None if cond.known_mask is None else (cond.known_mask, cond.known)
-    return self.denoiser(self.model.network(params), x_t, t, cond, known=known)
+    network = self.model.network(without_codec(params))
+    return self.denoiser(network, x_t, t, cond, known=known)
 
 
 def fold(keys: Key[Array, "B"], use: int) -> Key[Array, "B"]:

@@ -313,7 +313,8 @@ def measure(
   return {
     "frozen_loss": FrozenLossRecord(
       init=init_loss, raw=evaluator.frozen_loss(state.params).mean, clips=len(main.per_example),
-      variance=evaluator.reference.total, **(split_fields(main) | evaluator.ignorance),
+      variance=evaluator.reference(weights).total,
+      **(split_fields(main) | evaluator.ignorance(weights)),
     ),
     "frozen_loss_by_split": {s: SplitLoss(**split_fields(loss)) for s, loss in losses.items()},
     "coherence": coherence.mean,
@@ -371,6 +372,10 @@ def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) 
     f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}; "
     f"attention {e.model.module.describe(config, mesh)}"
   )
+  if e.codec.network is not None:
+    number, path = _size(e.codec.abstract_params), e.codec.config.weights
+    whose = "NO WEIGHTS GIVEN, so random ones: only for tests" if path is None else path
+    yield f"codec {e.codec.name}: {number:,} parameters, frozen; {whose}"
   for name, task in tasks.items():
     frames, height, width, _ = task.source.shape
     yield (
@@ -383,6 +388,10 @@ def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) 
       yield f"{path_name(path)}: {line}"
   if start < e.total_steps:
     yield f"steps {start + 1} to {e.total_steps}, {e.batch_size} clips each"
+
+
+def _size(params: dict) -> int:
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def describe_result(result: Result, workdir: Path) -> Iterator[str]:

@@ -58,6 +58,7 @@ def step_work(
   for size in mesh.values():
     devices *= size
   forward, tokens = _of_clip(e)
+  encode = max(e.codec.encode_flops(e.task(name).source.shape) for name in e.data)
   clips = e.batch_size / devices
   attention, other = roofline.executed_flops(forward, config.remat)
   number = parameters(e.model)
@@ -65,7 +66,7 @@ def step_work(
   weights = 2 * number * gathers(config.remat)
   return roofline.Work(
     attention_flops=attention * clips,
-    other_flops=other * clips,
+    other_flops=(other + encode) * clips,
     state_bytes=(state + weights) / mesh["tensor"],
     kept_bytes=kept_bytes,
     layer_bytes=2 * tokens * config.width * config.depth * clips,

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -110,8 +111,12 @@ encode = jax.jit(lambda c, *args: c.encode(*args))
 decode = jax.jit(lambda c, latent: c.decode(latent))
 
 
+def settings(config, **changes):
+  return codec.Config(**dataclasses.asdict(config), **changes)
+
+
 def coder(**changes):
-  return codec.Codec(PARAMS, SMALL.config, **changes)
+  return codec.Codec(PARAMS, settings(SMALL.config, **changes))
 
 
 def test_codec_is_the_network_with_latents_scaled_once():
@@ -155,7 +160,7 @@ def test_the_published_size_has_the_published_parameters_and_strides():
   model = ModelSpec("vae_svd", vae_svd.Config(**vae_svd.SIZES["98M"], **vae_svd.PUBLISHED))
   assert sum(leaf.size for leaf in jax.tree.leaves(model.abstract_params)) == 97_742_847
   assert set(model.info) == set(vae_svd.names(model.config))
-  ours = codec.Codec(None, model.config)
+  ours = codec.Codec(None, settings(model.config))
   assert ours.strides == (1, 8, 8) and ours.latent_shape((14, 576, 1024, 3)) == (14, 72, 128, 4)
 
 
@@ -175,7 +180,7 @@ def test_mesh_does_not_show_in_latents_and_video(frames):
   params, video = filled(SMALL.abstract_params, 0.2), clip((4, frames, 8, 8, 3))
 
   def run(params, video):
-    ours = codec.Codec(params, SMALL.config)
+    ours = codec.Codec(params, settings(SMALL.config))
     latent = ours.encode(video)
     return latent, ours.decode(latent)
 

@@ -1,26 +1,42 @@
 """Pixels as latents: the codec of a model that is trained on clips themselves."""
 
 import dataclasses
+from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
+
+NETWORK = None  # it has no weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """There is nothing to set."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-  """encode and decode change nothing.
+  """encode and decode change nothing."""
 
-  Attributes:
-    strides: pixels per latent position in (t, h, w).
-    channels: of the latent per channel of the clip's 3; here the clip's own.
-  """
+  params: Any = None
+  config: Config = Config()
 
-  strides: tuple[int, int, int] = (1, 1, 1)
+  @property
+  def strides(self) -> tuple[int, int, int]:
+    """Pixels per latent position in (t, h, w)."""
+    return (1, 1, 1)
+
+  @property
+  def scaling(self) -> float:
+    """Latents over what the network itself makes."""
+    return 1.0
 
   def latent_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     """(T,H,W,C) of a clip -> of its latent."""
     return shape
 
-  def encode(self, video: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+  def encode(
+    self, video: Float[Array, "B T H W C"], keys: Key[Array, "B"] | None = None
+  ) -> Float[Array, "B T H W C"]:
     return video
 
   def decode(self, latent: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:

@@ -12,10 +12,24 @@ from jaxtyping import Array, Float, Key
 from videojax.models import vae_svd
 from videojax.models.vae_svd import SCALING
 
+NETWORK = "vae_svd"  # videojax/models/: what its weights are of
 
-@functools.partial(
-  jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config", "frames"]
-)
+
+@dataclasses.dataclass(frozen=True)
+class Config(vae_svd.Config):
+  """The network's sizes and, beside them:
+
+  Attributes:
+    weights: published ones in safetensors (weights.py); None: random ones, the same in every run,
+      which serve tests and plans.
+    frames: decoded together, as many as memory allows; None: all.
+  """
+
+  weights: str | None = None
+  frames: int | None = None
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
 @dataclasses.dataclass(frozen=True)
 class Codec:
   """Frozen; a pytree whose leaves are its weights, so that it is an argument of a compiled step.
@@ -23,17 +37,20 @@ class Codec:
   Attributes:
     params: of vae_svd.Model, a nested dict.
     config: its sizes.
-    frames: decoded together, as many as memory allows; None: all.
   """
 
   params: Any
-  config: vae_svd.Config
-  frames: int | None = None
+  config: Config
 
   @property
   def strides(self) -> tuple[int, int, int]:
     """Pixels per latent position in (t, h, w)."""
     return (1, self.config.stride, self.config.stride)
+
+  @property
+  def scaling(self) -> float:
+    """Latents over what the network itself makes: by this they have about unit variance."""
+    return SCALING
 
   def latent_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     """(T,H,W,3) of a clip -> of its latent.
@@ -66,9 +83,8 @@ class Codec:
 
   def decode(self, latent: Float[Array, "B T h w Z"]) -> Float[Array, "B T H W 3"]:
     """The inverse, nearly; `frames` at a time, which then do not see each other."""
-    decode, frames = self._model().decode, latent.shape[1]
-    starts = range(0, frames, self.frames or frames)
-    parts = [latent[:, i : i + (self.frames or frames)] for i in starts]
+    decode, together = self._model().decode, self.config.frames or latent.shape[1]
+    parts = [latent[:, i : i + together] for i in range(0, latent.shape[1], together)]
     return jnp.concatenate([decode(part / SCALING) for part in parts], 1)
 
   def _model(self) -> vae_svd.Model:
