@@ -1,9 +1,10 @@
-"""Gaussian latents of any shape, with labels and text: for plans and benchmarks, nothing to learn.
+"""Gaussian latents of any shape, with conditions: for plans and benchmarks, nothing to learn.
 
-Alphabet: B batch, T frames, H W height width, C channels, L text tokens.
+Alphabet: B batch, T frames, H W height width, C channels, L text or image tokens.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,7 +22,9 @@ class Config:
     frames, height, width, channels: of the latent.
     classes: labels are drawn from these; None: no label.
     text_length, text_width: of text embeddings; 0: no text.
+    image_length, image_width: of an image's embeddings; 0: no image.
     fps: latent frames per second.
+    scalars: name -> value of the others, the same for all clips.
   """
 
   frames: int
@@ -31,7 +34,10 @@ class Config:
   classes: int | None = None
   text_length: int = 0
   text_width: int = 0
+  image_length: int = 0
+  image_width: int = 0
   fps: float = 1.0
+  scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Source(Indexed):
@@ -56,7 +62,9 @@ class Source(Indexed):
     }
     if c.classes:
       out["label"] = (index % c.classes).astype(jnp.int32)
-    if c.text_length:
-      out["text"] = draw((c.text_length, c.text_width), 1)
-      out["text_mask"] = jnp.ones((*index.shape, c.text_length), bool)
-    return out
+    tokens = ("text", c.text_length, c.text_width), ("image", c.image_length, c.image_width)
+    for use, (name, length, width) in enumerate(tokens, 1):
+      if length:
+        out[name] = draw((length, width), use)
+        out[f"{name}_mask"] = jnp.ones((*index.shape, length), bool)
+    return out | {k: jnp.full(index.shape, v, jnp.float32) for k, v in c.scalars.items()}

@@ -10,9 +10,10 @@ told frames per second, amount of motion and that noise. EDM's preconditioning w
 to .002, guidance that rises from 1 in the first frame to 3 in the last. In our terms that is v of
 the variance-preserving path at the same sigma / alpha, with EDM's c_noise: tests/models/test_svd.py
 has both beside each other. 'edm' is its negative.
-Different: latents and embeddings are Gaussian numbers; the first frame's latents are scaled to unit
-variance, the published ones are not (5.5 times as large), and get their noise as pixels; where
-conditions are dropped the scalars are too; batch and learning rate are ours.
+Different: latents and embeddings are Gaussian numbers, and all scalars the same; the first frame's
+latents are scaled to unit variance, the published ones are not (5.5 times as large; codec vae_svd
+makes them so), and get their noise as pixels; where conditions are dropped the scalars are too;
+batch and learning rate are ours.
 Run: parameters, tests/models/test_svd.py; no training.
 
   python -m videojax.launch --config=experiments/papers/svd.py:cpu --workdir=runs/svd
@@ -24,7 +25,7 @@ the conditions it is told frames per second.
 
 from ml_collections import ConfigDict
 
-from experiments import quickstart
+from experiments.papers import on_worlds
 from videojax.config import complete
 from videojax.errors import check_choice
 from videojax.models.svd import PUBLISHED, SIZES
@@ -42,7 +43,8 @@ def _paper() -> ConfigDict:
   c.batch_size = 64
   c.model = dict(name="svd", remat="full", **SIZES["1.5B"], **PUBLISHED)
   latent = dict(frames=14, height=72, width=128, channels=PUBLISHED["channels"], fps=7.0)
-  c.data = dict(latents=dict(name="random_latents", **latent))
+  given = dict(image_length=1, image_width=PUBLISHED["image"], scalars=dict(motion=127.0))
+  c.data = dict(latents=dict(name="random_latents", **latent, **given))
   c.denoiser = dict(process="cosine", prediction="v", time_unit="edm")
   c.objective = dict(times="log_normal", mean=0.7, std=1.6, space="v")
   c.condition = dict(known_frames=0)
@@ -55,14 +57,8 @@ def _paper() -> ConfigDict:
 
 
 def _small(smoke: bool) -> ConfigDict:
-  """On the quickstart's world, with its objective and measures."""
-  c = quickstart.get_config("smoke" if smoke else "")
-  c.total_steps = 2 if smoke else 3000
-  c.batch_size = 2 if smoke else 4
   least = dict(width=8, multipliers=(1,), head_dim=8, groups=4)
-  sizes = {**SIZES["nano"], **(least if smoke else {})}
-  kw = dict(channels=3, known="last", scalars=("fps",), dtype="float32")
-  c.model = dict(name="svd", **kw, **sizes)
+  model = dict(name="svd", known="last", scalars=("fps",), **SIZES["nano"])
+  c = on_worlds(model, least if smoke else None)
   c.denoiser.time_unit = "edm"
-  c.optim.learning_rate = 1e-3
-  return complete(c)
+  return c

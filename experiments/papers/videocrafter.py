@@ -37,7 +37,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments import quickstart
+from experiments.papers import on_worlds
 from videojax.config import complete
 from videojax.errors import check_choice
 from videojax.models.videocrafter import PUBLISHED, SIZES
@@ -65,6 +65,8 @@ def _paper(form: str) -> ConfigDict:
   c.model = dict(name="videocrafter", remat="full", **SIZES[form], **PUBLISHED)
   latent = dict(frames=16, height=height, width=width, channels=PUBLISHED["channels"], fps=fps)
   tokens: dict[str, Any] = dict(text_length=77, text_width=PUBLISHED["text"])
+  if form == "i2v-512":
+    tokens |= dict(image_length=SIZES[form]["image_tokens"], image_width=PUBLISHED["text"])
   c.data = dict(latents=dict(name="random_latents", **latent, **tokens))
   scale = dict(data_scale=data_scale)
   c.denoiser = dict(process="scaled_linear", process_settings=scale, prediction="noise")
@@ -79,13 +81,6 @@ def _paper(form: str) -> ConfigDict:
 
 
 def _small(smoke: bool) -> ConfigDict:
-  """On the quickstart's world, with its objective and measures."""
-  c = quickstart.get_config("smoke" if smoke else "")
-  c.total_steps = 2 if smoke else 3000
-  c.batch_size = 2 if smoke else 4
   least = dict(width=8, multipliers=(1,), head_dim=8, groups=4)
-  sizes = {**SIZES["nano"], **(least if smoke else {})}
-  kw = dict(channels=3, known="last", scalars=("fps",), dtype="float32")
-  c.model = dict(name="videocrafter", **kw, **sizes)
-  c.optim.learning_rate = 1e-3
-  return complete(c)
+  model = dict(name="videocrafter", known="last", scalars=("fps",), **SIZES["nano"])
+  return on_worlds(model, least if smoke else None)
