@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.condition = dict(
     known_frames=1, masks=("start", "ends", "sparse", "repaint", "canvas"), drop_each=0.7
   )
-  c.evaluate.splits = dict(id=dict(split="train", seed=1))
+  c.evaluate.splits = dict(id=dict(split="train", seed=1, pan=0.0, zoom=0.0))
   c.evaluate.update(main="id", source="fps7", coherence_clips=0)
   if arg != "smoke":
     c.total_steps = 12_000

@@ -27,7 +27,6 @@ from videojax.sample import GuidanceConfig, generate
 CLIPS = 64
 LAG = 3  # frames over which a displacement is measured, from the first
 PLAIN = GuidanceConfig()
-MASKS = ("start", "ends", "sparse", "repaint", "canvas")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,16 +222,19 @@ def _structure(s: Steered) -> list[Effect]:
 
 
 def _parts(s: Steered) -> list[Effect]:
-  """Error where nothing is given; what stands there without any model's help is beside it."""
+  """Error where nothing is given; beside it that of the first frame, or the background, there."""
   out, variance = [], s.truth.var()
   for name in dict.fromkeys(s.task.condition.masks):
     mask, video = np.asarray(s.mask(name)), s.sample({}, mask=name)
     unknown = np.broadcast_to(1 - mask, s.truth.shape)
     per = lambda x, u=unknown: (np.square(x - s.truth) * u).sum((1, 2, 3, 4)) / u.sum((1, 2, 3, 4))
     value, spread = mean(per(video) / variance)
-    measure = "squared error where nothing is given, in variances; beside it: last frame kept"
-    kept = mean(per(np.broadcast_to(s.truth[:, :1], s.truth.shape)) / variance)[0]
-    out.append(Effect("mask", name, measure, value, spread, kept if name in MASKS[:3] else None))
+    whole = name in controls.MASKS[:3]
+    background = np.asarray(s.example["state"]["background"])[:, None, None, None]
+    idle, what = (s.truth[:, :1], "frame 0") if whole else (background, "background")
+    measure = f"squared error where nothing is given, in variances (beside it: {what})"
+    kept = mean(per(np.broadcast_to(idle, s.truth.shape)) / variance)[0]
+    out.append(Effect("mask", name, measure, value, spread, kept))
   return out
 
 

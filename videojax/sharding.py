@@ -174,6 +174,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
 
 
+def splits(name: str) -> bool:
+  """Whether the mesh in use may split the logical axis `name`; not outside `jax.set_mesh`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and any(mesh.shape[axis] > 1 for axis in RULES[name] or ())
+
+
 def param_shardings(
   params: Any, axes: dict[str, tuple[str | None, ...]], mesh: Mesh | AbstractMesh
 ) -> Any:

@@ -1,0 +1,27 @@
+"""Published systems, one experiment each: the published form, and one for two CPU cores.
+
+The small forms of the U-Nets share data, objective, batch and steps, so that they compare.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import quickstart
+from videojax.config import complete
+
+
+def on_worlds(model: dict[str, Any], least: dict[str, Any] | None = None) -> ConfigDict:
+  """A small U-Net on the world of experiments/quickstart.py, with its objective and measures.
+
+  8 frames of 16x16 pixels, the first 2 given, so that motion can be measured; no text.
+
+  Args:
+    model: name and sizes.
+    least: sizes of the smoke form: two steps, for tests; None: the small form.
+  """
+  c = quickstart.get_config("" if least is None else "smoke")
+  c.total_steps = 1200 if least is None else 2
+  c.model = dict(channels=3, dtype="float32", **{**model, **(least or {})})
+  c.optim.learning_rate = 2e-3
+  return complete(c)

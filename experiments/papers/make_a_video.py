@@ -27,7 +27,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments import quickstart
+from experiments.papers import on_worlds
 from videojax.config import complete
 from videojax.errors import check_choice
 from videojax.models.make_a_video import PUBLISHED, SIZES
@@ -75,14 +75,6 @@ def _paper(stage: str) -> ConfigDict:
 
 
 def _small(smoke: bool) -> ConfigDict:
-  """On the quickstart's world, with its objective and measures."""
-  c = quickstart.get_config("smoke" if smoke else "")
-  c.total_steps = 2 if smoke else 3000
-  c.batch_size = 2 if smoke else 4
   least = dict(width=8, multipliers=(1,), attends=(0,), head_dim=8, groups=4)
-  sizes = {**SIZES["nano"], **(least if smoke else {})}
-  c.model = dict(
-    name="make_a_video", channels=3, known="zeros", scalars=("fps",), dtype="float32", **sizes
-  )
-  c.optim.learning_rate = 1e-3
-  return complete(c)
+  model = dict(name="make_a_video", known="zeros", scalars=("fps",), **SIZES["nano"])
+  return on_worlds(model, least if smoke else None)

@@ -19,7 +19,7 @@ Worlds have captions in bytes and this model takes embeddings, so it trains with
 
 from ml_collections import ConfigDict
 
-from experiments import quickstart
+from experiments.papers import on_worlds
 from videojax.config import complete
 from videojax.errors import check_choice
 from videojax.models.modelscope import PUBLISHED, SIZES
@@ -51,12 +51,6 @@ def _paper() -> ConfigDict:
 
 
 def _small(smoke: bool) -> ConfigDict:
-  """On the quickstart's world, with its objective and measures."""
-  c = quickstart.get_config("smoke" if smoke else "")
-  c.total_steps = 2 if smoke else 3000
-  c.batch_size = 2 if smoke else 4
   least = dict(width=8, multipliers=(1,), head_dim=8, in_heads=1, groups=4)
-  sizes = {**SIZES["nano"], **(least if smoke else {})}
-  c.model = dict(name="modelscope", channels=3, known="last", dtype="float32", **sizes)
-  c.optim.learning_rate = 1e-3
-  return complete(c)
+  model = dict(name="modelscope", known="last", **SIZES["nano"])
+  return on_worlds(model, least if smoke else None)
