@@ -15,6 +15,7 @@ from videojax.models.dit import SIZES
 from videojax.program import (
   Counts,
   check_divides,
+  check_loss,
   make_update,
   parameters_by_part,
   task_products,
@@ -27,6 +28,9 @@ ROOT = Path(__file__).parent.parent
 PARAMETERS = {
   "quickstart": 1322208, "real_video": 1322208, "papers/dit": 32_865_056,
   "papers/latte": 32_480_672, "papers/modelscope": 1_411_233_860, "papers/phyworld": 33_433_728,
+  "papers/svd": 1_524_623_082, "papers/lumiere": 3_611_510_787, "controls": 1_635_808,
+  "papers/make_a_video": 2_781_912_097, "papers/video_ldm": 1_298_032_362,
+  "papers/videocrafter": 1_413_284_420,
   "bench/wan_1p3b_32k": 1_414_517_824, "bench/wan_1p3b_8k": 1_414_517_824,
   "bench/dit_xl_4k": 607_366_144, "bench/wan_14b_76k": 14_291_281_984,
 }  # fmt: skip
@@ -65,6 +69,36 @@ def test_experiment_builds_with_its_parameter_count(name):
   if name not in NEEDS_DATA:
     for source in e.data:
       assert task_products(e, e.task(source))
+
+
+VARIANTS = {
+  "papers/modelscope": {"": 1_411_233_860},
+  "papers/svd": {"": 1_524_623_082},
+  "papers/videocrafter": {
+    "512-v2": 1_413_284_420, "1024-v1": 1_146_536_516, "512-v1": 1_144_485_956,
+    "i2v-512": 1_438_843_460,
+  },
+  "papers/lumiere": {
+    "": 3_611_510_787, "given": 3_611_529_219, "image": 2_877_197_315, "ssr": 545_857_923
+  },
+  "papers/make_a_video": {
+    "": 2_781_912_097, "interpolation": 2_781_930_529, "sr_l": 843_948_193, "sr_h": 253_804_995
+  },
+  "papers/video_ldm": {
+    "": 1_298_032_362, "prediction": 1_307_284_202, "interpolation": 1_307_284_202,
+    "upsampler": 740_491_050,
+  },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name,arg", [(name, arg) for name, args in VARIANTS.items() for arg in args]
+)
+def test_every_stage_of_a_paper_has_its_parameters_and_the_data_that_it_needs(name, arg):
+  e = resolve(config(name, arg).to_dict())
+  check_loss(e, {source: e.task(source) for source in e.data})
+  assert parameters_by_part(e.model)["total"] == VARIANTS[name][arg]
 
 
 TRAINABLE = [n for n in experiments() if n not in NEEDS_DATA and not n.startswith("bench/")]
