@@ -3,10 +3,10 @@
   python -m videojax.launch --config=experiments/controls.py --workdir=runs/controls
   python -m videojax.launch --config=experiments/controls.py --workdir=runs/controls --mode=effects
 
-The DiT of experiments/quickstart.py is given the first frame, or the first and the last, every
-fourth, all but a box, or a box alone; strength of motion, frame rate, pan and zoom of the camera;
-strokes of a motion brush; blurred edges. Each is left out in most rows, so that any one of them
-steers alone. A fifth of the steps are single frames, which temporal guidance needs.
+The DiT of experiments/quickstart.py is given the first frame (in half of the rows), or the first
+and the last, every fourth, all but a box, or a box alone; strength of motion, frame rate, pan and
+zoom of the camera; strokes of a motion brush; blurred edges. Each is left out in most rows, so that
+any one of them steers alone. A fifth of the steps are single frames, for temporal guidance.
 A third of the discs stand still, the camera moves. Hardware, time and effects: docs/controls.md.
 """
 
@@ -33,11 +33,11 @@ def get_config(arg: str = "") -> ConfigDict:
   c.model.scalars = ("motion", "fps", "pan_x", "pan_y", "zoom", "blur")
   c.model.volumes = (("brush", 3), ("edges", 1))
   c.condition = dict(
-    known_frames=1, masks=("start", "ends", "sparse", "repaint", "canvas"), drop_each=0.7
+    known_frames=1, masks=("start",) * 4 + ("ends", "sparse", "repaint", "canvas"), drop_each=0.6
   )
   c.evaluate.splits = dict(id=dict(split="train", seed=1, pan=0.0, zoom=0.0))
   c.evaluate.update(main="id", source="fps7", coherence_clips=0)
   if arg != "smoke":
-    c.total_steps = 12_000
+    c.total_steps = 16_000
     c.optim.learning_rate = 2.5e-3
   return complete(c)

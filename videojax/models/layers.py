@@ -170,11 +170,11 @@ def sinusoid(t: Float[Array, "*B"], dim: int, max_period: float = 1e4) -> Float[
 class ScalarEmbed(nnx.Module):
   """A scalar -> sinusoid (256) -> Linear, SiLU, Linear -> [*B, D]; NaN is the learned null.
 
-  The noise level, 0 to 1000, has no null and is told as it is; others, of about one, in hundredths:
-  as they are the sinusoid would hardly tell them apart.
+  The noise level, 0 to 1000, has no null and is told as it is; others, of about one, in tenths: as
+  they are the sinusoid would hardly tell them apart.
   """
 
-  FEATURES, HUNDREDTHS = 256, 100.0
+  FEATURES, TENTHS = 256, 10.0
 
   def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: Any, null: bool):
     init = normal(0.02)  # DiT initialises its timestep MLP so
@@ -186,7 +186,7 @@ class ScalarEmbed(nnx.Module):
 
   def __call__(self, value: Float[Array, "*B"]) -> Float[Array, "*B D"]:
     missing = jnp.isnan(value)
-    told = jnp.where(missing, 0.0, value) * (1.0 if self.null is None else self.HUNDREDTHS)
+    told = jnp.where(missing, 0.0, value) * (1.0 if self.null is None else self.TENTHS)
     y = self.out(jax.nn.silu(self.hidden(sinusoid(told, self.FEATURES))))
     if self.null is None:
       return y
