@@ -1,6 +1,7 @@
 """Latents train through the one loop; the codec's weights are in the state and never change."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from videojax.errors import ConfigError
 from videojax.inspect_run import evaluate, sample
 from videojax.models import vae_svd
 from videojax.program import Program, lower_step
+from videojax.resume import load_weights, restore_weights
 from videojax.sample import generate
 from videojax.sharding import MeshConfig, by_path, make_mesh, put_batch
 from videojax.task import CODEC, without_codec
@@ -46,9 +48,12 @@ def published(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(published, tmp_path_factory):
-  """A finished run in latents."""
+  """A finished run in latents; the file of its codec's weights is gone."""
   workdir = tmp_path_factory.mktemp("latent") / "run"
-  return workdir, latent(published[0]), train(latent(published[0]), workdir, devices=ONE)
+  e = latent(shutil.copytree(published[0], workdir.with_name("vae")).as_posix())
+  result = train(e, workdir, devices=ONE)
+  shutil.rmtree(e.codec.config.weights)
+  return workdir, e, result
 
 
 def test_a_run_in_latents_shows_and_measures_pixels(run):
@@ -71,13 +76,13 @@ def test_weights_of_the_codec_come_from_the_file_and_never_change(run, published
   assert CODEC not in state.trainable and CODEC not in state.ema["0.100"]
 
 
-def test_evaluate_and_sample_need_the_run_directory_alone(run, tmp_path):
+def test_evaluate_and_sample_need_the_run_directory_alone(run):
   workdir, _, result = run
-  moved = from_json(json.loads((workdir / "config.json").read_text()))
-  evaluate(moved, workdir)
+  e = from_json(json.loads((workdir / "config.json").read_text()))
+  evaluate(e, workdir)
   written = json.loads((workdir / "evaluation.json").read_text())
   assert written["frozen_loss"]["mean"] == pytest.approx(result.frozen_loss.final, rel=1e-5)
-  sample(moved, workdir)
+  sample(e, workdir)
   assert list((workdir / "samples" / "id").glob("*.mp4"))
 
 
@@ -85,6 +90,20 @@ def test_resumed_run_ends_with_the_bits_of_a_whole_one(run, published, tmp_path)
   train(latent(published[0], total_steps=1), tmp_path / "run", devices=ONE)
   again = train(latent(published[0]), tmp_path / "run", devices=ONE)
   assert again.params_sha256 == run[2].params_sha256
+
+
+def test_weights_taken_from_a_run_are_the_models_alone(run, published):
+  workdir, e, _ = run
+  other = latent(init_from=str(workdir))  # with a codec of its own
+  mesh = make_mesh(MeshConfig(data=1), ONE)
+  with jax.set_mesh(mesh):
+    program = Program(other, mesh)
+    state = program.create(0)
+    taken = load_weights(other, state, program)
+    want = restore_weights(e, workdir, mesh)[0]
+  jax.tree.map(np.testing.assert_array_equal, taken["trainable"], without_codec(want))
+  jax.tree.map(np.testing.assert_array_equal, taken["frozen"], state.frozen)
+  assert relative_error(state.frozen[CODEC], published[1]) > 0.1
 
 
 def test_weights_of_the_codec_are_no_constants_of_the_compiled_step():

@@ -102,9 +102,13 @@ def test_every_stage_of_a_paper_has_its_parameters_and_the_data_that_it_needs(na
 
 
 TRAINABLE = [n for n in experiments() if n not in NEEDS_DATA and not n.startswith("bench/")]
+# Compiling takes their time, and two U-Nets are among the others.
+SLOW = "papers/lumiere", "papers/make_a_video", "papers/videocrafter", "papers/video_ldm"
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize(
+  "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TRAINABLE]
+)
 def test_smoke_form_runs(name, tmp_path):
   e = resolve(config(name, "smoke").to_dict())
   result = train(e, tmp_path / "run", devices=jax.devices()[:1])

@@ -17,7 +17,7 @@ from videojax.scaling import plotting
 from videojax.scaling.coordinates import product_sizes, slopes
 from videojax.sharding import by_path
 from videojax.state import TrainState, train_step
-from videojax.task import Task
+from videojax.task import Task, without_codec
 
 DOUBLINGS, STEPS = 4, (1, 3, 10)
 FLAT = 0.15  # |slope| up to here is called flat: a factor 1.5 over 16 times the width
@@ -94,7 +94,7 @@ def products(task: Task, state: TrainState, rows: Any) -> dict[str, jax.Array]:
   x, cond = task.prepare(state.params, task.source.decode(rows))
   t = jnp.full((x.shape[0], 1), 0.5, jnp.float32)
   noisy = 0.5 * x + 0.5 * jax.random.normal(jax.random.key(0), x.shape)
-  params = state.params
+  params = without_codec(state.params)
   network = lambda p, x_t: task.denoise(p, x_t, t, cond).output
   return product_sizes(network, params, noisy, names=list(by_path(params)))
 

@@ -89,7 +89,7 @@ class ModelSpec:
       nnx.state(self.module.Model(self.config, rngs=nnx.Rngs(key)), nnx.Param)
     )
 
-  @property
+  @functools.cached_property
   def abstract_params(self) -> dict:
     return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
@@ -132,7 +132,7 @@ class CodecSpec:
     """Random parameters to stand beside the model's, the same in every run; jittable."""
     return {} if self.network is None else {CODEC: self.network.init(jax.random.key(0))}
 
-  @property
+  @functools.cached_property
   def abstract_params(self) -> dict:
     return jax.eval_shape(self.init)
 
