@@ -1,9 +1,11 @@
 """--mode=cascade: clips through a chain of runs, each going on from what the one before it made.
 
 A run with volume 'low' enlarges the clip before it (super-resolution in space, in time, or both); a
-run whose mask is 'sparse' fills in the frames between (temporal interpolation).
+run whose mask is 'sparse' fills in the frames between (temporal interpolation). A run that samples
+by windows takes as many frames as there are.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from videojax import controls, files, rundir
 from videojax.config import Experiment, from_json
 from videojax.errors import ConfigError
+from videojax.evaluate import Evaluator
 from videojax.inspect_run import opened
 from videojax.measures import physics
 from videojax.sample import write_samples
@@ -57,6 +60,14 @@ def continued(
   return out
 
 
+def _of_frames(e: Experiment, frames: int) -> Experiment:
+  """The same experiment on clips of so many frames."""
+  longer = lambda source: dataclasses.replace(
+    source, settings={**source.settings, "frames": frames}
+  )
+  return dataclasses.replace(e, data={name: longer(source) for name, source in e.data.items()})
+
+
 def _check(have: tuple[int, ...], want: tuple[int, ...]) -> None:
   if tuple(have) != tuple(want):
     raise ConfigError(
@@ -76,6 +87,8 @@ def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> Non
   size = 0
   for e, run in [*chain, (experiment, workdir)]:
     with opened(e, run) as (evaluator, params, step):
+      if made is not None and e.sampler.window:
+        evaluator = Evaluator(_of_frames(e, made.shape[1]), evaluator.mesh)
       number = size or min(CLIPS, evaluator.batch)
       batch = next(evaluator.examples(evaluator.first, number))[0]
       size = len(batch["video"])

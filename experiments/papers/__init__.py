@@ -11,17 +11,22 @@ from experiments import quickstart
 from videojax.config import complete
 
 
-def on_worlds(model: dict[str, Any], least: dict[str, Any] | None = None) -> ConfigDict:
+def on_worlds(
+  model: dict[str, Any], least: dict[str, Any] | None = None, **world: Any
+) -> ConfigDict:
   """A small U-Net on the world of experiments/quickstart.py, with its objective and measures.
 
-  8 frames of 16x16 pixels, the first 2 given, so that motion can be measured; no text.
+  8 frames of 16x16 pixels, the first 2 given, so that motion can be measured; no text. All are
+  told the last known frame and its change (known="last"), whatever their papers do.
 
   Args:
     model: name and sizes.
     least: sizes of the smoke form: two steps, for tests; None: the small form.
+    world: what differs in the world (size, frames, known, fps): for stages of cascades.
   """
   c = quickstart.get_config("" if least is None else "smoke")
   c.total_steps = 1200 if least is None else 2
   c.model = dict(channels=3, dtype="float32", **{**model, **(least or {})})
   c.optim.learning_rate = 2e-3
+  c.data.worlds.update(world)
   return complete(c)

@@ -28,7 +28,12 @@ Run: parameters, tests/test_experiments.py; no training.
 
 Two CPU cores: a small model on the worlds of experiments/quickstart.py (8 frames of 16x16 pixels,
 the first 2 given, so that motion can be measured; 2 frames of 4x4 at the coarsest level), with that
-file's objective, without text, all of it trained from the start.
+file's objective, without text, all of it trained from the start. Its super-resolution, small: 4
+frames of 32x32 pixels (cpu_ssr), then all 8 frames of the base model by windows of 4, 2 apart:
+
+  python -m videojax.launch --config=experiments/papers/lumiere.py:cpu_ssr --workdir=runs/ssr
+  python -m videojax.launch --config=experiments/papers/lumiere.py:cpu_ssr --workdir=runs/ssr \\
+    --mode=cascade --after=runs/lumiere
 """
 
 from typing import Any
@@ -50,8 +55,10 @@ FORMS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg '' or another of FORMS; 'cpu': for two cores; 'smoke': two steps, for tests."""
-  check_choice("variant", arg, (*FORMS, "cpu", "smoke"))
+  """arg '' or another of FORMS; for two cores 'cpu', 'cpu_ssr'; 'smoke': two steps, for tests."""
+  check_choice("variant", arg, (*FORMS, "cpu", "cpu_ssr", "smoke"))
+  if arg == "cpu_ssr":
+    return _ssr()
   return _paper(arg) if arg in FORMS else _small(arg == "smoke")
 
 
@@ -81,5 +88,16 @@ def _paper(form: str) -> ConfigDict:
 
 def _small(smoke: bool) -> ConfigDict:
   least = dict(width=8, multipliers=(1,), attends=0, head_dim=8, groups=4)
-  model = dict(name="lumiere", known="zeros", **SIZES["nano"])
+  model = dict(name="lumiere", known="last", **SIZES["nano"])
   return on_worlds(model, least if smoke else None)
+
+
+def _ssr() -> ConfigDict:
+  takes = dict(scalars=("low_noise",), volumes=dict(low=3))
+  c = on_worlds(dict(name="lumiere", **SIZES["nano"], **takes), size=32, frames=4, known=2)
+  c.total_steps, c.batch_size = 400, 4
+  c.condition.known_frames = 0
+  c.controls.low = (1, 2, 2)
+  c.objective.mean = 0.0  # what is left to draw is fine detail
+  c.sampler.update(window=4, stride=2)
+  return c

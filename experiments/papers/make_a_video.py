@@ -21,6 +21,14 @@ Run: parameters, tests/test_experiments.py; no training.
 
 Two CPU cores: a small decoder on the worlds of experiments/quickstart.py (8 frames of 16x16 pixels,
 the first 2 given, so that motion can be measured), with that file's objective, without text.
+
+The cascade, small: 4 frames of 8x8 pixels at 3.5 a second, the first 2 given (cpu_decoder); 7
+frames at 7 a second, every second given (cpu_interpolation); 16x16 pixels (cpu_sr):
+
+  for stage in decoder interpolation sr; do python -m videojax.launch \\
+    --config=experiments/papers/make_a_video.py:cpu_$stage --workdir=runs/mav_$stage; done
+  python -m videojax.launch --config=experiments/papers/make_a_video.py:cpu_sr \\
+    --workdir=runs/mav_sr --mode=cascade --after=runs/mav_decoder,runs/mav_interpolation
 """
 
 from typing import Any
@@ -43,10 +51,19 @@ STAGES: dict[str, tuple[str, int, int, dict[str, Any]]] = {
   "sr_h": ("sr_h", 16, 768, FRAME),
 }
 
+# Stage of the small cascade -> world, steps.
+CASCADE: dict[str, tuple[dict[str, Any], int]] = {
+  "cpu_decoder": (dict(size=8, frames=4, known=2, fps=3.5), 3000),
+  "cpu_interpolation": (dict(size=8, frames=7, known=3, fps=7.0), 1200),
+  "cpu_sr": (dict(size=16, frames=7, known=3, fps=7.0), 600),
+}
+
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg '': the decoder; another stage; 'cpu': for two cores; 'smoke': two steps, for tests."""
-  check_choice("variant", arg, (*STAGES, "cpu", "smoke"))
+  """arg '': the decoder; another stage; for two cores 'cpu', CASCADE; 'smoke': two steps."""
+  check_choice("variant", arg, (*STAGES, *CASCADE, "cpu", "smoke"))
+  if arg in CASCADE:
+    return _stage(arg)
   return _paper(arg) if arg in STAGES else _small(arg == "smoke")
 
 
@@ -76,5 +93,21 @@ def _paper(stage: str) -> ConfigDict:
 
 def _small(smoke: bool) -> ConfigDict:
   least = dict(width=8, multipliers=(1,), attends=(0,), head_dim=8, groups=4)
-  model = dict(name="make_a_video", known="zeros", scalars=("fps",), **SIZES["nano"])
+  model = dict(name="make_a_video", known="last", scalars=("fps",), **SIZES["nano"])
   return on_worlds(model, least if smoke else None)
+
+
+def _stage(stage: str) -> ConfigDict:
+  world, steps = CASCADE[stage]
+  model = {"name": "make_a_video", **SIZES["nano"], "multipliers": (1, 2), "attends": (1,)}
+  takes = LOW if stage == "cpu_sr" else dict(known="zeros", scalars=("fps",))
+  c = on_worlds({**model, **takes}, **world)
+  c.total_steps = steps
+  c.condition.known_frames = 0 if stage == "cpu_sr" else world["known"]
+  if stage == "cpu_interpolation":
+    c.condition.masks = ("sparse",)
+    c.controls.every = 2
+  if stage == "cpu_sr":
+    c.controls.low = (1, 2, 2)
+    c.objective.mean = 0.0  # what is left to draw is fine detail
+  return c

@@ -149,6 +149,14 @@ class RMSNorm(nnx.Module):
     return (y * lead(self.scale[...], y)).astype(x.dtype)
 
 
+def gelu(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+  """x times the normal distribution below x (Hendrycks & Gimpel 2016), exact.
+
+  By erf: jax.nn.gelu has erfc, whose gradient takes a CPU five times as long.
+  """
+  return 0.5 * x * (1 + jax.lax.erf(x / math.sqrt(2)))
+
+
 def modulate(
   x: Float[Array, "B t N D"], shift: Float[Array, "B #t D"], scale: Float[Array, "B #t D"]
 ) -> Float[Array, "B t N D"]:

@@ -278,7 +278,7 @@ class FeedForward(nnx.Module):
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     value, gate = jnp.moveaxis(self.up(x), -2, 0)  # two [*B,4D]
-    return self.down(value * jax.nn.gelu(gate, approximate=False))
+    return self.down(value * layers.gelu(gate))
 
   @staticmethod
   def products(width: int, tokens: int) -> list[Product]:
