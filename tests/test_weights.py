@@ -98,6 +98,28 @@ def test_parameters_that_start_fresh_may_have_any_shape_there(written, params, t
   }  # fmt: skip
 
 
+def test_image_models_weights_leave_what_goes_along_time_to_init_fresh(tmp_path):
+  from videojax.models import video_ldm
+
+  sizes = dict(width=8, multipliers=(1,), blocks=1, attends=(0,), head_dim=8, groups=4, channels=4)
+  model = ModelSpec("video_ldm", video_ldm.Config(**sizes, text=16, dtype="float32"))
+  image = ModelSpec("video_ldm", model.config.image)
+  params = by_path(filled(image.abstract_params))
+  weights.save(tmp_path, video_ldm, image.config, image.info, params)
+  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = {
+    p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)
+    for p, x in by_path(model.abstract_params).items()
+  }
+  take = lambda **kw: weights.load(tmp_path, video_ldm, model.config, model.info, abstract, **kw)
+  with pytest.raises(ConfigError, match="named by init_fresh: .*temporal"):
+    take()
+  got = take(fresh=".*temporal")
+  assert got.keys() == params.keys()
+  for path, value in got.items():
+    np.testing.assert_array_equal(value, params[path], err_msg=path)
+
+
 @pytest.mark.parametrize(
   "name,content,words",
   [

@@ -165,14 +165,16 @@ def load(
     ConfigError: tensors that are missing, extra or misshapen, by name.
   """
   tensors, elsewhere = Tensors(path), getattr(module, "OTHER_PARTS", ())
-  names = {
-    p: n for p, n in published_names(module, config).items() if not (fresh and re.match(fresh, p))
-  }
+  taken = lambda p: not (fresh and re.match(fresh, p))
+  names = {p: n for p, n in published_names(module, config).items() if taken(p)}
   want = {
     name: there(layout, abstract[p].shape, info[p].inputs) for p, (name, layout) in names.items()
   }
   have = {n: s for n, s in tensors.shape.items() if not n.startswith(tuple(elsewhere))}
   wrong = {
+    "of this model alone, so to be named by init_fresh": sorted(
+      p for p in abstract if taken(p) and p not in names
+    ),
     "missing": sorted(want.keys() - have.keys()),
     "extra": sorted(have.keys() - want.keys()),
     "misshapen": [

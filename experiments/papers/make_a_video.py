@@ -100,7 +100,8 @@ def _small(smoke: bool) -> ConfigDict:
 def _stage(stage: str) -> ConfigDict:
   world, steps = CASCADE[stage]
   model = {"name": "make_a_video", **SIZES["nano"], "multipliers": (1, 2), "attends": (1,)}
-  takes = LOW if stage == "cpu_sr" else dict(known="zeros", scalars=("fps",))
+  fill = "last" if stage == "cpu_decoder" else "zeros"
+  takes = LOW if stage == "cpu_sr" else dict(known=fill, scalars=("fps",))
   c = on_worlds({**model, **takes}, **world)
   c.total_steps = steps
   c.condition.known_frames = 0 if stage == "cpu_sr" else world["known"]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.golden import make_modelscope as golden
 from tests.helpers import filled, relative_error
+from videojax import weights
 from videojax.models import modelscope, unet
 from videojax.models.cond import Cond, drop
 from videojax.scaling import flops, mup
@@ -33,7 +34,7 @@ def from_reference(model, value):
 
   def one(path, leaf):
     name, layout = names["/".join(key.key for key in path)]
-    return jnp.asarray(unet.from_torch(value(name), layout, leaf.shape), jnp.float32)
+    return jnp.asarray(weights.from_torch(value(name), layout, leaf.shape), jnp.float32)
 
   return jax.tree_util.tree_map_with_path(one, model.abstract_params)
 

@@ -11,8 +11,7 @@ Shapes: B batch, T frames, H W height width, C channels, L text tokens, M width 
 """
 
 import dataclasses
-import re
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from videojax.errors import check_choice
-from videojax.models import layers, unet
+from videojax.models import layers, published, unet
 from videojax.models.attention import CONTEXTS, KERNELS, choose_kernel
 from videojax.models.cond import Cond, check_cond
 from videojax.scaling.flops import Product
@@ -75,8 +74,8 @@ class Config:
     for name in ("width", "blocks", "head_dim", "in_heads", "groups", "channels"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
-    if not self.multipliers or min(self.multipliers) < 1:
-      raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, one per level")
+    if not self.multipliers or min(self.multipliers) < 1 or self.multipliers[0] != 1:
+      raise ValueError(f"multipliers={self.multipliers} must be 1 and numbers >= 1, one per level")
     for name in ("head_dim", "groups"):
       if self.width % getattr(self, name):
         raise ValueError(f"width={self.width} is not divisible by {name}={getattr(self, name)}")
@@ -125,47 +124,15 @@ def wider(cfg: Config) -> Config:
   return dataclasses.replace(cfg, width=2 * cfg.width, in_heads=2 * cfg.in_heads)
 
 
-class BlockShape(NamedTuple):
-  """Channels into and out of a block, and whether it attends."""
-
-  c_in: int
-  c_out: int
-  attends: bool
-
-
-class Stage(NamedTuple):
-  """Blocks at one resolution, 1 / 2^level; `sampler`: on to the next."""
-
-  place: str
-  level: int
-  blocks: tuple[BlockShape, ...]
-  sampler: bool
-
-
-def stages(cfg: Config) -> list[Stage]:
+def stages(cfg: Config) -> list[unet.Stage]:
   """The U in the order of its forward pass."""
-  widths, last = [cfg.width * m for m in cfg.multipliers], len(cfg.multipliers) - 1
-  out, skips, c = list[Stage](), [cfg.width], cfg.width
-  for level, width in enumerate(widths):
-    blocks = [BlockShape(c, width, level < last)]
-    blocks += [BlockShape(width, width, level < last)] * (cfg.blocks - 1)
-    out.append(Stage("down", level, tuple(blocks), level < last))
-    skips += [width] * (cfg.blocks + (level < last))
-    c = width
-  out.append(Stage("mid", last, (BlockShape(c, c, True), BlockShape(c, c, False)), False))
-  for level, width in reversed(list(enumerate(widths))):
-    blocks = []
-    for _ in range(cfg.blocks + 1):
-      blocks.append(BlockShape(c + skips.pop(), width, level < last))
-      c = width
-    out.append(Stage("up", level, tuple(blocks), level > 0))
-  return out
+  return unet.stages(cfg, range(len(cfg.multipliers) - 1), middle=True)
 
 
 class Block(nnx.Module):
   """Within the frames, along time, and both again with attention."""
 
-  def __init__(self, cfg: Config, shape: BlockShape, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: Config, shape: unet.BlockShape, *, rngs: nnx.Rngs):
     c, dtype, groups = shape.c_out, jnp.dtype(cfg.dtype), cfg.groups
     kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
     self.resnet = unet.ResNet(shape.c_in, c, 4 * cfg.width, groups, eps=1e-5, **kw)
@@ -188,7 +155,7 @@ class Block(nnx.Module):
 class Level(nnx.Module):
   """The blocks of a stage, and the convolution that comes with a change of resolution."""
 
-  def __init__(self, cfg: Config, stage: Stage, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: Config, stage: unet.Stage, *, rngs: nnx.Rngs):
     shapes, c = enumerate(stage.blocks), stage.blocks[-1].c_out
     self.blocks: Any = nnx.Dict({str(i): Block(cfg, shape, rngs=rngs) for i, shape in shapes})
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
@@ -315,46 +282,10 @@ PARTS = {
   "out": "attention projections",
 }  # fmt: skip
 
-# Our paths -> diffusers' names, one after the other.
-_RENAMES = (
-  (r"^(down|up)/(\d+)/blocks/(\d+)/(\w+)", r"\1_blocks/\2/\4s/\3"),
-  (r"^mid/blocks/(\d+)/(\w+)", r"mid_block/\2s/\1"),
-  (r"^(down|up)/(\d+)/sampler", r"\1_blocks/\2/\1samplers/0/conv"),
-  (r"(temp_convs/\d+)/norm(\d)", r"\1/conv\2/0"),
-  (r"(temp_convs/\d+)/conv1/(kernel|bias)", r"\1/conv1/2/\2"),
-  (r"(temp_convs/\d+)/conv(\d)/(kernel|bias)", r"\1/conv\2/3/\3"),
-  (r"^time/hidden", "time_embedding/linear_1"),
-  (r"^time/out", "time_embedding/linear_2"),
-  (r"^norm_out", "conv_norm_out"),
-  (r"/time/", "/time_emb_proj/"),
-  (r"/shortcut/", "/conv_shortcut/"),
-  (r"/block/", "/transformer_blocks/0/"),
-  (r"/attention/", "/attn1/"),
-  (r"/(cross|again)/", "/attn2/"),
-  (r"/(q|k|v)/", r"/to_\1/"),
-  (r"(attn\d)/out/", r"\1/to_out/0/"),
-  (r"/ff/up/", "/ff/net/0/proj/"),
-  (r"/ff/down/", "/ff/net/2/"),
-  (r"/(kernel|scale)$", "/weight"),
-  (r"/", "."),
-)
-
 
 def names(cfg: Config) -> dict[str, tuple[str, str]]:
-  """Path of a parameter -> its name in UNet3DConditionModel, and the layout (unet.from_torch)."""
-
-  def name(path: str) -> str:
-    for pattern, new in _RENAMES:
-      path = re.sub(pattern, new, path)
-    return path
-
-  def layout(path: str, inputs: int) -> str:
-    if path.endswith("shortcut/kernel"):
-      return "conv2d"
-    return "weight" if inputs else "vector"
-
-  info = layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
-  return {path: (name(path), layout(path, i.inputs)) for path, i in info.items()}
+  """Path of a parameter -> its name in UNet3DConditionModel, and its layout (weights.py)."""
+  return published.names(layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0)))))
 
 
 def published_config(cfg: Config) -> dict[str, Any]:

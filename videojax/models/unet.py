@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
@@ -441,15 +440,3 @@ def run(block: nnx.Module, x: Array, *args: Any, remat: str) -> Array:
 def in_order(modules: Any) -> list[Any]:
   """The values of an nnx.Dict with keys '0', '1', ... in this order."""
   return [modules[key] for key in sorted(modules, key=int)]
-
-
-def from_torch(value: np.ndarray, layout: str, shape: tuple[int, ...]) -> np.ndarray:
-  """A PyTorch tensor as a parameter of ours.
-
-  Args:
-    layout: 'weight', (out, in, *kernel) -> (*kernel, in, out), or 'vector', as it is.
-    shape: ours, with axes of heads and of a kernel of size one.
-  """
-  if layout == "weight":
-    value = np.moveaxis(value, (0, 1), (-1, -2))
-  return value.reshape(shape)

@@ -30,7 +30,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from videojax.errors import check_choice
-from videojax.models import layers, unet
+from videojax.models import layers, published, unet
 from videojax.models.attention import CONTEXTS, KERNELS, choose_kernel
 from videojax.models.cond import Cond, check_cond
 from videojax.models.layers import Linear
@@ -398,3 +398,12 @@ PARTS = {
   "q": "attention projections", "k": "attention projections", "v": "attention projections",
   "out": "attention projections",
 }  # fmt: skip
+
+
+def names(cfg: Config) -> dict[str, tuple[str, str]]:
+  """Path of a parameter of the image model -> its name in UNet2DConditionModel, and its layout.
+
+  What goes along time has none: `init_from` takes it with `init_fresh='.*temporal'`.
+  """
+  image = nnx.eval_shape(lambda: Model(cfg.image, rngs=nnx.Rngs(0)))
+  return published.names(layers.param_info(image))
