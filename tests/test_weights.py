@@ -126,7 +126,7 @@ def test_image_models_weights_leave_what_goes_along_time_to_init_fresh(tmp_path)
     ("weights.ckpt", b"", "is a pickle"),
     ("weights.safetensors", b"damaged", "cannot be read as safetensors"),
     ("weights.safetensors.index.json", b"{}", "is damaged"),
-    ("nothing.here", None, "there is no"),
+    ("nothing.here", None, "there is no such file"),
   ],
 )
 def test_files_that_cannot_be_used_are_named(tmp_path, name, content, words):

@@ -110,7 +110,7 @@ class Tensors:
         )
       path = found[0]
     if not path.exists():
-      raise ConfigError(f"there is no {path}")
+      raise ConfigError(f"{path} is no run directory, and there is no such file")
     if not path.name.endswith(INDEX):
       return [path]
     try:
