@@ -22,9 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from videojax.errors import check_choice
-from videojax.models import inflation, layers, unet
-from videojax.models.attention import CONTEXTS, KERNELS, choose_kernel
+from videojax.models import inflation, layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
 from videojax.scaling.flops import Product
 from videojax.sharding import constrain
@@ -78,29 +76,9 @@ class Config:
   classes: ClassVar[int | None] = None
 
   def __post_init__(self):
-    object.__setattr__(self, "multipliers", tuple(self.multipliers))
-    object.__setattr__(self, "scalars", tuple(self.scalars))
-    object.__setattr__(self, "volumes", layers.as_volumes(self.volumes))
-    for name in ("width", "blocks", "head_dim", "temporal_blocks", "groups", "channels"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
-    if not self.multipliers or min(self.multipliers) < 1:
-      raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, one per level")
+    unet_config.check(self, "temporal_blocks")
     if not 0 <= self.attends <= len(self.multipliers):
       raise ValueError(f"attends={self.attends} must be 0 to {len(self.multipliers)}, the levels")
-    for name in ("head_dim", "groups"):
-      if self.width % getattr(self, name):
-        raise ValueError(f"width={self.width} is not divisible by {name}={getattr(self, name)}")
-    if self.width % 2:
-      raise ValueError(f"width={self.width} must be even: sines and cosines of the noise level")
-    if self.scan:
-      raise ValueError("scan=True: the blocks of a U-Net differ in size, use scan=False")
-    check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-    check_choice("remat policy", self.remat, layers.REMATS)
-    check_choice("attention kernel", self.kernel, KERNELS)
-    check_choice("context parallelism", self.context, CONTEXTS)
-    if self.known is not None:
-      check_choice("known fill", self.known, layers.KNOWN_FILLS)
 
   @property
   def uses(self) -> tuple[str, ...]:
@@ -122,8 +100,7 @@ class Config:
   def depth(self) -> int:
     """Blocks in units of one at full resolution, by tokens times channels: for estimates."""
     fewer = 8 if self.temporal else 4  # positions, per level
-    shapes = [(shape, stage.level) for stage in stages(self) for shape in stage.blocks]
-    return max(round(sum(s.c_out / self.width / fewer**level for s, level in shapes)), 1)
+    return max(unet_config.depth(self, stages(self), fewer), 1)
 
 
 SIZES = {
@@ -285,12 +262,7 @@ class Model(nnx.Module):
     return self.conv_out(jax.nn.silu(self.norm_out(x))).astype(jnp.float32)
 
 
-def describe(cfg: Config, mesh: Any) -> str:
-  """How attention is computed on this mesh, for people."""
-  kernel = choose_kernel(cfg.kernel, dtype=cfg.dtype, head_dim=cfg.head_dim)
-  if mesh.shape["seq"] == 1:
-    return kernel
-  return f"{kernel}, frames and rows in turn over seq={mesh.shape['seq']}, by all-to-all"
+describe = unet_config.describe
 
 
 def products(
@@ -340,14 +312,10 @@ def products(
   return out
 
 
-# The parameters' first path element -> the part that they are listed under.
-PARTS = {
-  "conv_in": "in and out", "conv_out": "in and out", "norm_out": "norms", "scalars": "scalars",
-  "sampler": "samplers", "temporal_sampler": "samplers", "project": "temporal convolutions",
-  "conv_space": "temporal convolutions", "conv_time": "temporal convolutions",
-  "conv1": "spatial convolutions", "conv2": "spatial convolutions", "time": "time",
-  "shortcut": "spatial convolutions", "cross": "text", "ff": "mlp", "norm": "norms",
-  "norm1": "norms", "norm2": "norms", "norm3": "norms", "proj_in": "attention projections",
-  "proj_out": "attention projections", "q": "attention projections", "k": "attention projections",
-  "v": "attention projections", "out": "attention projections",
-}  # fmt: skip
+PARTS = unet_config.PARTS | {
+  "scalars": "scalars",
+  "temporal_sampler": "samplers",
+  "project": "temporal convolutions",
+  "conv_space": "temporal convolutions",
+  "conv_time": "temporal convolutions",
+}

@@ -21,9 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from videojax.errors import check_choice
-from videojax.models import layers, unet
-from videojax.models.attention import CONTEXTS, KERNELS, choose_kernel
+from videojax.models import layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
 from videojax.models.layers import Init, Linear
 from videojax.scaling.flops import Product
@@ -77,31 +75,11 @@ class Config:
   classes: ClassVar[int | None] = None
 
   def __post_init__(self):
-    for name in ("multipliers", "attends", "scalars"):
-      object.__setattr__(self, name, tuple(getattr(self, name)))
-    object.__setattr__(self, "volumes", layers.as_volumes(self.volumes))
-    for name in ("width", "blocks", "head_dim", "groups", "channels"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
-    if not self.multipliers or min(self.multipliers) < 1:
-      raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, one per level")
+    unet_config.check(self)
     if not set(self.attends) <= set(range(len(self.multipliers))):
       raise ValueError(f"attends={self.attends} must be levels, 0 to {len(self.multipliers) - 1}")
-    for name in ("head_dim", "groups"):
-      if self.width % getattr(self, name):
-        raise ValueError(f"width={self.width} is not divisible by {name}={getattr(self, name)}")
-    if self.width % 2:
-      raise ValueError(f"width={self.width} must be even: sines and cosines of the noise level")
-    if self.scan:
-      raise ValueError("scan=True: the blocks of a U-Net differ in size, use scan=False")
     if self.text and not self.attends:
       raise ValueError(f"text={self.text}, but attends={self.attends}: no level sees it")
-    check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-    check_choice("remat policy", self.remat, layers.REMATS)
-    check_choice("attention kernel", self.kernel, KERNELS)
-    check_choice("context parallelism", self.context, CONTEXTS)
-    if self.known is not None:
-      check_choice("known fill", self.known, layers.KNOWN_FILLS)
 
   @property
   def uses(self) -> tuple[str, ...]:
@@ -117,8 +95,7 @@ class Config:
   @property
   def depth(self) -> int:
     """Blocks in units of one at full resolution, by tokens times channels: for estimates."""
-    shapes = [(shape, stage.level) for stage in stages(self) for shape in stage.blocks]
-    return round(sum(s.c_out / self.width / 4**level for s, level in shapes))
+    return unet_config.depth(self, stages(self))
 
 
 SIZES = {
@@ -351,12 +328,7 @@ class Model(nnx.Module):
     return self.conv_out(jax.nn.silu(self.norm_out(x))).astype(jnp.float32)
 
 
-def describe(cfg: Config, mesh: Any) -> str:
-  """How attention is computed on this mesh, for people."""
-  kernel = choose_kernel(cfg.kernel, dtype=cfg.dtype, head_dim=cfg.head_dim)
-  if mesh.shape["seq"] == 1:
-    return kernel
-  return f"{kernel}, frames and rows in turn over seq={mesh.shape['seq']}, by all-to-all"
+describe = unet_config.describe
 
 
 def products(

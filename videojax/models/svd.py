@@ -22,9 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from videojax.errors import check_choice
-from videojax.models import layers, unet
-from videojax.models.attention import CONTEXTS, KERNELS, choose_kernel
+from videojax.models import layers, unet, unet_config
+from videojax.models.attention import choose_kernel
 from videojax.models.blend import Block, Embed, Transformer
 from videojax.models.cond import Cond, check_cond
 from videojax.scaling.flops import Product
@@ -80,29 +79,9 @@ class Config:
   classes: ClassVar[int | None] = None
 
   def __post_init__(self):
-    for name in ("multipliers", "scalars"):
-      object.__setattr__(self, name, tuple(getattr(self, name)))
-    object.__setattr__(self, "volumes", layers.as_volumes(self.volumes))
-    for name in ("width", "blocks", "head_dim", "groups", "channels"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
-    if not self.multipliers or min(self.multipliers) < 1:
-      raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, one per level")
-    for name in ("head_dim", "groups"):
-      if self.width % getattr(self, name):
-        raise ValueError(f"width={self.width} is not divisible by {name}={getattr(self, name)}")
-    if self.width % 2:
-      raise ValueError(f"width={self.width} must be even: sines and cosines of the noise level")
+    unet_config.check(self)
     if self.image and self.text:
       raise ValueError(f"image={self.image} and text={self.text}: the model attends to one of them")
-    if self.scan:
-      raise ValueError("scan=True: the blocks of a U-Net differ in size, use scan=False")
-    check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-    check_choice("remat policy", self.remat, layers.REMATS)
-    check_choice("attention kernel", self.kernel, KERNELS)
-    check_choice("context parallelism", self.context, CONTEXTS)
-    if self.known is not None:
-      check_choice("known fill", self.known, layers.KNOWN_FILLS)
 
   @property
   def uses(self) -> tuple[str, ...]:
@@ -118,8 +97,7 @@ class Config:
   @property
   def depth(self) -> int:
     """Blocks in units of one at full resolution, by tokens times channels: for estimates."""
-    shapes = [(shape, stage.level) for stage in stages(self) for shape in stage.blocks]
-    return round(sum(s.c_out / self.width / 4**level for s, level in shapes))
+    return unet_config.depth(self, stages(self))
 
 
 SIZES = {
@@ -278,17 +256,14 @@ def products(
   return out
 
 
-# The parameters' first path element -> the part that they are listed under.
-PARTS = {
-  "conv_in": "in and out", "conv_out": "in and out", "norm_out": "norms", "time": "time",
-  "scalars": "time", "frame": "time", "blend": "blends", "temporal": "temporal convolutions",
-  "sampler": "samplers", "conv1": "spatial convolutions", "conv2": "spatial convolutions",
-  "shortcut": "spatial convolutions", "cross": "text", "ff": "mlp", "ff_in": "mlp", "norm": "norms",
-  "norm1": "norms", "norm2": "norms", "norm3": "norms", "norm_in": "norms",
-  "proj_in": "attention projections", "proj_out": "attention projections",
-  "q": "attention projections", "k": "attention projections", "v": "attention projections",
-  "out": "attention projections",
-}  # fmt: skip
+PARTS = unet_config.PARTS | {
+  "scalars": "time",
+  "frame": "time",
+  "blend": "blends",
+  "temporal": "temporal convolutions",
+  "ff_in": "mlp",
+  "norm_in": "norms",
+}
 
 # Our paths -> diffusers' names, one after the other.
 _RENAMES = (

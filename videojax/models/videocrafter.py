@@ -23,9 +23,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from videojax.errors import check_choice
-from videojax.models import layers, unet
-from videojax.models.attention import CONTEXTS, KERNELS, choose_kernel
+from videojax.models import layers, unet, unet_config
+from videojax.models.attention import choose_kernel
 from videojax.models.cond import Cond, check_cond
 from videojax.models.videocrafter_attention import Transformer, from_zero, transformer_products
 from videojax.scaling.flops import Product
@@ -84,19 +83,9 @@ class Config:
   classes: ClassVar[int | None] = None
 
   def __post_init__(self):
-    for name in ("multipliers", "scalars"):
-      object.__setattr__(self, name, tuple(getattr(self, name)))
-    object.__setattr__(self, "volumes", layers.as_volumes(self.volumes))
-    for name in ("width", "blocks", "head_dim", "in_heads", "groups", "channels"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
-    if self.multipliers[:1] != (1,) or min(self.multipliers) < 1:
+    unet_config.check(self, "in_heads")
+    if self.multipliers[:1] != (1,):
       raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, by level, 1 first")
-    for name in ("head_dim", "groups"):
-      if self.width % getattr(self, name):
-        raise ValueError(f"width={self.width} is not divisible by {name}={getattr(self, name)}")
-    if self.width % 2:
-      raise ValueError(f"width={self.width} must be even: sines and cosines of the noise level")
     if self.image_tokens < 0 or (self.image_tokens and not self.text):
       raise ValueError(
         f"image_tokens={self.image_tokens} with text={self.text}: image tokens are seen beside a "
@@ -104,14 +93,6 @@ class Config:
       )
     if self.reach is not None and self.reach < 1:
       raise ValueError(f"reach={self.reach} must be >= 1 frames, or None")
-    if self.scan:
-      raise ValueError("scan=True: the blocks of a U-Net differ in size, use scan=False")
-    check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-    check_choice("remat policy", self.remat, layers.REMATS)
-    check_choice("attention kernel", self.kernel, KERNELS)
-    check_choice("context parallelism", self.context, CONTEXTS)
-    if self.known is not None:
-      check_choice("known fill", self.known, layers.KNOWN_FILLS)
 
   @property
   def uses(self) -> tuple[str, ...]:
@@ -130,8 +111,7 @@ class Config:
   @property
   def depth(self) -> int:
     """Blocks in units of one at full resolution, by tokens times channels: for estimates."""
-    shapes = [(shape, stage.level) for stage in stages(self) for shape in stage.blocks]
-    return round(sum(s.c_out / self.width / 4**level for s, level in shapes))
+    return unet_config.depth(self, stages(self))
 
 
 _PAPER = dict(width=320, multipliers=(1, 2, 4, 4), blocks=2, head_dim=64, in_heads=8, groups=32)
@@ -319,17 +299,12 @@ def products(
   return out
 
 
-# The parameters' first path element -> the part that they are listed under.
-PARTS = {
-  "conv_in": "in and out", "conv_out": "in and out", "norm_out": "norms", "time": "time",
-  "scalars": "time", "temp_conv": "temporal convolutions", "sampler": "samplers",
-  "conv1": "spatial convolutions", "conv2": "spatial convolutions",
-  "shortcut": "spatial convolutions", "cross": "text", "ff": "mlp", "norm": "norms",
-  "norm1": "norms", "norm2": "norms", "norm3": "norms", "proj_in": "attention projections",
-  "proj_out": "attention projections", "q": "attention projections", "k": "attention projections",
-  "v": "attention projections", "out": "attention projections",
-  "key_distance": "attention scores", "value_distance": "attention scores",
-}  # fmt: skip
+PARTS = unet_config.PARTS | {
+  "scalars": "time",
+  "temp_conv": "temporal convolutions",
+  "key_distance": "attention scores",
+  "value_distance": "attention scores",
+}
 
 # Our paths -> the reference's names, one after the other.
 _RENAMES = (
