@@ -39,7 +39,7 @@ def test_distance_has_its_floor_and_its_protocol_beside_it(pixels_as_features, t
 
 def test_clips_equal_to_the_real_ones_are_at_the_floor(pixels_as_features, monkeypatch):
   made, e = evaluator(evaluate__fvd_clips=8)
-  monkeypatch.setattr(made, "_generate", lambda params, example: example["video"])
+  monkeypatch.setattr(made, "generate", lambda params, example: example["video"])
   result = made.fvd(filled(e.model.abstract_params))
   assert result.distance < 3 * result.floor
 
@@ -47,7 +47,7 @@ def test_clips_equal_to_the_real_ones_are_at_the_floor(pixels_as_features, monke
 def test_clips_too_short_for_i3d_are_named(monkeypatch):
   monkeypatch.setattr(i3d, "load", lambda path=None: {})
   made, e = evaluator(evaluate__fvd_clips=4)
-  monkeypatch.setattr(made, "_generate", lambda params, example: example["video"])
+  monkeypatch.setattr(made, "generate", lambda params, example: example["video"])
 
   def refuse(*_, **__):
     raise ValueError("too short")

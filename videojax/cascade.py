@@ -94,7 +94,7 @@ def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> Non
       size = len(batch["video"])
       given = batch if made is None else continued(evaluator.train_task, batch, made)
       try:
-        made = evaluator._generate(params, given)
+        made = evaluator.generate(params, given)
       except ValueError as error:
         raise ConfigError(f"{run}: {error}") from error
     print(f"{run}: {size} clips of {tuple(made.shape[1:])}")

@@ -117,7 +117,7 @@ class Evaluator:
     self._encode = jax.jit(lambda params, example: self.train_task.prepare(params, example)[0])
     self._errors = jax.jit(self._level_errors)
     task, e = self.train_task, experiment
-    self._generate = jax.jit(lambda p, example: generate(task, e.sampler, e.guidance, p, example))
+    self.generate = jax.jit(lambda p, example: generate(task, e.sampler, e.guidance, p, example))
 
   def examples(self, split: str | None, clips: int) -> Iterator[tuple[dict[str, Any], int]]:
     """(decoded batch, number of real rows) of a fixed set of clips; None: the training data.
@@ -178,7 +178,7 @@ class Evaluator:
   def samples(self, split: str, params: dict, clips: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Sampled clips and the decoded examples (the truth) of the first rows of a split, on host."""
     example, n = next(self.examples(split, min(clips, self.batch)))
-    video = _host(self._generate(params, example))[:n]
+    video = _host(self.generate(params, example))[:n]
     return video, {k: _host(v)[:n] for k, v in example.items() if k != "state"}
 
   def fvd(self, params: dict) -> fvd.Result | None:
@@ -194,7 +194,7 @@ class Evaluator:
     clips = lambda count, make: np.concatenate(
       [to_uint8(_host(make(x))[:rows]) for x, rows in self.examples(self.first, count)]
     )
-    generated = clips(n, lambda x: self._generate(params, x))
+    generated = clips(n, lambda x: self.generate(params, x))
     real = clips(2 * n, lambda x: x["video"])
     ema = bool(self.experiment.ema)
     try:
@@ -210,7 +210,7 @@ class Evaluator:
     out = Coherence({}, {}, {})
     if not self.measures_coherence:
       return out
-    rows = {s: self._measured(s, lambda x: self._generate(params, x)) for s in self.tasks}
+    rows = {s: self._measured(s, lambda x: self.generate(params, x)) for s in self.tasks}
     for row, per_clip in (rows | self.yardsticks).items():
       for measure, cell in physics.coherence_table(per_clip).items():
         out.mean.setdefault(measure, {})[row] = cell["mean"]
