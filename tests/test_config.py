@@ -119,6 +119,19 @@ def test_total_steps_may_grow_before_the_decay_and_never_shrink(tmp_path):
     rundir.open_run(tmp_path / "run", tiny(total_steps=40, **decaying))
 
 
+def test_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):
+  e = tiny()
+  rundir.open_run(tmp_path / "run", e)
+  path = tmp_path / "run" / "config.json"
+  written = rundir.read_json(path)
+  for name in ("codec", "controls", "init_fresh"):
+    del written[name]
+  del written["condition"]["masks"], written["model"]["config"]["volumes"]
+  path.write_text(json.dumps(written))
+  assert rundir.read_config(tmp_path / "run") == to_json(e)
+  rundir.check_run(tmp_path / "run", e)
+
+
 def test_damaged_run_files_are_named(tmp_path):
   rundir.open_run(tmp_path / "run", tiny())
   (tmp_path / "run" / "config.json").write_text("{")

@@ -325,11 +325,13 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(written: Mapping[str, Any]) -> Experiment:
-  """The experiment of a config.json (the inverse of `to_json`)."""
+  """The experiment of a config.json (the inverse of `to_json`).
+
+  Settings that it lacks, being older than they are, have their defaults.
+  """
   values = {key: value for key, value in written.items() if key != "changes"}
-  model = values["model"]
-  values["model"] = {"name": model["name"], **model["config"]}
-  values["codec"] = {"name": written["codec"]["name"], **written["codec"]["config"]}
+  for name in {"model", "codec"} & values.keys():
+    values[name] = {"name": written[name]["name"], **written[name]["config"]}
   values["data"] = {
     name: {"name": s["name"], "weight": s["weight"], **s["settings"]}
     for name, s in values["data"].items()

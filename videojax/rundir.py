@@ -19,9 +19,8 @@ from typing import Any
 import jax
 
 from videojax import files
-from videojax.config import IDENTITY, Experiment, flatten, identity_of, to_json
+from videojax.config import Experiment, flatten, from_json, identity_of, to_json
 from videojax.errors import ConfigError
-from videojax.task import CodecSpec
 
 PACKAGES = ("videojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -45,18 +44,18 @@ def read_json(path: Path) -> Any:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-  """The resolved config of the run in `workdir`.
+  """The resolved config of the run in `workdir`; settings newer than it have their defaults.
 
   Raises:
     ConfigError: there is none, or it is damaged.
   """
   path = workdir / "config.json"
   written = read_json(path)
-  if isinstance(written, dict):  # of runs from before there were others
-    written.setdefault("codec", to_json(CodecSpec()))
-  if not isinstance(written, dict) or not set(IDENTITY) <= written.keys():
-    raise ConfigError(f"{path} is damaged: it is not the config of a run")
-  return written
+  try:
+    resolved = to_json(from_json(written))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ConfigError(f"{path} is damaged: it is not the config of a run ({error})") from None
+  return resolved | {name: written[name] for name in ("changes",) if name in written}
 
 
 def check_run(workdir: Path, experiment: Experiment) -> None:

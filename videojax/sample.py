@@ -18,7 +18,7 @@ from videojax.diffusion.multidiffusion import window_of, windowed
 from videojax.diffusion.samplers import Sampler, sample
 from videojax.errors import check_choice
 from videojax.files import replacing
-from videojax.models.cond import DROPPABLE, Cond, cut_cond, drop, each_frame
+from videojax.models.cond import DROPPABLE, Cond, as_images, cut_cond, drop, each_frame
 from videojax.task import Task
 
 SEED = 7  # of the noise that samples start from; a constant, so that runs compare
@@ -96,9 +96,8 @@ def _believe(
     return denoise(x_t, t, cond)
 
   def alone(x_t: Array, t: Array, c: Cond) -> tuple[Array, Array]:
-    cut = lambda x: jnp.moveaxis(x, 1, 0)[:, :, None]  # [T,B,1,...]
     t = jnp.broadcast_to(t, x_t.shape[:2])
-    x0, noise = jax.vmap(denoise)(cut(x_t), cut(t), each_frame(c, x_t.shape[1]))
+    x0, noise = jax.vmap(denoise)(as_images(x_t), as_images(t), each_frame(c, x_t.shape[1]))
     return jnp.moveaxis(x0[:, :, 0], 0, 1), jnp.moveaxis(noise[:, :, 0], 0, 1)
 
   conds = jax.tree.map(lambda a, b: jnp.stack([a, b]), cond, drop(cond, guidance.drop))

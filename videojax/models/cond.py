@@ -115,13 +115,18 @@ def cut_cond(cond: Cond, cut: Callable[[Any], Any]) -> Cond:
   )  # fmt: skip
 
 
+def as_images(x: Any) -> Any:
+  """[B,T,...] -> [T,B,1,...]: the frames on a leading axis, each a clip of its own."""
+  return jnp.moveaxis(x, 1, 0)[:, :, None]
+
+
 def each_frame(cond: Cond, frames: int) -> Cond:
   """The conditions of every frame as an image, on a new leading axis.
 
   Args:
     frames: T.
   """
-  along = cut_cond(cond, lambda x: jnp.moveaxis(x, 1, 0)[:, :, None])  # [T,B,1,...]
+  along = cut_cond(cond, as_images)
   rest = dataclasses.replace(cond, known_mask=None, known=None, volumes={})
   same = jax.tree.map(lambda x: jnp.broadcast_to(x, (frames, *x.shape)), rest)
   names = ("known_mask", "known", "volumes")
