@@ -148,27 +148,29 @@ def make(
     example: decoded; its scalar, where it has one by that name, decides over the noise.
     keys: of the rows, for noise and its strength; None: the fixed strength of measuring.
   """
-  rows = x.shape[0]
-  own = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(example["id"])
-  keys_of = own if keys is None else keys
-  fold = lambda use: jax.vmap(lambda k: jax.random.fold_in(k, use))(keys_of)
+  training = keys is not None
+  if keys is None:
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(example["id"])
+  of_strength, of_noise = fold(keys, 0), fold(keys, 1)
+
+  def strength(drawn: Array, measured: float) -> Array:
+    return example.get(MADE[name], drawn if training else jnp.full(x.shape[0], measured))
 
   def noise(shape: tuple[int, ...]) -> Array:
-    return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(fold(1))
+    return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(of_noise)
 
-  uniform = jax.vmap(jax.random.uniform)(fold(0))
   if name == "first":
     mean, std = config.first_noise
-    strength = jnp.full(rows, 0.02)
-    if keys is not None:
-      strength = jnp.exp(mean + std * jax.vmap(jax.random.normal)(fold(0)))
-  elif name == "low":
-    strength = jnp.zeros(rows) if keys is None else config.low_noise * uniform
-  else:
-    strength = jnp.zeros(rows) if keys is None else jnp.floor(config.blurs * uniform)
-  strength = example.get(MADE[name], strength)
-  if name == "first":
-    return first(x, strength, noise), strength
+    sigma = strength(jnp.exp(mean + std * jax.vmap(jax.random.normal)(of_strength)), 0.02)
+    return first(x, sigma, noise), sigma
+  uniform = jax.vmap(jax.random.uniform)(of_strength)
   if name == "low":
-    return low(x, config.low, strength, noise), strength
-  return edges(example["video"], strength, config.blurs), strength
+    sigma = strength(config.low_noise * uniform, 0.0)
+    return low(x, config.low, sigma, noise), sigma
+  blur = strength(jnp.floor(config.blurs * uniform), 0.0)
+  return edges(example["video"], blur, config.blurs), blur
+
+
+def fold(keys: Key[Array, "B"], use: int) -> Key[Array, "B"]:
+  """The keys of rows for one use."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, use)

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from videojax.codecs import identity
-from videojax.controls import MADE, MASKS, ControlsConfig, given_frames, make, region, shrink
+from videojax.controls import MADE, MASKS, ControlsConfig, fold, given_frames, make, region, shrink
 from videojax.data import Source
 from videojax.diffusion.denoiser import Denoised, Denoiser
 from videojax.diffusion.objective import Objective, check_levels
@@ -328,8 +328,3 @@ class Task:
     known = None if cond.known_mask is None else (cond.known_mask, cond.known)
     network = self.model.network(without_codec(params))
     return self.denoiser(network, x_t, t, cond, known=known)
-
-
-def fold(keys: Key[Array, "B"], use: int) -> Key[Array, "B"]:
-  """The keys of rows for one use."""
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, use)
