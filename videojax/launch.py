@@ -20,6 +20,7 @@ from videojax.errors import ConfigError, check_choice
 from videojax.host import (
   compilation_cache,
   keep_freed_memory,
+  most_of_a_gpu,
   settings_of_no_tpu,
   threads_for_fake_devices,
 )
@@ -199,6 +200,7 @@ def main(argv: list[str]) -> int:
     log.error(str(error))
     return 1
   threads_for_fake_devices()
+  most_of_a_gpu()
   settings_of_no_tpu()
   if command.flags.topology is not None:  # the compiler is asked for, not this machine's devices
     os.environ.setdefault("JAX_PLATFORMS", "cpu")

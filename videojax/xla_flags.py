@@ -25,6 +25,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "xla_tpu_data_parallel_opt_different_sized_ops": True,
   },
   "tpu_vmem": {"xla_tpu_scoped_vmem_limit_kib": 65536},  # larger fusions and kernels
+  # Products by cuBLAS, as it sees fit: nothing is timed while compiling, which is shorter for it;
+  # large products lose nothing (measured: docs/LOG.md).
+  "gpu_cublas": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0},
   "gpu_overlap": {
     "xla_gpu_enable_latency_hiding_scheduler": True,
     "xla_gpu_enable_triton_gemm": False,

@@ -5,14 +5,16 @@ python -m videojax.launch --mode=plan --topology=v5p:4x4x4 --config=... --workdi
 
 The block: joint attention with RMS-normalised queries and keys and 3-D RoPE, cross-attention to 512
 text tokens of the model's width, GELU mlp, adaLN; random latents of 16 channels, patch 1x2x2, bf16,
-fp32 master weights and AdamW, no EMA (--config.ema='(0.1,)' for one). Differs from Wan: text comes
-in the model's width, without umT5's projection. Source of the sizes: Wan team 2025,
+fp32 master weights and AdamW, no EMA (--config.ema='(0.1,)' for one). On GPUs the blocks are
+unrolled: a loop copies what it keeps. Differs from Wan: text comes in the model's width, without
+umT5's projection. Source of the sizes: Wan team 2025,
 arXiv:2503.20314, table 1.
 """
 
 from ml_collections import ConfigDict
 
 from videojax.config import complete
+from videojax.models.attention import platform
 
 SIZES = {
   "1.3B": dict(width=1536, depth=30, num_heads=12, mlp_ratio=8960 / 1536),
@@ -28,7 +30,10 @@ def config(
   c.total_steps = 1000
   c.batch_size = 1
   c.clips_per_device = clips_per_device
+  gpu = platform() == "gpu"
   common = dict(name="dit", patch=(1, 2, 2), channels=16, modulation="shared", remat=remat)
+  common["scan"] = not gpu
+  c.xla_flags = ("gpu_cublas",) if gpu else ()
   c.model = dict(text=size["width"], **common, **size)
   latent = dict(frames=grid[0], height=2 * grid[1], width=2 * grid[2], channels=16)
   words = dict(text_length=text, text_width=size["width"])

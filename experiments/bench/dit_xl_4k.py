@@ -15,4 +15,4 @@ HEADS = {"": 16, "head64": 18, "head128": 9}
 def get_config(arg: str = "") -> ConfigDict:
   check_choice("variant", arg, HEADS)
   size = dict(width=1152, depth=28, num_heads=HEADS[arg], mlp_ratio=4.0)
-  return bench.config(size, (16, 16, 16), clips_per_device=8.0, remat="attention_dots", text=128)
+  return bench.config(size, (16, 16, 16), clips_per_device=8.0, remat="none", text=128)

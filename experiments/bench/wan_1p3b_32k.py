@@ -10,4 +10,6 @@ from experiments import bench
 
 
 def get_config() -> ConfigDict:
-  return bench.config(bench.SIZES["1.3B"], (21, 30, 52), clips_per_device=1.0, remat="attention")
+  return bench.config(
+    bench.SIZES["1.3B"], (21, 30, 52), clips_per_device=1.0, remat="attention_narrow"
+  )

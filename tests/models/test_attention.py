@@ -9,13 +9,13 @@ from videojax.models.attention import attention, choose_context, choose_kernel, 
 from videojax.sharding import MeshConfig, make_mesh
 
 
-def closed_form(q, k, v, mask=None, segments=None):
+def closed_form(q, k, v, lengths=None, segments=None):
   """The definition in float64, head by head."""
   q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
   logits = np.einsum("...ske,...lke->...ksl", q, k) / np.sqrt(q.shape[-1])
   allowed = np.ones(logits.shape, bool)
-  if mask is not None:
-    allowed &= np.asarray(mask)[..., None, None, :]
+  if lengths is not None:
+    allowed &= np.arange(k.shape[-3]) < np.asarray(lengths)[..., None, None, None]
   if segments is not None:
     allowed &= np.asarray(segments)[..., None, :, None] == np.asarray(segments)[..., None, None, :]
   p = np.where(allowed, np.exp(logits - logits.max(-1, keepdims=True)), 0)
@@ -44,35 +44,37 @@ def agree(got, want, tolerance=2e-5):
     assert np.linalg.norm(np.asarray(a) - b) <= tolerance * np.linalg.norm(b)
 
 
-MASKS = {
+COUNTED = {
   "plain": (None, None),
-  "masked": (np.arange(24) < np.array([[9], [24]]), None),
+  "masked": (np.array([9, 24]), None),
   "packed": (None, np.repeat([[0, 0, 1], [3, 4, 4]], 8, axis=1)),
-  "both": (np.arange(24) % 8 < 5, np.repeat([[0, 0, 1], [3, 4, 4]], 8, axis=1)),
+  "both": (np.array([19, 22]), np.repeat([[0, 0, 1], [3, 4, 4]], 8, axis=1)),
 }
 
 
-@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("name", COUNTED)
 def test_xla_is_the_definition(name):
   q, k, v = draw(*[(2, 24, 2, 16)] * 3)
-  mask, segments = MASKS[name]
-  mask = None if mask is None else jnp.broadcast_to(mask, (2, 24))
+  lengths, segments = COUNTED[name]
+  lengths = None if lengths is None else jnp.asarray(lengths, jnp.int32)
   segments = None if segments is None else jnp.asarray(segments, jnp.int32)
-  got = attention(q, k, v, mask, segments=segments, axes=("batch", "sequence"))
-  np.testing.assert_allclose(got, closed_form(q, k, v, mask, segments), atol=2e-6)
+  got = attention(q, k, v, lengths, segments=segments, axes=("batch", "sequence"))
+  np.testing.assert_allclose(got, closed_form(q, k, v, lengths, segments), atol=2e-6)
 
 
 @pytest.mark.parametrize("context,heads", [("ulysses", 4), ("ring", 3)])
-@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("name", COUNTED)
 def test_context_parallelism_does_not_show(context, heads, name):
   q, k, v = draw(*[(2, 24, heads, 16)] * 3)
-  mask, segments = MASKS[name]
-  mask = None if mask is None else jnp.broadcast_to(mask, (2, 24))
+  lengths, segments = COUNTED[name]
+  lengths = None if lengths is None else jnp.asarray(lengths, jnp.int32)
   segments = None if segments is None else jnp.asarray(segments, jnp.int32)
   how = dict(axes=("batch", "sequence"), segments=segments)
   mesh = make_mesh(MeshConfig(data=2, seq=4))
   assert choose_context("auto", heads=heads, ways=4) == context
-  agree(value_and_grads(q, k, v, mask, mesh=mesh, **how), value_and_grads(q, k, v, mask, **how))
+  agree(
+    value_and_grads(q, k, v, lengths, mesh=mesh, **how), value_and_grads(q, k, v, lengths, **how)
+  )
 
 
 @pytest.mark.parametrize(
@@ -100,10 +102,12 @@ def test_leading_axes_that_are_both_sharded_are_not_merged():
 
 def test_text_is_whole_on_every_device_that_has_a_piece_of_the_queries():
   q, k, v = draw((2, 16, 4, 8), (2, 5, 4, 8), (2, 5, 4, 8))
-  mask = jnp.asarray([[True] * 5, [True, True, False, False, False]])
+  lengths = jnp.asarray([5, 2], jnp.int32)
   how = dict(axes=("batch", "sequence"), keys=None)
   mesh = make_mesh(MeshConfig(data=2, seq=2, tensor=2))
-  agree(value_and_grads(q, k, v, mask, mesh=mesh, **how), value_and_grads(q, k, v, mask, **how))
+  agree(
+    value_and_grads(q, k, v, lengths, mesh=mesh, **how), value_and_grads(q, k, v, lengths, **how)
+  )
 
 
 @pytest.mark.parametrize("name", ["plain", "masked", "packed"])
@@ -111,21 +115,21 @@ def test_text_is_whole_on_every_device_that_has_a_piece_of_the_queries():
 def test_splash_interpreted_equals_xla(name, tokens):
   """The TPU's kernel, forward and backward, on lengths that are no multiple of its blocks."""
   q, k, v = draw(*[(2, tokens, 2, 64)] * 3)
-  mask, segments = MASKS[name]
+  lengths, segments = COUNTED[name]
   spread = lambda x: jnp.asarray(np.repeat(x, -(-tokens // 24), -1)[:, :tokens])
-  mask = None if mask is None else spread(mask)
+  lengths = None if lengths is None else jnp.asarray(lengths * tokens // 24, jnp.int32)
   segments = None if segments is None else spread(segments).astype(jnp.int32)
   how = dict(axes=("batch", "sequence"), segments=segments)
-  want = value_and_grads(q, k, v, mask, kernel="xla", **how)
-  agree(value_and_grads(q, k, v, mask, kernel="splash", **how), want)
+  want = value_and_grads(q, k, v, lengths, kernel="xla", **how)
+  agree(value_and_grads(q, k, v, lengths, kernel="splash", **how), want)
 
 
 def test_splash_takes_text_of_another_length_and_runs_under_ulysses():
   q, k, v = draw((2, 48, 2, 32), (2, 5, 2, 32), (2, 5, 2, 32))
-  mask = jnp.asarray([[True] * 5, [True, True, False, False, False]])
+  lengths = jnp.asarray([5, 2], jnp.int32)
   how = dict(axes=("batch", "sequence"), keys=None)
-  want = value_and_grads(q, k, v, mask, kernel="xla", **how)
-  agree(value_and_grads(q, k, v, mask, kernel="splash", **how), want)
+  want = value_and_grads(q, k, v, lengths, kernel="xla", **how)
+  agree(value_and_grads(q, k, v, lengths, kernel="splash", **how), want)
   k, v = draw(*[(2, 48, 2, 32)] * 2, seed=5)
   how = dict(axes=("batch", "sequence"))
   mesh = make_mesh(MeshConfig(data=2, seq=2), jax.devices()[:4])
@@ -143,7 +147,6 @@ def test_the_kernel_follows_the_platform_and_a_misfit_is_named():
   with compiling_for("gpu"):
     assert choose_kernel("auto", **how) == "cudnn"
     assert choose_kernel("auto", dtype="float32", head_dim=64) == "xla"
-    assert choose_kernel("auto", masked=True, **how) == "xla"
     with pytest.raises(ValueError, match="TPU"):
       choose_kernel("splash", **how)
     with pytest.raises(ValueError, match="no segments"):

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from videojax.errors import check_choice
 from videojax.models import context as parallel
@@ -48,25 +48,22 @@ def platform() -> str:
   return _compiling_for.get() or jax.default_backend()
 
 
-def choose_kernel(kernel: str, *, dtype: str, head_dim: int, masked: bool = False) -> str:
+def choose_kernel(kernel: str, *, dtype: str, head_dim: int) -> str:
   """The kernel that will run: splash on a TPU, cuDNN's on a GPU in 16 bits, else XLA's.
 
-  Args:
-    masked: only some keys count; cuDNN's takes no masks.
   Raises:
     ValueError: if a kernel is asked for by name that cannot run here.
   """
   check_choice("attention kernel", kernel, KERNELS)
   here = platform()
   small = head_dim % 8 == 0 and head_dim <= 128  # more runs on Hopper alone
-  fits_cudnn = here == "gpu" and dtype in ("bfloat16", "float16") and small and not masked
+  fits_cudnn = here == "gpu" and dtype in ("bfloat16", "float16") and small
   if kernel == "auto":
     return "splash" if here == "tpu" else "cudnn" if fits_cudnn else "xla"
   if kernel == "cudnn" and not fits_cudnn:
     raise ValueError(
-      "attention kernel 'cudnn' needs a GPU, a 16-bit dtype, a head dim divisible by 8, up to 128, "
-      f"and no mask; here platform={here}, dtype={dtype}, head dim={head_dim}"
-      f"{', masked' * masked}: use 'auto' or 'xla'"
+      "attention kernel 'cudnn' needs a GPU, a 16-bit dtype and a head dim divisible by 8, up to "
+      f"128; here platform={here}, dtype={dtype}, head dim={head_dim}: use 'auto' or 'xla'"
     )
   if kernel == "splash" and here == "gpu":
     raise ValueError("attention kernel 'splash' is a TPU's: use 'auto', 'cudnn' or 'xla'")
@@ -113,7 +110,7 @@ def attention(
   q: Float[Array, "*B S K E"],
   k: Float[Array, "*B L K E"],
   v: Float[Array, "*B L K E"],
-  mask: Bool[Array, "*B L"] | None = None,
+  lengths: Int[Array, "*B"] | None = None,
   *,
   axes: tuple[str | None, ...],
   keys: str | None = "as queries",
@@ -125,7 +122,7 @@ def attention(
 
   Args:
     q, k, v: queries, keys, values.
-    mask: True where a key may be attended to.
+    lengths: this many keys, from the first, may be attended to; None: all.
     axes: logical names (sharding.RULES) of q's axes but the last two: the leading ones, and S.
     keys: that of L; by default self-attention: L is split as S is.
     segments: number of the clip that a token belongs to, where several are packed in a sequence:
@@ -135,14 +132,16 @@ def attention(
   Raises:
     ValueError: a kernel or context that cannot do this.
   """
-  chosen = choose_kernel(kernel, dtype=q.dtype.name, head_dim=q.shape[-1], masked=mask is not None)
+  chosen = choose_kernel(kernel, dtype=q.dtype.name, head_dim=q.shape[-1])
   if chosen == "cudnn" and segments is not None:
     raise ValueError(
       "attention kernel 'cudnn' takes lengths only, no segments of packed clips: use kernel='xla'"
     )
   ids = segments
-  if mask is not None:
-    ids = jnp.where(mask, jnp.zeros(mask.shape, jnp.int32) if segments is None else segments, -1)
+  if lengths is not None:
+    shape = (*lengths.shape, k.shape[-3])  # [*B,L]
+    counts = jax.lax.broadcasted_iota(jnp.int32, shape, lengths.ndim) < lengths[..., None]
+    ids = jnp.where(counts, jnp.zeros(shape, jnp.int32) if segments is None else segments, -1)
   how: Any = functools.partial(_by_kernel, kernel=chosen)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
@@ -176,8 +175,27 @@ def _by_kernel(q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any, *, kernel: 
   """Attention where ids are equal; without ids_q, to every key but those of id -1."""
   if kernel == "splash":
     out = splash(q, k, v, ids_q, ids_k, interpret=platform() == "cpu")
+  elif kernel == "cudnn":
+    out = _cudnn(q, k, v, None if ids_k is None else (ids_k >= 0).sum(-1, dtype=jnp.int32))
   else:
     mask = None if ids_k is None else parallel.allowed(ids_q, ids_k)
-    implementation: Any = kernel
-    out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
   return checkpoint_name(out, parallel.SAVED)
+
+
+def _cudnn(q: Array, k: Array, v: Array, lengths: Array | None) -> Array:
+  """To the first `lengths` keys; None: to all.
+
+  The kernel's gradients want even numbers of tokens: odd ones are padded, to eight; padded keys do
+  not count.
+  """
+  queries, keys = q.shape[1], k.shape[1]
+  if lengths is None and keys % 2:
+    lengths = jnp.full(k.shape[:1], keys, jnp.int32)
+  padded = lambda x: (
+    jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8), (0, 0), (0, 0))) if x.shape[1] % 2 else x
+  )
+  out = jax.nn.dot_product_attention(
+    padded(q), padded(k), padded(v), key_value_seq_lengths=lengths, implementation="cudnn"
+  )
+  return out[:, :queries]

@@ -168,10 +168,10 @@ class SelfAttention(nnx.Module):
     self, x: Float[Array, "B t N D"], angles: Float[np.ndarray, "t N half"] | None
   ) -> Float[Array, "B t N D"]:
     b, t, n, _ = x.shape
-    q, k, v = jnp.moveaxis(self.qkv(x), 3, 0)  # three [B,t,N,K,E]
+    q, k, v = self.qkv.parts(x)  # each [B,t,N,K,E]
     if self.q_norm is not None and self.k_norm is not None:
-      q, k = self.q_norm(q), self.k_norm(k)
-    if angles is not None:
+      q, k = self.q_norm(q, angles), self.k_norm(k, angles)
+    elif angles is not None:
       q, k = layers.rotate(q, angles), layers.rotate(k, angles)
     axes: tuple[str, ...] = ("batch", "frames", "sequence")
     if self.over == "joint":
@@ -197,13 +197,13 @@ class CrossAttention(nnx.Module):
     self.kv = Linear((text_width,), (2, k, e), axes, bias=cfg.qkv_bias, **kw)
     # Zero: the block is the identity at initialisation, with text as without.
     self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), init=layers.ZEROS, **kw)
-    self.kernel = "auto" if cfg.kernel == "cudnn" else cfg.kernel  # that takes no masks
+    self.kernel = cfg.kernel
 
-  def __call__(self, x: Float[Array, "B t N D"], text: Array, mask: Array) -> Array:
+  def __call__(self, x: Float[Array, "B t N D"], text: Array, lengths: Array) -> Array:
     b, t, n, _ = x.shape
     q = self.q(layers.layer_norm(x)).reshape(b, t * n, *self.q.kernel.shape[1:])  # [B,S,K,E]
-    k, v = jnp.moveaxis(self.kv(text), 2, 0)  # two [B,L,K,E]
-    y = attention(q, k, v, mask, axes=("batch", "sequence"), keys=None, kernel=self.kernel)
+    k, v = self.kv.parts(text)  # each [B,L,K,E]
+    y = attention(q, k, v, lengths, axes=("batch", "sequence"), keys=None, kernel=self.kernel)
     return x + self.out(y).reshape(x.shape)
 
 
@@ -227,19 +227,19 @@ class Block(nnx.Module):
     # Along time every frame of a place is on one device, else every place of a frame.
     self.grid = (None, "tokens") if over == "time" else ("frames", "tokens")
 
-  def __call__(self, x, c, angles, text, mask):
+  def __call__(self, x, c, angles, text, lengths):
     x = constrain(x, "batch", *self.grid, None)
     # c: [B,1|t,D], or, where they are shared, all six [B,1|t,6,D]
     six = c if self.ada is None else self.ada(c)
     if self.ada_table is not None:
       six = six + self.ada_table[...].astype(c.dtype)[None, None]
     shift1, scale1, gate1, shift2, scale2, gate2 = jnp.moveaxis(six, 2, 0)  # [B,1|t,D]
-    y = layers.modulate(layers.layer_norm(x), shift1, scale1)
+    y = layers.layer_norm(x, shift1, scale1)
     x = x + gate1[:, :, None] * self.attention(y, angles)
     if self.cross is not None:
-      x = self.cross(x, text, mask)
-    y = layers.modulate(layers.layer_norm(x), shift2, scale2)
-    y = jax.nn.gelu(constrain(self.up(y), "batch", *self.grid, "act_mlp"), approximate=True)
+      x = self.cross(x, text, lengths)
+    y = layers.layer_norm(x, shift2, scale2)
+    y = layers.gelu_tanh(constrain(self.up(y), "batch", *self.grid, "act_mlp"))
     x = x + gate2[:, :, None] * self.down(y)
     return constrain(x, "batch", *self.grid, None)  # [B,t,N,D]
 
@@ -251,8 +251,8 @@ class Pair(nnx.Module):
     self.spatial = Block(cfg, "space", text, rngs=rngs)
     self.temporal = Block(cfg, "time", text, rngs=rngs)
 
-  def __call__(self, x, c, angles, text, mask):
-    return self.temporal(self.spatial(x, c, angles, text, mask), c, angles, text, mask)
+  def __call__(self, x, c, angles, text, lengths):
+    return self.temporal(self.spatial(x, c, angles, text, lengths), c, angles, text, lengths)
 
 
 class Model(nnx.Module):
@@ -330,7 +330,7 @@ class Model(nnx.Module):
     for name, embed in self.scalars.items():
       c = c + embed(cond.scalars[name])[:, None]
     c = jax.nn.silu(c)
-    text, mask = self.encode_text(cond)
+    text, lengths = self.encode_text(cond)
 
     depth = cfg.depth if cfg.attention == "joint" else cfg.depth // 2
     each = c if self.ada is None else self.ada(c)  # [B,1|t,D] or [B,1|t,6,D]
@@ -340,24 +340,24 @@ class Model(nnx.Module):
       angles = None if angles is None else angles.reshape(1, -1, angles.shape[-1])
     x = constrain(x, "batch", "frames", "tokens", None)
     x = layers.run_stack(
-      self.blocks, x, each, angles, text, mask, remat=cfg.remat, scan=cfg.scan, depth=depth
+      self.blocks, x, each, angles, text, lengths, remat=cfg.remat, scan=cfg.scan, depth=depth
     )
 
     shift, scale = jnp.moveaxis(self.head_ada(c), 2, 0)  # [B,1|t,D]
-    x = self.head(layers.modulate(layers.layer_norm(x), shift, scale))
+    x = self.head(layers.layer_norm(x, shift, scale))
     x = x.reshape(x.shape[0], grid[0], -1, x.shape[-1])  # [B,t,N,P]
     x = layers.unpatchify(x.astype(jnp.float32), cfg.patch, grid)
     return x[:, : shape[1], ..., : cfg.channels]  # [B,T,H,W,C]
 
   def encode_text(self, cond: Cond) -> tuple[Array | None, Array | None]:
-    """Text tokens with the null token in front, [B,1+L,D], and their mask."""
+    """Text tokens with the null token in front, [B,1+L,D], and how many of them count, [B]."""
     if self.null_text is None:
       return None, None
     b = cond.text.shape[0]
-    text = self.text(cond.text, cond.text_mask) if self.text is not None else cond.text
+    lengths = cond.text_mask.sum(-1, dtype=jnp.int32)
+    text = self.text(cond.text, lengths) if self.text is not None else cond.text
     null = jnp.broadcast_to(self.null_text[...].astype(text.dtype), (b, 1, text.shape[-1]))
-    mask = jnp.concatenate([jnp.ones((b, 1), bool), cond.text_mask], 1)
-    return jnp.concatenate([null, text], 1), mask
+    return jnp.concatenate([null, text], 1), 1 + lengths
 
 
 def describe(cfg: Config, mesh: Any) -> str:

@@ -6,7 +6,6 @@ frame, D width, K heads, E head dim, P numbers per patch.
 
 import functools
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,15 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from videojax.models.cond import Cond
 from videojax.models.context import SAVED
 from videojax.scaling.flops import Product
+from videojax.sharding import splits
 
 Axes = tuple[str | None, ...]
-REMATS = ("none", "attention_dots", "attention", "offload", "full")
+REMATS = ("none", "attention_dots", "attention_narrow", "attention", "offload", "full")
 KNOWN_FILLS = ("zeros", "last")
+BLOCK_INPUT, STATISTICS = "block input", "statistics"  # what remat policies may keep, with SAVED
 
 
 # --- parameters -------------------------------------------------------------------------------
@@ -120,8 +121,43 @@ class Linear(nnx.Module):
     self.contract, self.dtype = len(d_in), dtype
 
   def __call__(self, x: Array) -> Array:
-    y = jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.contract)
-    return y if self.bias is None else y + lead(self.bias[...].astype(self.dtype), y)
+    bias = None if self.bias is None else self.bias[...]
+    return self._product(x, self.kernel[...], bias)
+
+  def parts(self, x: Array) -> list[Array]:
+    """The result cut along its first axis (queries, keys, values), each by a product of its own.
+
+    Cut from one product they would be copied: kernels want each in one piece.
+    """
+    kernels = apart(self.kernel[...].astype(self.dtype), self.contract)
+    biases = [None] * len(kernels) if self.bias is None else apart(self.bias[...], 0)
+    return [self._product(x, kernel, bias) for kernel, bias in zip(kernels, biases)]
+
+  def _product(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+    rows, inputs = x.shape[: x.ndim - self.contract], x.shape[x.ndim - self.contract :]
+    # One axis of rows, where no other than the first can be split: of several axes a GPU's compiler
+    # makes transposed copies for the gradients.
+    merged = len(rows) > 1 and not splits("tokens")
+    x = x.astype(self.dtype).reshape(-1, *inputs) if merged else x.astype(self.dtype)
+    y = jnp.tensordot(x, kernel.astype(self.dtype), self.contract)
+    y = y if bias is None else y + lead(bias.astype(self.dtype), y)
+    return y.reshape(*rows, *y.shape[1:]) if merged else y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def apart(x: Array, axis: int) -> list[Array]:
+  """`x` cut along an axis that goes, as by jnp.unstack.
+
+  The gradients are put together once: a compiler that merges that with what uses the whole does it
+  again for every use, from as many pieces.
+  """
+  return list(jnp.unstack(x, axis=axis))
+
+
+apart.defvjp(
+  lambda x, axis: (apart(x, axis), None),
+  lambda axis, _, g: (jax.lax.optimization_barrier(jnp.stack(g, axis)),),
+)
 
 
 def lead(p: Array, like: Array) -> Array:
@@ -129,12 +165,58 @@ def lead(p: Array, like: Array) -> Array:
   return p.reshape((1,) * (like.ndim - p.ndim) + p.shape)
 
 
-def layer_norm(x: Float[Array, "... D"], eps: float = 1e-6) -> Float[Array, "... D"]:
-  """Layer norm without affine parameters; statistics in fp32."""
+# Norms have their gradients written out: for the automatic ones a GPU's compiler writes activations
+# to memory in fp32, several to a block. They keep their input and its statistics.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(
+  x: Float[Array, "*B D"],
+  shift: Float[Array, "B #t D"] | None = None,
+  scale: Float[Array, "B #t D"] | None = None,
+  eps: float = 1e-6,
+) -> Float[Array, "*B D"]:
+  """Layer norm without parameters of its own, in fp32; then x (1 + scale) + shift.
+
+  Args:
+    x: [B,t,N,D] where there are a shift and a scale.
+    shift, scale: adaLN's, of a clip or of its frames (Peebles & Xie 2023).
+    eps: added to the variance.
+  """
+  return _layer_norm(x, shift, scale, eps)[0]
+
+
+def _layer_norm(
+  x: Array, shift: Array | None, scale: Array | None, eps: float
+) -> tuple[Array, Any]:
   y = x.astype(jnp.float32)
   mean = y.mean(-1, keepdims=True)
-  var = jnp.square(y - mean).mean(-1, keepdims=True)
-  return ((y - mean) * jax.lax.rsqrt(var + eps)).astype(x.dtype)
+  inverse = jax.lax.rsqrt(jnp.square(y - mean).mean(-1, keepdims=True) + eps)
+  mean, inverse = checkpoint_name((mean, inverse), STATISTICS)
+  y = (y - mean) * inverse
+  if shift is not None and scale is not None:
+    y = y * (1 + scale[:, :, None].astype(jnp.float32)) + shift[:, :, None].astype(jnp.float32)
+  mean, inverse = jax.lax.optimization_barrier((mean, inverse))
+  return y.astype(x.dtype), (x, mean, inverse, shift, scale)
+
+
+def _layer_norm_gradient(_: float, kept: Any, g: Array) -> tuple[Array | None, ...]:
+  x, mean, inverse, shift, scale = kept
+  # The barrier keeps apart what is summed over tokens and what over features: together they would
+  # have their common terms written to memory, in fp32.
+  again = jax.lax.optimization_barrier(g)
+  g, normal, shift_g, scale_g = g.astype(jnp.float32), (x - mean) * inverse, None, None
+  if shift is not None and scale is not None:
+    over = (2,) if shift.shape[1] > 1 else (1, 2)
+    along = lambda y: y.sum(over).reshape(shift.shape).astype(shift.dtype)
+    shift_g, scale_g = along(g), along(g * normal)
+    g = again.astype(jnp.float32) * (1 + scale[:, :, None].astype(jnp.float32))
+  mean_of = lambda y: y.mean(-1, keepdims=True)
+  g = inverse * (g - mean_of(g) - normal * mean_of(g * normal))
+  return g.astype(x.dtype), shift_g, scale_g
+
+
+layer_norm.defvjp(_layer_norm, _layer_norm_gradient)
 
 
 class RMSNorm(nnx.Module):
@@ -143,10 +225,44 @@ class RMSNorm(nnx.Module):
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     self.scale = param(rngs, ONES, (dim,), ("head_dim",))
 
-  def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
-    y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)
-    return (y * lead(self.scale[...], y)).astype(x.dtype)
+  def __call__(
+    self, x: Float[Array, "B t N K E"], angles: Float[ArrayLike, "t N half"] | None = None
+  ) -> Float[Array, "B t N K E"]:
+    """Normalised, then rotated by `angles`, if there are any: see `rotate`."""
+    angles = None if angles is None else jnp.asarray(angles)
+    return _rms_norm(x, self.scale[...], angles)
+
+
+@jax.custom_vjp
+def _rms_norm(x: Array, scale: Array, angles: Array | None) -> Array:
+  return _rms_norm_forward(x, scale, angles)[0]
+
+
+def _rms_norm_forward(x: Array, scale: Array, angles: Array | None) -> tuple[Array, Any]:
+  y = x.astype(jnp.float32)
+  inverse = jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)
+  inverse = checkpoint_name(inverse, STATISTICS)
+  y = y * lead(scale, y)
+  # A rotation and a number commute: with the number last nothing in fp32 is written in between.
+  y = (y if angles is None else rotate(y, angles)) * inverse
+  return y.astype(x.dtype), (x, inverse, scale, angles)
+
+
+def _rms_norm_gradient(kept: Any, g: Array) -> tuple[Array | None, ...]:
+  x, inverse, scale, angles = kept
+  halves = lambda y: jnp.split(y.astype(jnp.float32), 2, -1)
+  gs = halves(g) if angles is None else _turn(*halves(g), -angles)
+  xs = halves(x)
+  # Over tokens first: a GPU sums long rows of few columns slowly.
+  total = lambda y: jax.lax.optimization_barrier(y.sum(range(y.ndim - 2))).sum(0)
+  scale_g = jnp.concatenate([total(g * y * inverse) for g, y in zip(gs, xs)])
+  gs = [g * lead(s, g) for g, s in zip(gs, jnp.split(scale, 2))]
+  along = sum((g * y).sum(-1, keepdims=True) for g, y in zip(gs, xs)) / x.shape[-1]
+  x_g = [inverse * g - inverse**3 * along * y for g, y in zip(gs, xs)]
+  return jnp.concatenate(x_g, -1).astype(x.dtype), scale_g, None
+
+
+_rms_norm.defvjp(_rms_norm_forward, _rms_norm_gradient)
 
 
 def gelu(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -157,11 +273,23 @@ def gelu(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
   return 0.5 * x * (1 + jax.lax.erf(x / math.sqrt(2)))
 
 
-def modulate(
-  x: Float[Array, "B t N D"], shift: Float[Array, "B #t D"], scale: Float[Array, "B #t D"]
-) -> Float[Array, "B t N D"]:
-  """x (1 + scale) + shift, one shift and scale per clip or per frame (Peebles & Xie 2023)."""
-  return x * (1 + scale[:, :, None].astype(x.dtype)) + shift[:, :, None].astype(x.dtype)
+@jax.custom_vjp
+def gelu_tanh(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+  """`gelu` as the transformers have it, approximated by a tanh.
+
+  The gradient by the equal sigmoid: with one tanh for both, a GPU's compiler writes it down.
+  """
+  return jax.nn.gelu(x, approximate=True)
+
+
+def _gelu_tanh_gradient(x: Array, g: Array) -> tuple[Array]:
+  y, c = x.astype(jnp.float32), 2 * math.sqrt(2 / math.pi)
+  share = jax.nn.sigmoid(c * (y + 0.044715 * y**3))  # gelu = x share
+  slope = share + y * share * (1 - share) * c * (1 + 3 * 0.044715 * y**2)
+  return ((slope * g).astype(x.dtype),)
+
+
+gelu_tanh.defvjp(lambda x: (gelu_tanh(x), x), _gelu_tanh_gradient)
 
 
 # --- conditions -------------------------------------------------------------------------------
@@ -318,11 +446,15 @@ def rope_angles(
   return flat.reshape(grid[0], -1, pairs).astype(np.float32)  # [t,N,E/2]
 
 
-def rotate(x: Float[Array, "B t N K E"], angles: Float[np.ndarray, "t N half"]) -> Array:
+def rotate(x: Float[Array, "B t N K E"], angles: Float[ArrayLike, "t N half"]) -> Array:
   """Rotates the pairs (x_i, x_{i+E/2}) of each head by the token's angles; in fp32."""
-  cos, sin = (jnp.asarray(f(angles))[None, :, :, None] for f in (np.cos, np.sin))  # [1,t,N,1,E/2]
   a, b = jnp.split(x.astype(jnp.float32), 2, -1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+  return jnp.concatenate(_turn(a, b, jnp.asarray(angles)), -1).astype(x.dtype)
+
+
+def _turn(a: Array, b: Array, angles: Array) -> list[Array]:
+  cos, sin = (f(angles)[None, :, :, None] for f in (jnp.cos, jnp.sin))  # [1,t,N,1,E/2]
+  return [a * cos - b * sin, b * cos + a * sin]
 
 
 @functools.lru_cache
@@ -353,9 +485,6 @@ def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rn
   return make(rngs)
 
 
-BLOCK_INPUT = "block input"
-
-
 def remat_policy(remat: str) -> Any:
   """The jax.checkpoint policy of a name in REMATS but 'none'."""
   policies = jax.checkpoint_policies
@@ -368,10 +497,22 @@ def remat_policy(remat: str) -> Any:
     )  # fmt: skip
   # cuDNN's kernel has residuals of its own that no name reaches.
   cudnn = lambda primitive, *_, **__: "dot_product_attention_fwd" in primitive.name
-  attention = policies.save_from_both_policies(policies.save_only_these_names(SAVED), cudnn)
+  attention = policies.save_from_both_policies(
+    policies.save_only_these_names(SAVED, STATISTICS), cudnn
+  )
   if remat == "attention":
     return attention
-  return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention)
+  dots = _narrow_dots if remat == "attention_narrow" else policies.dots_with_no_batch_dims_saveable
+  return policies.save_from_both_policies(dots, attention)
+
+
+def _narrow_dots(primitive: Any, *shapes: Any, **params: Any) -> bool:
+  """Weight products that do not widen what they are given: not the mlp's first."""
+  dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  if not dots(primitive, *shapes, **params):
+    return False
+  inputs = math.prod(shapes[1].shape[axis] for axis in params["dimension_numbers"][0][1])
+  return shapes[1].size <= inputs**2
 
 
 def run_stack(
@@ -382,9 +523,9 @@ def run_stack(
   Args:
     blocks: from `stack`.
     remat: what is kept for the backward pass, the rest is recomputed. 'none': every activation is
-      kept; 'attention_dots': outputs of attention and of weight products; 'attention': outputs of
-      attention; 'offload': they and each block's input, in the host's memory; 'full': each block's
-      input.
+      kept; 'attention_dots': outputs of attention and of weight products; 'attention_narrow': the
+      same without the mlp's hidden ones; 'attention': outputs of attention; 'offload': they and
+      each block's input, in the host's memory; 'full': each block's input.
     scan: one compiled body for all layers (compile time does not grow with depth), or unrolled.
   """
   graphdef, params = nnx.split(blocks)
@@ -396,6 +537,7 @@ def run_stack(
     body = jax.checkpoint(body, policy=remat_policy(remat), prevent_cse=not scan)
   if scan:
     return jax.lax.scan(body, x, params)[0]
-  for layer in range(depth):
-    x, _ = body(x, jax.tree.map(operator.itemgetter(layer), params))
+  leaves, tree = jax.tree.flatten(params)
+  for layer in zip(*(apart(leaf, 0) for leaf in leaves)):
+    x, _ = body(x, jax.tree.unflatten(tree, layer))
   return x

@@ -6,14 +6,12 @@ Shapes: B batch, L text tokens (bytes), D width, K heads, E head dim.
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from videojax.models.attention import attention
-from videojax.models.layers import Linear, layer_norm, normal, param, sincos_1d
+from videojax.models.layers import Linear, gelu_tanh, layer_norm, normal, param, sincos_1d
 from videojax.scaling.flops import Product
 
 
@@ -34,13 +32,13 @@ class ByteEncoder(nnx.Module):
     self.down = Linear((hidden,), (d,), ("mlp", "embed"), rngs=rngs, dtype=dtype)
     self.dtype = dtype
 
-  def __call__(self, text: UInt8[Array, "B L"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
+  def __call__(self, text: UInt8[Array, "B L"], lengths: Int[Array, "B"]) -> Float[Array, "B L D"]:
     length, width = text.shape[1], self.table.shape[1]
     x = self.table[...].astype(self.dtype)[text]  # [B,L,D]
     x = x + 0.02 * sincos_1d(np.arange(length), width).astype(self.dtype)[None]
-    q, k, v = jnp.moveaxis(self.qkv(layer_norm(x)), 2, 0)  # three [B,L,K,E]
-    x = x + self.out(attention(q, k, v, mask, axes=("batch", None), kernel="xla"))
-    x = x + self.down(jax.nn.gelu(self.up(layer_norm(x)), approximate=True))
+    q, k, v = self.qkv.parts(layer_norm(x))  # each [B,L,K,E]
+    x = x + self.out(attention(q, k, v, lengths, axes=("batch", None), kernel="xla"))
+    x = x + self.down(gelu_tanh(self.up(layer_norm(x))))
     return layer_norm(x)
 
   @classmethod

@@ -118,7 +118,7 @@ class LayerNorm(nnx.Module):
     self.bias = layers.param(rngs, layers.ZEROS, (width,), ("embed",))
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    y = layers.layer_norm(x.astype(jnp.float32), 1e-5)
+    y = layers.layer_norm(x.astype(jnp.float32), eps=1e-5)
     return (y * last(self.scale, y) + last(self.bias, y)).astype(x.dtype)
 
 

@@ -146,17 +146,19 @@ def _chip(kind: str) -> tuple[Memory, float]:
   return m, peak
 
 
-# What a remat policy computes again, in forward passes: (attention, all other products).
+# What a remat policy computes again, in forward passes: (attention, mlp, all other products).
 RECOMPUTED = {
-  "none": (0, 0), "attention_dots": (0, 0), "attention": (0, 1), "offload": (0, 1), "full": (1, 1)
+  "none": (0, 0, 0), "attention_dots": (0, 0, 0), "attention_narrow": (0, 0.5, 0),
+  "attention": (0, 1, 1), "offload": (0, 1, 1), "full": (1, 1, 1),
 }  # fmt: skip
 
 
-def executed_flops(forward: Mapping[str, int], remat: str) -> tuple[int, int]:
+def executed_flops(forward: Mapping[str, int], remat: str) -> tuple[int | float, int | float]:
   """(attention, other) FLOPs of a step, recomputation included, from the forward pass by part."""
   again = RECOMPUTED[remat]
-  attention = forward.get("attention scores", 0)
-  return (3 + again[0]) * attention, (3 + again[1]) * (forward["total"] - attention)
+  attention, mlp = forward.get("attention scores", 0), forward.get("mlp", 0)
+  other = forward["total"] - attention - mlp
+  return (3 + again[0]) * attention, (3 + again[1]) * mlp + (3 + again[2]) * other
 
 
 def optimizer_bytes(parameters: int, averages: int) -> int:
