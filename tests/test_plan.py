@@ -15,6 +15,7 @@ from tests.helpers import tiny
 from tests.make_pods import compiled
 from videojax import hlo, topology
 from videojax.launch import main
+from videojax.models.layers import REMATS
 from videojax.plan import Target, plan
 from videojax.search import candidates
 from videojax.sharding import MeshConfig, make_mesh
@@ -170,10 +171,11 @@ def test_each_remat_policy_keeps_less_than_the_one_before():
   e = {**SMALL, "batch_size": 64, "model__width": 512, "model__depth": 12}
   e |= dict(model__patch=(1, 2, 2), mesh__data=1, mesh__fsdp=4)
   devices, peak = topology.open_topology("v5e:2x2"), {}
-  for remat in ("none", "attention_dots", "attention", "offload", "full"):
+  for remat in REMATS:
     peak[remat] = topology.compile_for(tiny(**e, model__remat=remat), devices)["peak_bytes"]
   print({remat: f"{n / 2**20:.0f} MiB" for remat, n in peak.items()})
-  assert peak["none"] > 2 * peak["attention_dots"] > 3 * peak["attention"]
+  assert peak["none"] > 1.3 * peak["attention_dots"]
+  assert peak["attention_dots"] > 1.2 * peak["attention_narrow"] > 1.3 * peak["attention"]
   assert peak["attention"] > 1.15 * peak["offload"]  # what is kept is in the host's memory
   assert peak["full"] < 1.02 * peak["offload"]
 
@@ -215,7 +217,7 @@ def test_sampling_and_several_slices_are_compiled_too(tmp_path):
   assert made["fits"] and made["bound_seconds"]["dcn"] > 0
   # Gradients, as they are summed in 16 bits: a quarter of the parameters on each device.
   crossing = made["collectives"]["all-reduce"]["slices"]["bytes"]
-  assert 1 <= crossing / (2 * made["parameters"]["total"] / 4) < 1.5  # some leaves are whole
+  assert 1 <= crossing / (2 * made["parameters"]["total"] / 4) < 1.6  # some leaves are whole
   sampled = plan(e, tmp_path, Target("v5e:2x4", step="sample"))
   assert sampled["fits"] and sampled["step"] == "sample" and "bound_seconds" not in sampled
 
