@@ -142,7 +142,8 @@ def brush(
   """Strokes over the discs of the first frame that move: where, and how far they go per frame.
 
   Returns:
-    Coverage, and displacement along x and y in tenths of the picture's side, on every frame.
+    1 under a stroke and -1 beside (0 is a brush that is not given), and displacement along x and y
+    in tenths of the picture's side, on every frame.
   """
   moves = start.present & (jnp.sum(velocity**2, -1) > 0)
   per_frame = 10 * velocity / (config.fps * config.extent)  # [M,2]
@@ -151,6 +152,7 @@ def brush(
     position[None], start.radius, stroke, moves, jnp.zeros(4), jnp.zeros(3), jnp.zeros(3),
     size=config.size, extent=config.extent,
   )  # fmt: skip
+  drawn = jnp.concatenate([2 * drawn[..., :1] - 1, drawn[..., 1:]], -1)
   return jnp.broadcast_to(drawn, (config.frames, *drawn.shape[1:]))
 
 

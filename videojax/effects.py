@@ -222,7 +222,11 @@ def _structure(s: Steered) -> list[Effect]:
 
 
 def _parts(s: Steered) -> list[Effect]:
-  """Error where nothing is given; beside it that of the first frame, or the background, there."""
+  """Error where nothing is given; beside it that of the first frame, or another clip's sample.
+
+  What is in a region is free, so that even a perfect sample differs from the truth there; another
+  clip's knows nothing of what is given around it.
+  """
   out, variance = [], s.truth.var()
   for name in dict.fromkeys(s.task.condition.masks):
     mask, video = np.asarray(s.mask(name)), s.sample({}, mask=name)
@@ -230,8 +234,8 @@ def _parts(s: Steered) -> list[Effect]:
     per = lambda x, u=unknown: (np.square(x - s.truth) * u).sum((1, 2, 3, 4)) / u.sum((1, 2, 3, 4))
     value, spread = mean(per(video) / variance)
     whole = name in controls.MASKS[:3]
-    background = np.asarray(s.example["state"]["background"])[:, None, None, None]
-    idle, what = (s.truth[:, :1], "frame 0") if whole else (background, "background")
+    other = np.roll(video, 1, axis=0)
+    idle, what = (s.truth[:, :1], "frame 0") if whole else (other, "another clip's")
     measure = f"squared error where nothing is given, in variances (beside it: {what})"
     kept = mean(per(np.broadcast_to(idle, s.truth.shape)) / variance)[0]
     out.append(Effect("mask", name, measure, value, spread, kept))

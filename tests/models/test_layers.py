@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from videojax.models import layers
+from videojax.models.elementwise import RMSNorm, gelu_tanh, layer_norm
 
 
 def agree(own, plain, *arguments, tolerance=2e-6):
@@ -40,16 +41,16 @@ def plain_norm(x, shift=None, scale=None):
 @pytest.mark.parametrize("levels", [1, 3], ids=["clip", "frame"])
 def test_modulated_layer_norm_has_the_formulas_gradients(levels):
   x, shift, scale = draw((2, 3, 5, 16), (2, levels, 16), (2, levels, 16))
-  agree(layers.layer_norm, plain_norm, x, shift, scale)
+  agree(layer_norm, plain_norm, x, shift, scale)
 
 
 def test_layer_norm_alone_has_the_formulas_gradients():
-  agree(layers.layer_norm, plain_norm, *draw((4, 7, 16)))
+  agree(layer_norm, plain_norm, *draw((4, 7, 16)))
 
 
 @pytest.mark.parametrize("turned", [True, False])
 def test_rms_norm_and_rotation_have_the_gradients_of_one_after_the_other(turned):
-  norm = layers.RMSNorm(12, rngs=nnx.Rngs(0))
+  norm = RMSNorm(12, rngs=nnx.Rngs(0))
   angles = layers.rope_angles((2, 3, 2), 12, 1e2) if turned else None
 
   def own(x, scale):
@@ -63,7 +64,7 @@ def test_rms_norm_and_rotation_have_the_gradients_of_one_after_the_other(turned)
 
 
 def test_gelu_has_the_tanhs_gradient():
-  agree(layers.gelu_tanh, lambda x: jax.nn.gelu(x, approximate=True), *draw((4, 64)))
+  agree(gelu_tanh, lambda x: jax.nn.gelu(x, approximate=True), *draw((4, 64)))
 
 
 def test_parts_of_a_product_are_the_product_cut():

@@ -22,6 +22,7 @@ from videojax.models import layers
 from videojax.models.attention import CONTEXTS, KERNELS, attention, choose_kernel
 from videojax.models.attention import describe as how_attention
 from videojax.models.cond import Cond, check_cond
+from videojax.models.elementwise import RMSNorm, gelu_tanh, layer_norm
 from videojax.models.layers import Linear
 from videojax.models.text import ByteEncoder
 from videojax.scaling.flops import Product
@@ -160,8 +161,8 @@ class SelfAttention(nnx.Module):
     axes = ("embed", None, "heads", "head_dim")
     self.qkv = Linear((d,), (3, k, e), axes, bias=cfg.qkv_bias, **kw)
     self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), **kw)
-    self.q_norm = layers.RMSNorm(e, rngs=rngs) if cfg.qk_norm else None
-    self.k_norm = layers.RMSNorm(e, rngs=rngs) if cfg.qk_norm else None
+    self.q_norm = RMSNorm(e, rngs=rngs) if cfg.qk_norm else None
+    self.k_norm = RMSNorm(e, rngs=rngs) if cfg.qk_norm else None
     self.over, self.kernel, self.context = over, cfg.kernel, cfg.context
 
   def __call__(
@@ -201,7 +202,7 @@ class CrossAttention(nnx.Module):
 
   def __call__(self, x: Float[Array, "B t N D"], text: Array, lengths: Array) -> Array:
     b, t, n, _ = x.shape
-    q = self.q(layers.layer_norm(x)).reshape(b, t * n, *self.q.kernel.shape[1:])  # [B,S,K,E]
+    q = self.q(layer_norm(x)).reshape(b, t * n, *self.q.kernel.shape[1:])  # [B,S,K,E]
     k, v = self.kv.parts(text)  # each [B,L,K,E]
     y = attention(q, k, v, lengths, axes=("batch", "sequence"), keys=None, kernel=self.kernel)
     return x + self.out(y).reshape(x.shape)
@@ -234,12 +235,12 @@ class Block(nnx.Module):
     if self.ada_table is not None:
       six = six + self.ada_table[...].astype(c.dtype)[None, None]
     shift1, scale1, gate1, shift2, scale2, gate2 = jnp.moveaxis(six, 2, 0)  # [B,1|t,D]
-    y = layers.layer_norm(x, shift1, scale1)
+    y = layer_norm(x, shift1, scale1)
     x = x + gate1[:, :, None] * self.attention(y, angles)
     if self.cross is not None:
       x = self.cross(x, text, lengths)
-    y = layers.layer_norm(x, shift2, scale2)
-    y = layers.gelu_tanh(constrain(self.up(y), "batch", *self.grid, "act_mlp"))
+    y = layer_norm(x, shift2, scale2)
+    y = gelu_tanh(constrain(self.up(y), "batch", *self.grid, "act_mlp"))
     x = x + gate2[:, :, None] * self.down(y)
     return constrain(x, "batch", *self.grid, None)  # [B,t,N,D]
 
@@ -344,7 +345,7 @@ class Model(nnx.Module):
     )
 
     shift, scale = jnp.moveaxis(self.head_ada(c), 2, 0)  # [B,1|t,D]
-    x = self.head(layers.layer_norm(x, shift, scale))
+    x = self.head(layer_norm(x, shift, scale))
     x = x.reshape(x.shape[0], grid[0], -1, x.shape[-1])  # [B,t,N,P]
     x = layers.unpatchify(x.astype(jnp.float32), cfg.patch, grid)
     return x[:, : shape[1], ..., : cfg.channels]  # [B,T,H,W,C]

@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from videojax.models.attention import attention
-from videojax.models.layers import Linear, gelu_tanh, layer_norm, normal, param, sincos_1d
+from videojax.models.elementwise import gelu_tanh, layer_norm
+from videojax.models.layers import Linear, normal, param, sincos_1d
 from videojax.scaling.flops import Product
 
 
