@@ -102,7 +102,9 @@ def _rms_norm_gradient(kept: Any, g: Array) -> tuple[Array | None, ...]:
   x, inverse, scale, angles = kept
   pieces = 1 if angles is None else 2
   cut = lambda y: jnp.split(y.astype(jnp.float32), pieces, -1)
-  gs, xs = cut(g) if angles is None else turn(*cut(g), -angles), cut(x)
+  gs, xs = cut(g), cut(x)
+  if angles is not None:
+    gs = turn(gs[0], gs[1], -angles)
   # Over tokens first: a GPU sums long rows of few columns slowly.
   total = lambda y: jax.lax.optimization_barrier(y.sum(range(y.ndim - 2))).sum(0)
   scale_g = jnp.concatenate([total(g * y * inverse) for g, y in zip(gs, xs)])

@@ -69,9 +69,9 @@ class Rates:
   exposed: float = 0.3
 
 
-# GPU: of one H100 SXM, jax 0.11.2: attention is cuDNN's, forward and backward, timed alone; the rest
-# from profiles of three cases (docs/LOG.md, 2026-11-26); tests/scaling/test_roofline.py holds the
-# estimate against six. TPU: assumed; a head dim below the 128 lanes wastes the rest.
+# GPU: of one H100 SXM, jax 0.11.2: attention is cuDNN's, forward and backward, timed alone; the
+# rest is from profiles of three cases (docs/LOG.md, 2026-11-26). tests/scaling/test_roofline.py
+# holds the estimate against six. TPU: assumed; a head dim below the 128 lanes wastes the rest.
 RATES = {
   "NVIDIA": Rates(
     attention={64: 0.387, 72: 0.281, 128: 0.465}, matmul=0.69, memory=0.7, passes=103.0
