@@ -1,5 +1,6 @@
 """The command as people type it: in this process, flags parsed anew each time."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -160,6 +161,14 @@ def test_evaluate_and_sample_read_a_finished_run_and_refuse_another(command, tmp
   assert code == 1 and "different experiment" in err and "seed: 0 there, 5 now" in err
   code, _, err = command(QUICK, WIDE, f"--workdir={tmp_path / 'no'}", "--mode=evaluate")
   assert code == 1 and "no run directory" in err
+
+
+def test_a_machine_that_cannot_write_samples_is_told_before_the_run(command, tmp_path, monkeypatch):
+  found = importlib.util.find_spec
+  there = lambda name, *rest: None if name == "av" else found(name, *rest)
+  monkeypatch.setattr(importlib.util, "find_spec", there)
+  code, _, err = command(QUICK, f"--workdir={tmp_path / 'run'}", WIDE)
+  assert code == 1 and "pip install av" in err and not (tmp_path / "run").exists()
 
 
 def test_missing_extra_is_named(command, tmp_path, monkeypatch):

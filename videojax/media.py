@@ -1,5 +1,6 @@
 """Clips as files that people can watch: mp4 through PyAV, animated WebP grids through Pillow."""
 
+import importlib.util
 import math
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from videojax.errors import ConfigError
 from videojax.files import replacing
 
 INK, PAPER, GIVEN = (32, 32, 32), (255, 255, 255), (214, 120, 20)
@@ -16,6 +18,12 @@ LEAST_TILE = 128  # pixels; small clips are enlarged by a whole number, without 
 def to_uint8(video: Float[np.ndarray, "... H W C"]) -> UInt8[np.ndarray, "... H W C"]:
   """[-1,1] -> 0..255."""
   return np.round((np.clip(np.asarray(video), -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def check_writer() -> None:
+  """Raises ConfigError where no mp4 can be written: before a run, not at its end."""
+  if importlib.util.find_spec("av") is None:
+    raise ConfigError("PyAV, which writes a run's samples, is not installed: pip install av")
 
 
 def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], *, fps: float) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from videojax import distributed, files, optim, rundir
+from videojax import distributed, files, media, optim, rundir
 from videojax.checkpoint import Checkpointer
 from videojax.config import Experiment, program_of, to_json
 from videojax.data import Loader, Mixture
@@ -74,6 +74,7 @@ def train(
   """
   e = experiment.on_devices(len(devices or jax.devices()))
   rundir.check_run(workdir, e)
+  media.check_writer()
   if e.tensorboard:
     require_extra("tensorboardX", "tensorboard")
   program = program or Program(e, make_mesh(e.mesh, devices))
