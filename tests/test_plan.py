@@ -212,12 +212,12 @@ def test_more_chips_send_no_more_each_but_along_data():
 @libtpu
 @pytest.mark.slow
 def test_sampling_and_several_slices_are_compiled_too(tmp_path):
-  e = tiny(**SMALL, mesh__data=2, mesh__fsdp=4)
+  e = tiny(**{**SMALL, "model__width": 256}, mesh__data=2, mesh__fsdp=4)  # less is padded, and sent
   made = plan(e, tmp_path, Target("v5e:2x2", slices=2))
   assert made["fits"] and made["bound_seconds"]["dcn"] > 0
   # Gradients, as they are summed in 16 bits: a quarter of the parameters on each device.
   crossing = made["collectives"]["all-reduce"]["slices"]["bytes"]
-  assert 1 <= crossing / (2 * made["parameters"]["total"] / 4) < 1.6  # some leaves are whole
+  assert 1 <= crossing / (2 * made["parameters"]["total"] / 4) < 1.5  # some leaves are whole
   sampled = plan(e, tmp_path, Target("v5e:2x4", step="sample"))
   assert sampled["fits"] and sampled["step"] == "sample" and "bound_seconds" not in sampled
 

@@ -7,8 +7,7 @@ The block: joint attention with RMS-normalised queries and keys and 3-D RoPE, cr
 text tokens of the model's width, GELU mlp, adaLN; random latents of 16 channels, patch 1x2x2, bf16,
 fp32 master weights and AdamW, no EMA (--config.ema='(0.1,)' for one). On GPUs the blocks are
 unrolled: a loop copies what it keeps. Differs from Wan: text comes in the model's width, without
-umT5's projection. Source of the sizes: Wan team 2025,
-arXiv:2503.20314, table 1.
+umT5's projection. Source of the sizes: Wan team 2025, arXiv:2503.20314, table 1.
 """
 
 from ml_collections import ConfigDict
@@ -31,10 +30,9 @@ def config(
   c.batch_size = 1
   c.clips_per_device = clips_per_device
   gpu = platform() == "gpu"
-  common = dict(name="dit", patch=(1, 2, 2), channels=16, modulation="shared", remat=remat)
-  common["scan"] = not gpu
   c.xla_flags = ("gpu_cublas",) if gpu else ()
-  c.model = dict(text=size["width"], **common, **size)
+  common = dict(name="dit", patch=(1, 2, 2), channels=16, modulation="shared")
+  c.model = dict(text=size["width"], remat=remat, scan=not gpu, **common, **size)
   latent = dict(frames=grid[0], height=2 * grid[1], width=2 * grid[2], channels=16)
   words = dict(text_length=text, text_width=size["width"])
   c.data = dict(latents=dict(name="random_latents", fps=4.0, **latent, **words))

@@ -333,7 +333,6 @@ class Model(nnx.Module):
     c = jax.nn.silu(c)
     text, lengths = self.encode_text(cond)
 
-    depth = cfg.depth if cfg.attention == "joint" else cfg.depth // 2
     each = c if self.ada is None else self.ada(c)  # [B,1|t,D] or [B,1|t,6,D]
     if cfg.attention == "joint" and c.shape[1] == 1:
       # One long frame: seq then splits all S tokens, where it may not divide the t frames.
@@ -341,7 +340,7 @@ class Model(nnx.Module):
       angles = None if angles is None else angles.reshape(1, -1, angles.shape[-1])
     x = constrain(x, "batch", "frames", "tokens", None)
     x = layers.run_stack(
-      self.blocks, x, each, angles, text, lengths, remat=cfg.remat, scan=cfg.scan, depth=depth
+      self.blocks, x, each, angles, text, lengths, remat=cfg.remat, scan=cfg.scan
     )
 
     shift, scale = jnp.moveaxis(self.head_ada(c), 2, 0)  # [B,1|t,D]
