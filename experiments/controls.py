@@ -10,8 +10,9 @@ that any one of them steers alone. A third of the discs stand still; where the c
 them do: with both at once a pan says little of what will be seen, and nothing is learned of it.
 A sixth of the steps are single frames, for temporal guidance.
 
-':scalars' takes the scalars alone. Beside strokes and edges, which say more, they are needed in about
-one row of twenty, and 12,000 steps do not teach them. Hardware, time and effects: docs/controls.md.
+':scalars' takes the scalars alone. Beside strokes and edges, which say more, they are needed in
+about one row of twenty, and 12,000 steps do not teach them. Hardware, time and effects:
+docs/controls.md.
 """
 
 from ml_collections import ConfigDict
