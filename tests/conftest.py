@@ -14,8 +14,17 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("PJRT_NPROC", "32")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 # Programs with collectives for 8 fake devices that run at once can wait for each other for ever.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def nothing_computed_again(monkeypatch):
+  """Attention whose backward pass holds the products that the model FLOPs count, and no others."""
+  from tests.helpers import plain_attention
+
+  monkeypatch.setattr("videojax.models.context.ring", lambda ways: plain_attention)

@@ -209,8 +209,7 @@ def with_remat(e: Experiment, remat: str) -> Experiment:
 def kept_bytes(task: Task) -> int:
   """What the forward pass of one clip keeps for the backward pass, under the remat policy.
 
-  These are the residuals of `jax.vjp` of the loss, with XLA's attention; XLA may keep less, and
-  a kernel that never holds all logits does.
+  These are the residuals of `jax.vjp` of the loss; XLA may keep less.
   """
   carried = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)),

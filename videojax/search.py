@@ -18,7 +18,7 @@ from videojax.scaling import roofline
 from videojax.sharding import MESH_AXES, MeshConfig
 from videojax.work import Sent, step_work
 
-REMATS = "none", "attention_dots", "attention", "full"
+REMATS = "none", "attention_dots", "attention_narrow", "attention", "full"
 BATCHES = 0.25, 0.5, 1, 2, 4  # of the config's
 COMPILED = 4  # the most that are compiled before giving up
 FULL = 0.85  # share of the memory that the count may take; the compiler needs the rest
@@ -74,9 +74,6 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
   task = e.task(next(iter(e.data)))
   tokens = Counts.of(e, task).tokens
   kept = {r: kept_bytes(with_remat(e, r).task(next(iter(e.data)))) for r in REMATS}
-  # XLA's attention would keep all logits; the kernels of TPUs keep none.
-  logits = kept["none"] - kept["attention_dots"]
-  kept["none"] -= int(logits * 0.95)
   for mesh in meshes(number, tokens, e.model.config.num_heads):
     on = AbstractMesh(dataclasses.astuple(mesh), MESH_AXES)
     held = state_bytes(abstract, state_shardings(e, abstract, on))["total"]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import plain_attention
 from videojax.models.attention import attention, choose_context, choose_kernel, compiling_for
 from videojax.sharding import MeshConfig, make_mesh
 
@@ -60,6 +61,31 @@ def test_xla_is_the_definition(name):
   segments = None if segments is None else jnp.asarray(segments, jnp.int32)
   got = attention(q, k, v, lengths, segments=segments, axes=("batch", "sequence"))
   np.testing.assert_allclose(got, closed_form(q, k, v, lengths, segments), atol=2e-6)
+
+
+@pytest.mark.parametrize("keys", [24, 10])
+@pytest.mark.parametrize("dtype,tolerance", [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
+def test_xla_has_the_gradients_of_anothers_attention(keys, dtype, tolerance):
+  q, k, v, g = draw((2, 24, 2, 16), *[(2, keys, 2, 16)] * 2, (2, 24, 2, 16))
+  lengths = jnp.array([keys, 7], jnp.int32)
+  ids = jnp.where(jnp.arange(keys)[None] < lengths[:, None], 0, -1)
+  ours = lambda *x: attention(*x, lengths, axes=("batch", None), keys=None, kernel="xla")
+  other = lambda *x: plain_attention(*x, None, ids)
+  wanted, got = (
+    jax.vjp(f, *(x.astype(kind) for x in (q, k, v)))[1](g.astype(kind))
+    for f, kind in ((other, jnp.float32), (ours, dtype))
+  )
+  assert all(x.dtype == dtype for x in got)
+  agree(jax.tree.map(lambda x: x.astype(jnp.float32), got), wanted, tolerance)
+
+
+def test_a_query_that_may_attend_to_nothing_gets_zeros_and_moves_nothing():
+  q, k, v = draw(*[(2, 6, 2, 8)] * 3)
+  lengths = jnp.array([4, 0], jnp.int32)
+  run = lambda *x: attention(*x, lengths, axes=("batch", None), kernel="xla")
+  out, back = jax.vjp(run, q, k, v)
+  for x in (out, *back(jnp.ones_like(out))):
+    assert np.all(x[1] == 0) and np.any(x[0] != 0) and np.isfinite(x).all()
 
 
 @pytest.mark.parametrize("context,heads", [("ulysses", 4), ("ring", 3)])

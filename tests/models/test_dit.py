@@ -280,6 +280,7 @@ def loss_of(model, shape, levels, length, batch=2):
 
 
 @pytest.mark.parametrize("changes,shape,levels,length", CASES)
+@pytest.mark.usefixtures("nothing_computed_again")
 def test_analytic_flops_equal_the_products_counted_in_the_jaxpr(changes, shape, levels, length):
   model = spec(**changes)
   products = dit.products(model.config, shape, levels=levels, text_length=length)

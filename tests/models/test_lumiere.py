@@ -215,6 +215,7 @@ def test_impossible_sizes_are_named(changes, words):
     (dict(multipliers=(1,), attends=0), (3, 4, 4, 3), 1),
   ],
 )
+@pytest.mark.usefixtures("nothing_computed_again")
 def test_analytic_flops_equal_the_products_counted_in_the_jaxpr(changes, shape, levels):
   model = spec(**changes)
   cond = everything((2, *shape)) if "text" in changes else Cond()

@@ -202,6 +202,7 @@ def test_impossible_sizes_are_named(changes, words):
     (dict(**ONE_LEVEL, **LOW), (4, 4, 4, 3), 1),
   ],
 )
+@pytest.mark.usefixtures("nothing_computed_again")
 def test_analytic_flops_equal_the_products_counted_in_the_jaxpr(changes, shape, levels):
   model, length = spec(**changes), 5
   x, t = jnp.zeros((2, *shape)), jnp.zeros((2, levels))

@@ -168,6 +168,7 @@ def test_impossible_sizes_are_named(changes, words):
     (dict(text=16, multipliers=(1,)), (1, 4, 4, 4), 1),
   ],
 )
+@pytest.mark.usefixtures("nothing_computed_again")
 def test_analytic_flops_equal_the_products_counted_in_the_jaxpr(changes, shape, levels):
   model, length = spec(**changes), 5
   cond = Cond()

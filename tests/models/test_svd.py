@@ -256,6 +256,7 @@ def test_the_published_size_has_the_published_parameters():
     (CONDITIONS, (1, 4, 4, 4), 1),
   ],
 )
+@pytest.mark.usefixtures("nothing_computed_again")
 def test_analytic_flops_equal_the_products_counted_in_the_jaxpr(changes, shape, levels):
   model, length = spec(**changes), 2
   cond = condition(1, *shape[:3]) if changes is CONDITIONS else Cond()

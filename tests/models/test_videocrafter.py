@@ -277,6 +277,7 @@ def test_another_number_of_image_tokens_is_named():
     (dict(**ALL, temporal_conv=False), (1, 4, 4, 4), 1),
   ],
 )
+@pytest.mark.usefixtures("nothing_computed_again")
 def test_analytic_flops_equal_the_products_counted_in_the_jaxpr(changes, shape, levels):
   model, length = spec(**changes), 5
   config, given = model.config, conditions()

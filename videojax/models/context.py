@@ -1,6 +1,7 @@
-"""Attention over a sequence that several devices hold in pieces, inside `jax.shard_map`.
+"""Attention over a sequence that one device holds, or several in pieces, inside `jax.shard_map`.
 
-Shapes: B batch, s tokens of one piece, S = n s tokens in all, K heads, E head dim.
+Shapes: B batch, s tokens of one piece, S = n s tokens in all, l keys of one piece, K heads, E head
+dim.
 """
 
 import functools
@@ -48,10 +49,13 @@ def ring(ways: int) -> Callable[..., Array]:
   """Attention with keys and values passed around n = `ways` devices (Liu et al. 2023).
 
   The softmax is made online; the backward pass passes keys and values around once more and their
-  gradients with them, so that no device ever keeps another's.
+  gradients with them, so that no device ever keeps another's. A ring of one passes nothing on: it
+  is plain attention that keeps no logits, on a CPU faster than one that does. A query that may
+  attend to nothing gets zeros.
   Source: Ring Attention, arXiv:2310.01889; the softmax's backward from its log-sum-exp: Dao et al.
   2022, arXiv:2205.14135, algorithm 4.
-  Returns: (q, k, v, ids_q, ids_k) -> as q, each [B,s,...], see `ulysses`.
+  Returns: (q, k, v, ids_q, ids_k) -> as q, each [B,s,...], see `ulysses`; in a ring of one, keys
+    may be of another number.
   """
 
   @jax.custom_vjp
@@ -79,18 +83,24 @@ def allowed(ids_q: Any, ids_k: Int[Array, "B L"]) -> Array:
 
 def _pass_on(x: Any, ways: int) -> Any:
   """What the device before has; the last one's goes to the first."""
-  if x is None:
-    return None
+  if x is None or ways == 1:
+    return x
   return jax.lax.ppermute(x, AXIS, [(i, (i + 1) % ways) for i in range(ways)])
 
 
-def _logits(q: Array, k: Array, ids_q: Any, ids_k: Any) -> Float[Array, "B K s s"]:
-  """Scaled logits of one piece of keys in fp32; never where the ids differ."""
+def _logits(q: Array, k: Array, ids_q: Any, ids_k: Any) -> Float[Array, "B K s l"]:
+  """Scaled logits of one piece of keys (l tokens) in fp32; never where the ids differ."""
   scores = jnp.einsum("bske,blke->bksl", q, k, preferred_element_type=jnp.float32)
   scores = scores * q.shape[-1] ** -0.5
   if ids_k is None:
     return scores
   return jnp.where(allowed(ids_q, ids_k), scores, _NEVER)
+
+
+def _weights(logits: Array, shift: Float[Array, "B K s"], ids_k: Any) -> Float[Array, "B K s l"]:
+  """exp(logits - shift); 0 where the ids differ, in rows too where they all do."""
+  p = jnp.exp(logits - shift[..., None])
+  return p if ids_k is None else jnp.where(logits > _NEVER, p, 0.0)
 
 
 def _forward(
@@ -102,9 +112,9 @@ def _forward(
 
   def piece(carry: Any) -> Any:
     out, top, total, k, v, ids_k = carry
-    logits = _logits(q, k, ids_q, ids_k)  # [B,K,s,s]
+    logits = _logits(q, k, ids_q, ids_k)  # [B,K,s,l]
     new = jnp.maximum(top, logits.max(-1))
-    p, keep = jnp.exp(logits - new[..., None]), jnp.exp(top - new)
+    p, keep = _weights(logits, new, ids_k), jnp.exp(top - new)
     add = jnp.einsum("bksl,blke->bske", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return out * rows(keep) + add, new, total * keep + p.sum(-1), k, v, ids_k
 
@@ -115,6 +125,7 @@ def _forward(
   start = jnp.zeros((b, s, heads, e), jnp.float32), jnp.full((b, heads, s), _NEVER)
   carry = piece((*start, jnp.zeros((b, heads, s)), k, v, ids_k))
   (out, top, total, *_), _ = jax.lax.scan(turn, carry, None, length=ways - 1)
+  total = jnp.maximum(total, jnp.finfo(jnp.float32).tiny)  # of a row that sees nothing
   return (out / rows(total)).astype(q.dtype), top + jnp.log(total)
 
 
@@ -123,11 +134,11 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
   """Gradients of q, k and v."""
   f32 = dict(preferred_element_type=jnp.float32)
-  delta = jnp.einsum("bske,bske->bks", g, out, **f32)  # [B,K,s]
+  delta = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).swapaxes(1, 2)  # [B,K,s]
 
   def turn(carry: Any, _: None) -> tuple[Any, None]:
     dq, k, v, ids_k, dk, dv = carry
-    p = jnp.exp(_logits(q, k, ids_q, ids_k) - lse[..., None])  # [B,K,s,s]
+    p = _weights(_logits(q, k, ids_q, ids_k), lse, ids_k)  # [B,K,s,l]
     dv = dv + jnp.einsum("bksl,bske->blke", p.astype(g.dtype), g, **f32)
     dp = jnp.einsum("bske,blke->bksl", g, v, **f32)
     ds = (p * (dp - delta[..., None]) * q.shape[-1] ** -0.5).astype(q.dtype)
@@ -135,9 +146,9 @@ def _backward(
     dk = dk + jnp.einsum("bksl,bske->blke", ds, q, **f32)
     return (dq, *(_pass_on(x, ways) for x in (k, v, ids_k, dk, dv))), None
 
-  zeros = jnp.zeros(q.shape, jnp.float32)
+  zeros = lambda x: jnp.zeros(x.shape, jnp.float32)
   # After n turns keys, and with them their gradients, are where they began.
   (dq, _, _, _, dk, dv), _ = jax.lax.scan(
-    turn, (zeros, k, v, ids_k, zeros, zeros), None, length=ways
+    turn, (zeros(q), k, v, ids_k, zeros(k), zeros(v)), None, length=ways
   )
   return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)

@@ -101,14 +101,19 @@ class GroupNorm(nnx.Module):
     self.scale = layers.param(rngs, layers.ONES, (channels,), ("embed",))
     self.bias = layers.param(rngs, layers.ZEROS, (channels,), ("embed",))
     self.groups, self.eps = groups, eps
-    self.over = (1, 2, 3, 5) if frames else (2, 3, 5)
+    self.over = (1, 2, 3) if frames else (2, 3)
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
-    y = x.astype(jnp.float32).reshape(*x.shape[:-1], self.groups, -1)  # [B,T,H,W,groups,C/groups]
-    y = y - y.mean(self.over, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(self.over, keepdims=True) + self.eps)
-    y = y.reshape(x.shape)
-    return (y * last(self.scale, y) + last(self.bias, y)).astype(x.dtype)
+    y = x.astype(jnp.float32)
+    y = y - self.mean(y)
+    y = y * (jax.lax.rsqrt(self.mean(jnp.square(y)) + self.eps) * last(self.scale, y))
+    return (y + last(self.bias, y)).astype(x.dtype)
+
+  def mean(self, y: Float[Array, "B T H W C"]) -> Float[Array, "B #T 1 1 C"]:
+    """Of the group that a channel is in; first of each channel, so that y is not cut in groups."""
+    mean = y.mean(self.over, keepdims=True)
+    groups = mean.reshape(*mean.shape[:-1], self.groups, -1).mean(-1)
+    return jnp.repeat(groups, y.shape[-1] // self.groups, axis=-1)
 
 
 class LayerNorm(nnx.Module):
@@ -277,7 +282,7 @@ class FeedForward(nnx.Module):
     self.down = Linear((4 * width,), (width,), ("mlp", "embed"), **kw)
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    value, gate = jnp.moveaxis(self.up(x), -2, 0)  # two [*B,4D]
+    value, gate = self.up.parts(x)  # two [*B,4D]
     return self.down(value * gelu(gate))
 
   @staticmethod
