@@ -100,7 +100,7 @@ def resized(clips: UInt8[Array, "N T H W 3"], pixels: int) -> Float[Array, "N T 
 
 @jax.jit(static_argnums=2)
 def _logits(weights: i3d.Weights, clips: Array, pixels: int) -> Array:
-  return i3d.logits(weights, resized(clips, pixels))
+  return i3d.with_weights(weights)(resized(clips, pixels))
 
 
 def features(

