@@ -43,10 +43,11 @@ class DenoiserConfig:
   process_settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
   sigma_data: float = 1.0
   time_unit: str = "t"
+  input: str = "unit"
 
   def make(self) -> Denoiser:
     process = make_process(self.process, **self.process_settings)
-    return Denoiser(process, self.prediction, self.sigma_data, self.time_unit)
+    return Denoiser(process, self.prediction, self.sigma_data, self.time_unit, self.input)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,18 +19,15 @@ with 50 steps, eta 1, guidance 12, in which the unconditional branch keeps the f
 text, 8 from an image. A fifth of the texts is dropped in training.
 Different: latents and tokens are Gaussian numbers; a dropped text is zeros, the paper's an empty
 prompt, a dropped image a black one; with the text the frame rate is dropped too. Steps, batch and
-learning rate are ours. Where the data shrinks, x_t has not unit variance, and our network sees it
-divided by its standard deviation (.87 at least for .7, .73 for .3), theirs as it is; the noise that
-ancestral steps draw is this process's, theirs that of unscaled data (up to 1.14 and 1.51 times less
-over steps below 400).
+learning rate are ours.
 Run: parameters and outputs, tests/models/test_videocrafter.py; no training.
 
   python -m videojax.launch --config=experiments/papers/videocrafter.py:cpu --workdir=runs/crafter
 
 Two CPU cores: a small U-Net of the same kind on the worlds of experiments/quickstart.py (8 frames
-of 16x16 pixels, the first 2 given, so that motion can be measured), with that file's objective; it
-is told frames per second. Worlds have captions in bytes and this model takes embeddings, so it
-trains without text.
+of 16x16 pixels, 8x8 latents of 12 channels, the first 2 given, so that motion can be measured),
+with that file's objective; it is told frames per second. Worlds have captions in bytes and this
+model takes embeddings, so it trains without text.
 """
 
 from typing import Any
@@ -69,7 +66,9 @@ def _paper(form: str) -> ConfigDict:
     tokens |= dict(image_length=SIZES[form]["image_tokens"], image_width=PUBLISHED["text"])
   c.data = dict(latents=dict(name="random_latents", **latent, **tokens))
   scale = dict(data_scale=data_scale)
-  c.denoiser = dict(process="scaled_linear", process_settings=scale, prediction="noise")
+  c.denoiser = dict(
+    process="scaled_linear", process_settings=scale, prediction="noise", input="raw"
+  )
   c.objective = dict(times="uniform", space="noise")
   c.condition = dict(known_frames=0, drop=0.2)
   c.optim = dict(learning_rate=5e-5)
@@ -83,4 +82,4 @@ def _paper(form: str) -> ConfigDict:
 def _small(smoke: bool) -> ConfigDict:
   least = dict(width=8, multipliers=(1,), head_dim=8, groups=4)
   model = dict(name="videocrafter", known="last", scalars=("fps",), **SIZES["nano"])
-  return on_worlds(model, least if smoke else None)
+  return on_worlds(model, 1070, least if smoke else None, side=2)

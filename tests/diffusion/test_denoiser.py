@@ -142,6 +142,17 @@ def test_variance_preserving_input_of_unit_data_is_not_scaled():
   np.testing.assert_allclose(out.output, x_t, rtol=1e-6)
 
 
+def test_raw_input_is_x_t_itself_and_what_it_means_is_unchanged():
+  process, (x0, noise) = pr.RectifiedFlow(), clips()
+  x_t = pr.add_noise(process, x0, noise, T)
+  denoiser = dn.Denoiser(process, "velocity", 0.5, input="raw")
+  true = denoiser.target(x0, noise, T)
+  seen = []
+  out = denoiser(lambda x, t, cond, *, key: seen.append(x) or true, x_t, T, None)
+  np.testing.assert_array_equal(seen[0], x_t)
+  np.testing.assert_allclose(out.x0, x0, atol=1e-5)
+
+
 def test_time_is_told_in_thousands_per_clip_and_per_frame():
   denoiser = dn.Denoiser(pr.RectifiedFlow(), "velocity")
   for t in (T, jnp.concatenate([T, 1 - T], axis=1)):
@@ -197,5 +208,7 @@ def test_unknown_names_and_impossible_data_raise():
     dn.Denoiser(pr.RectifiedFlow(), "velocty")
   with pytest.raises(ValueError, match="time_unit"):
     dn.Denoiser(pr.RectifiedFlow(), "v", time_unit="seconds")
+  with pytest.raises(ValueError, match="input"):
+    dn.Denoiser(pr.RectifiedFlow(), "v", input="scaled")
   with pytest.raises(ValueError, match="sigma_data=0.0"):
     dn.Denoiser(pr.RectifiedFlow(), "v", sigma_data=0.0)

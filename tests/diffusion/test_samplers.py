@@ -7,6 +7,7 @@ import pytest
 
 from videojax.diffusion import process as pr
 from videojax.diffusion import samplers as sp
+from videojax.diffusion.objective import row_noise
 
 MEAN, STD = 0.7, 0.5
 SHAPE = (2, 2, 4, 4, 1)
@@ -185,6 +186,27 @@ def test_ancestral_ddim_has_the_variance_of_its_published_recursion():
   got = np.var(run(pr.Linear(), sampler, noise, keys), ddof=1)
   assert abs(got / ancestral_variance(6) - 1) < 4 * np.sqrt(2 / noise.size)
   np.testing.assert_allclose(ancestral_variance(1000), STD**2, rtol=0.02)  # the data's own
+
+
+def test_where_data_shrinks_ancestral_steps_are_videocrafters():
+  """Its sampler's update in float64: fresh noise by the alphas alone, the data's scale apart."""
+  steps, scale_b, keys = 5, 0.3, jax.random.split(jax.random.key(5), 2)
+  process = pr.make_process("scaled_linear", data_scale=scale_b)
+  sampler = sp.Sampler("ddim", steps, "leading", eta=1.0, start="unit", end="process")
+  k = np.arange(steps)[::-1] * (1000 // steps) + 1
+  a = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+  scale = np.append(np.linspace(1, scale_b, 400), np.full(600, scale_b))
+  x = np.asarray(NOISE, np.float64)
+  for i, (here, there) in enumerate(zip(k, np.append(k[1:], 0))):
+    root = np.sqrt(1 - a[here])
+    eps = root * (x - np.sqrt(a[here]) * scale[here] * MEAN)
+    eps /= a[here] * scale[here] ** 2 * STD**2 + 1 - a[here]
+    x0 = (x - root * eps) / np.sqrt(a[here]) / scale[here]
+    std = np.sqrt((1 - a[there]) / (1 - a[here]) * (1 - a[here] / a[there]))
+    fresh = row_noise(jax.vmap(jax.random.fold_in, (0, None))(keys, i), NOISE)
+    kept = np.sqrt(1 - a[there] - std**2) * eps
+    x = np.sqrt(a[there]) * scale[there] * x0 + kept + std * np.asarray(fresh)
+  np.testing.assert_allclose(run(process, sampler, NOISE, keys), x, atol=2e-5)
 
 
 def test_fresh_noise_belongs_to_the_row():

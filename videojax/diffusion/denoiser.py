@@ -29,6 +29,7 @@ from videojax.errors import check_choice
 
 PREDICTIONS = ("data", "noise", "v", "velocity", "edm")
 TIME_UNITS = ("t", "edm")
+INPUTS = ("unit", "raw")
 
 # Where a prediction says nothing (noise of clean data, data of pure noise) we divide by this at
 # least: no conversion amplifies more than 1/EPSILON. Beyond log-SNR +-13.8 only; EDM's own levels
@@ -155,9 +156,8 @@ def impose_known(
 class Denoiser:
   """A network's view of a process: what it is shown, what it is told, what it predicts.
 
-  The network sees x_t / S, S the standard deviation of x_t: EDM's c_in for x_t / alpha at noise
-  sigma / alpha. Under a variance-preserving process with sigma_data = 1 this is x_t itself, as
-  published; under rectified flow it differs from the published raw x_t by a known function of t.
+  By default the network sees x_t / S, S the standard deviation of x_t: EDM's c_in for x_t / alpha
+  at noise sigma / alpha. Under a variance-preserving process with sigma_data = 1 this is x_t.
 
   Args:
     process: the noise.
@@ -165,7 +165,9 @@ class Denoiser:
     sigma_data: standard deviation of the data; 1 for normalised latents, EDM uses .5 for pixels.
     time_unit: what the network is told: 't' is 1000 t (DiT's sinusoid wants 0..1000), 'edm' is
       ln(sigma / alpha) / 4 (EDM's c_noise), held within +-ln(1 / EPSILON) / 4.
-  Raises: ValueError for an unknown prediction or time unit, or sigma_data <= 0.
+    input: 'unit' is x_t / S; 'raw' x_t itself, which published networks see under rectified flow
+      and where data shrinks.
+  Raises: ValueError for an unknown prediction, time unit or input, or sigma_data <= 0.
   Source: Karras et al. 2022, arXiv:2206.00364, Eq. 7 and Table 1.
   """
 
@@ -173,10 +175,12 @@ class Denoiser:
   prediction: str
   sigma_data: float = 1.0
   time_unit: str = "t"
+  input: str = "unit"
 
   def __post_init__(self) -> None:
     check_choice("prediction", self.prediction, PREDICTIONS)
     check_choice("time_unit", self.time_unit, TIME_UNITS)
+    check_choice("input", self.input, INPUTS)
     if not self.sigma_data > 0:
       raise ValueError(f"sigma_data={self.sigma_data} must be > 0: it is a standard deviation")
 
@@ -202,8 +206,8 @@ class Denoiser:
     """
     alpha, sigma = levels(self.process, t, x_t)
     x_t = x_t.astype(jnp.float32)
-    scaled = x_t / input_std(alpha, sigma, self.sigma_data)
-    output = network(scaled, self.model_time(t), cond, key=key).astype(jnp.float32)
+    seen = x_t if self.input == "raw" else x_t / input_std(alpha, sigma, self.sigma_data)
+    output = network(seen, self.model_time(t), cond, key=key).astype(jnp.float32)
     x0, noise = to_data_and_noise(self.prediction, x_t, output, alpha, sigma, self.sigma_data)
     x0, noise = impose_known(x0, noise, x_t, alpha, sigma, known)
     return Denoised(x0, noise, output)

@@ -1,6 +1,6 @@
 """How data becomes noise: x_t = alpha(t) x + sigma(t) n with t in [0, 1], t=0 data, t=1 noise.
 
-A process is alpha and sigma and nothing else: how times are drawn is the objective's business,
+A process is alpha and sigma: how times are drawn is the objective's business,
 which times are visited is the sampler's, what the network is told is the denoiser's.
 
 Legend: B batch, T frames, H W height width, C channels.
@@ -33,6 +33,10 @@ class Process(abc.ABC):
   @abc.abstractmethod
   def sigma(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     """Standard deviation of the noise at time t."""
+
+  def unscaled_alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    """Alpha as ancestral steps count it; another than alpha where data shrinks besides."""
+    return self.alpha(t)
 
   @abc.abstractmethod
   def log_snr(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
@@ -137,7 +141,8 @@ class ScaledLinear(Process):
   frozen loss's levels (-6.87) lies beyond it.
 
   With data_scale < 1 the data shrinks besides: alpha_k has a factor that falls from 1 at step 0 to
-  data_scale at step 399, linearly, and stays; sigma is the same, variance is not preserved. (Of the
+  data_scale at step 399, linearly, and stays; sigma is the same, variance is not preserved.
+  Samplers reckon the noise that they draw by the alpha without that factor, as published. (Of the
   reference's two ways to do so, fix_scale_bug or not, none of the 1000 steps sees a difference.)
 
   Args:
@@ -161,8 +166,11 @@ class ScaledLinear(Process):
       raise ValueError(f"need 0 < data_scale={self.data_scale} <= 1")
 
   def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    unscaled = jnp.sqrt(jax.nn.sigmoid(_at(_scaled_linear(self.beta_min, self.beta_max), t)))
+    unscaled = self.unscaled_alpha(t)
     return unscaled if self.data_scale == 1 else unscaled * jnp.exp(_at(self._log_scale, t))
+
+  def unscaled_alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    return jnp.sqrt(jax.nn.sigmoid(_at(_scaled_linear(self.beta_min, self.beta_max), t)))
 
   def sigma(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     return jnp.sqrt(jax.nn.sigmoid(-_at(_scaled_linear(self.beta_min, self.beta_max), t)))

@@ -35,6 +35,7 @@ class _Level(NamedTuple):
   t: Array
   alpha: Array
   sigma: Array
+  unscaled: Array  # alpha as ancestral steps count it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Sampler:
     sigma_min, sigma_max: ends of 'karras' and 'log_snr', in units of sigma / alpha before the
       shift, where the process does not end earlier.
     start: what x is at first: 'noise', sigma times the noise; 'unit', sqrt(alpha^2 + sigma^2) times
-      it, the spread of noised data of variance 1, as most published samplers do.
+      it (of the unscaled alpha), the spread of noised data of variance 1, as most published
+      samplers do.
     shared_noise: all frames start from the same noise (super-resolution frame by frame, Singer et
       al. 2022, arXiv:2209.14792, section 3.2.3).
     window, stride: in frames, of MultiDiffusion along a clip longer than the model's own
@@ -171,7 +173,7 @@ def sample(
   def believe(x: Array, level: _Level) -> tuple[Any, ...]:
     return denoise(x, jnp.full((x.shape[0], 1), level.t))[:2]
 
-  spread = jnp.hypot(now.alpha, now.sigma) if sampler.start == "unit" else now.sigma
+  spread = jnp.hypot(now.unscaled, now.sigma) if sampler.start == "unit" else now.sigma
   x = spread[0] * noise.astype(jnp.float32)  # whatever alpha x0 is left there is not known
   if sampler.stepper in ("dpm_solver", "unipc"):
     ahead = _coefficients(process, now, after)
@@ -192,9 +194,9 @@ def sample(
 
 def _levels(process: Process, sampler: Sampler) -> tuple[_Level, _Level]:
   """Where each step begins and where it ends, [N] each."""
-  level = lambda t: _Level(t, process.alpha(t), process.sigma(t))
+  level = lambda t: _Level(t, process.alpha(t), process.sigma(t), process.unscaled_alpha(t))
   now, zero = level(sampler.times(process)), jnp.zeros(1)
-  last = level(zero) if sampler.end == "process" else _Level(zero, jnp.ones(1), zero)
+  last = level(zero) if sampler.end == "process" else _Level(zero, jnp.ones(1), zero, jnp.ones(1))
   return now, jax.tree.map(lambda v, end: jnp.concatenate([v[1:], end]), now, last)
 
 
@@ -214,7 +216,8 @@ def _heun(believe: Callable[..., Any], x: Array, here: _Level, there: _Level) ->
 
 def _ddim(x0: Array, n: Array, fresh: Array, here: _Level, there: _Level, eta: float) -> Array:
   """Source: Song, Meng & Ermon 2021, Eq. 12 and 16, for any alpha and sigma."""
-  lost = here.sigma**2 - (here.alpha * there.sigma / there.alpha) ** 2  # 1 - a_t^2 / a_s^2 if VP
+  # 1 - a_t^2 / a_s^2 of a process that preserves variance.
+  lost = here.sigma**2 - (here.unscaled * there.sigma / there.unscaled) ** 2
   std = eta * there.sigma / here.sigma * jnp.sqrt(jnp.maximum(lost, 0.0))
   kept = jnp.sqrt(jnp.maximum(there.sigma**2 - std**2, 0.0))
   return there.alpha * x0 + kept * n + std * fresh
