@@ -17,8 +17,10 @@ EXAMPLE = {"video": X, "id": jnp.arange(4, dtype=jnp.uint32)}
 
 
 @pytest.mark.parametrize(
-  "mask,given", [("start", [1, 1, 0, 0, 0]), ("ends", [1, 1, 0, 0, 1]), ("sparse", [1, 0, 1, 0, 1])]
-)
+  "mask,given",
+  [("start", [1, 1, 0, 0, 0]), ("one", [1, 0, 0, 0, 0]), ("none", [0, 0, 0, 0, 0]),
+   ("ends", [1, 1, 0, 0, 1]), ("sparse", [1, 0, 1, 0, 1])],
+)  # fmt: skip
 def test_masks_of_whole_frames_give_the_frames_they_name(mask, given):
   assert controls.given_frames(mask, 5, known=2, every=2) == given
 

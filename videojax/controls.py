@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Key
 
 from videojax.errors import check_choice
 
-MASKS = ("start", "ends", "sparse", "repaint", "canvas")
+WHOLE = ("start", "one", "none", "ends", "sparse")  # masks that give whole frames
+MASKS = (*WHOLE, "repaint", "canvas")
 MADE = {"first": "augmentation", "low": "low_noise", "edges": "blur"}  # volume -> its scalar
 
 
@@ -56,10 +57,12 @@ def given_frames(mask: str, frames: int, known: int, every: int) -> list[bool]:
   """Which frames are given whole, of the masks that give whole frames.
 
   Args:
-    mask: 'start': the first `known`; 'ends': and the last; 'sparse': each `every`-th.
+    mask: 'start': the first `known`; 'one': the first; 'none': none; 'ends': the first `known` and
+      the last; 'sparse': each `every`-th.
     frames: T.
   """
-  check_choice("mask of whole frames", mask, MASKS[:3])
+  check_choice("mask of whole frames", mask, WHOLE)
+  known = {"one": 1, "none": 0}.get(mask, known)
   if mask == "sparse":
     return [t % every == 0 for t in range(frames)]
   return [t < known or (mask == "ends" and t == frames - 1) for t in range(frames)]

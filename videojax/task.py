@@ -18,7 +18,17 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from videojax.codecs import identity
-from videojax.controls import MADE, MASKS, ControlsConfig, fold, given_frames, make, region, shrink
+from videojax.controls import (
+  MADE,
+  MASKS,
+  WHOLE,
+  ControlsConfig,
+  fold,
+  given_frames,
+  make,
+  region,
+  shrink,
+)
 from videojax.data import Source
 from videojax.diffusion.denoiser import Denoised, Denoiser
 from videojax.diffusion.objective import Objective, check_levels
@@ -56,8 +66,8 @@ class ConditionConfig:
       raise ValueError(f"known_frames={self.known_frames} must be >= 0")
     for name in self.masks:
       check_choice("mask", name, MASKS)
-    if not self.masks or self.masks[0] not in MASKS[:3]:
-      raise ValueError(f"masks={self.masks}: the first must give whole frames: {MASKS[:3]}")
+    if not self.masks or self.masks[0] not in WHOLE:
+      raise ValueError(f"masks={self.masks}: the first must give whole frames: {WHOLE}")
     for name in ("drop", "drop_each"):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
@@ -166,7 +176,7 @@ class Task:
 
   def __post_init__(self):
     known, frames = self.condition.known_frames, self.source.shape[0]
-    framed = self.condition.masks != ("sparse",)
+    framed = {"start", "ends"} & set(self.condition.masks)
     if self.model.config.known and frames > 1 and framed and not 0 < known < frames:
       raise ValueError(
         f"the model takes known frames, so condition.known_frames={known} must be between 1 and "
@@ -288,7 +298,7 @@ class Task:
     def one(key: Key[Array, ""]) -> Float[Array, "T H W"]:
       given = lambda m: given_frames(m, all_frames, c.known_frames, self.controls.every)
       whole = lambda m: jnp.float32(given(m)[::stride])
-      of = lambda m: whole(m)[:, None, None] if m in MASKS[:3] else region(m, size, key)[None]
+      of = lambda m: whole(m)[:, None, None] if m in WHOLE else region(m, size, key)[None]
       all_of = jnp.stack([jnp.broadcast_to(of(m), (frames, *size)) for m in c.masks])
       return all_of[jax.random.randint(jax.random.fold_in(key, 2), (), 0, len(c.masks))]
 
