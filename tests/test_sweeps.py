@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from videojax.jobs import make_job, override
+from videojax.program import check_loss
 from videojax.scaling.cells import read_sweep
 from videojax.scaling.predict import verify
 
@@ -40,6 +41,8 @@ def test_every_cell_of_every_variant_can_run(name):
     made = jobs(name, variant)
     assert len({job.cell.name for job in made}) == len(made) >= 4
     for job in made:
+      e = job.experiment
+      check_loss(e, {source: e.task(source) for source in e.data})
       if job.cell.budget is not None:  # at most half a step off
         step = job.flops / job.experiment.total_steps
         assert abs(job.flops - job.cell.budget) <= step / 2 * 1.001

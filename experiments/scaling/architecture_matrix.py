@@ -1,23 +1,26 @@
-"""Architectures by what they predict, at matched FLOPs: loss, coherence, and what they disagree on.
+"""Architectures, and what they predict, at matched FLOPs: loss, coherence, where they disagree.
 
   python -m videojax.launch --mode=sweep \\
     --config=experiments/scaling/architecture_matrix.py[:cpu] --workdir=runs/architecture_matrix
 
-Attention joint over all tokens, or alternating between frames and places (Latte), by prediction:
-data, velocity, v, noise, EDM's F. Width, depth, data, loss space and steps' FLOPs are those of
-worlds_isoflop, so that one budget buys each architecture the steps it can pay. A new architecture
-is a line in ARCHITECTURES. Hardware, time and result: docs/LOG.md.
+DiTs whose attention is joint over all tokens, or alternates between frames and places (Latte), by
+prediction: data, velocity, v, noise, EDM's F. The six video U-Nets in their small forms
+(experiments/papers), which predict data, at their own learning rate. Data, loss space and steps'
+FLOPs are those of worlds_isoflop, so that one budget buys each architecture the steps it can pay.
+Hardware, time and result: docs/LOG.md.
 """
 
+import importlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments.scaling import worlds_isoflop
-from videojax.scaling.cells import Cell, cells, product, vary
+from videojax.scaling.cells import Cell, Point, cells, chain, product, vary
 
-ARCHITECTURES = vary("model.attention", "joint", "alternating")
+ATTENTION = vary("model.attention", "joint", "alternating")
 PREDICTIONS = vary("denoiser.prediction", "data", "velocity", "v", "noise", "edm")
+UNETS = "modelscope", "svd", "videocrafter", "video_ldm", "make_a_video", "lumiere"
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -29,9 +32,21 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_sweep(arg: str = "") -> list[Cell]:
-  """Architecture by prediction."""
+  """DiTs by prediction, and U-Nets."""
   budget = {"": 6.4e14, "cpu": 1.2e12, "smoke": 1e10}[arg]
-  return cells(product(vary("budget", budget), ARCHITECTURES, PREDICTIONS))
+  dits = product(ATTENTION, PREDICTIONS)
+  return cells(product(vary("budget", budget), chain(dits, [unet(name, arg) for name in UNETS])))
+
+
+def unet(name: str, arg: str) -> Point:
+  """A U-Net in place of the DiT."""
+  small = importlib.import_module(f"experiments.papers.{name}")
+  c = small.get_config("smoke" if arg == "smoke" else "cpu")
+  model = c.model.to_dict() | ({} if arg else {"dtype": "bfloat16"})
+  return {
+    "model.name": name, "model": model, "codec": c.codec.to_dict(), "mup_base_width": None,
+    "optim.learning_rate": c.optim.learning_rate, "denoiser.time_unit": c.denoiser.time_unit,
+  }  # fmt: skip
 
 
 def get_notes(arg: str = "") -> dict[str, Any]:

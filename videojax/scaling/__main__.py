@@ -74,8 +74,7 @@ def experiment_rows(config: list[str]) -> list[Row]:
         products=products, image=image,
         image_tokens=(h // model.patch[1]) * (w // model.patch[2]),
         steps=e.sampler.evaluations, branches=1 if e.guidance.scale == 1 else 2,
-        # A codec that changes no size is the identity: it multiplies nothing.
-        decode=() if task.latent_shape[:3] == task.source.shape[:3] else None,
+        decode=() if e.codec.network is None else None,  # without weights nothing is multiplied
         parameters=Fact(parts["total"], name, "derived"), embeddings=parts.get("label", 0),
         given="derived", training=(Trained(work, name, f"3 x forward x {clips:,.0f} clips"),),
       )

@@ -240,10 +240,12 @@ def _roles(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[str, ...], tuple
   keys = dict.fromkeys(key for row in rows for key in row.cell.overrides)
   varied = [k for k in keys if k not in ("seed", "total_steps") and distinct(points, [k]) > 1]
   size = [k for k in varied if k in SIZES]
-  whole = ["budget", *size]
-  # What budget and size say is no series of its own.
-  follows = lambda k: 1 < distinct(points, whole) == distinct(points, [*whole, k])
-  free = [k for k in varied if k not in size and not follows(k)]
+  # What budget, size and the keys before it say is no series of its own.
+  told, free = ["budget", *size], list[str]()
+  for key in (k for k in varied if k not in size):
+    if distinct(points, [*told, key]) > distinct(points, told) or distinct(points, told) == 1:
+      told.append(key)
+      free.append(key)
   tuned = [k for k in free if k in TUNED]
   return tuple(size), tuple(tuned), tuple(k for k in free if k not in tuned)
 
