@@ -11,6 +11,7 @@ import pytest
 from tests.helpers import filled, relative_error, tiny
 from videojax import weights
 from videojax.checkpoint import Checkpointer
+from videojax.codecs import unshuffle
 from videojax.config import from_json
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
@@ -54,6 +55,17 @@ def run(published, tmp_path_factory):
   result = train(e, workdir, devices=ONE)
   shutil.rmtree(e.codec.config.weights)
   return workdir, e, result
+
+
+def test_unshuffled_latents_hold_the_pixels_of_their_square_and_lose_nothing():
+  codec = unshuffle.Codec(config=unshuffle.Config(side=2))
+  video = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4, 6, 3)), jnp.float32)
+  latent = codec.encode(video)
+  assert latent.shape == (2, *codec.latent_shape(video.shape[1:])) == (2, 3, 2, 3, 12)
+  np.testing.assert_array_equal(latent[:, :, 1, 2].reshape(2, 3, 2, 2, 3), video[:, :, 2:4, 4:6])
+  np.testing.assert_array_equal(codec.decode(latent), video)
+  with pytest.raises(ValueError, match="clip of 4x7 does not divide into squares of 2x2"):
+    codec.latent_shape((3, 4, 7, 3))
 
 
 def test_a_run_in_latents_shows_and_measures_pixels(run):

@@ -115,6 +115,19 @@ def test_smoke_form_runs(name, tmp_path):
   assert result.steps == 2 and result.frozen_loss.final > 0
 
 
+UNETS = "lumiere", "make_a_video", "modelscope", "svd", "video_ldm", "videocrafter"
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_a_papers_small_form_costs_what_the_quickstart_does(name):
+  def cost(e):
+    return Counts.of(e, e.task("worlds")).flops * e.batch_size * e.total_steps
+
+  small, quickstart = (config(n, *a) for n, *a in [(f"papers/{name}", "cpu"), ("quickstart",)])
+  costs = [cost(resolve(c.to_dict())) for c in (small, quickstart)]
+  assert costs[0] == pytest.approx(costs[1], rel=0.01)
+
+
 def test_real_video_trains_on_a_dataset_of_clips(tmp_path):
   """Evaluation sets need not divide by the batch."""
   import numpy as np

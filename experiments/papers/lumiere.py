@@ -89,13 +89,13 @@ def _paper(form: str) -> ConfigDict:
 def _small(smoke: bool) -> ConfigDict:
   least = dict(width=8, multipliers=(1,), attends=0, head_dim=8, groups=4)
   model = dict(name="lumiere", known="last", **SIZES["nano"])
-  return on_worlds(model, least if smoke else None)
+  return on_worlds(model, 2000, least if smoke else None)
 
 
 def _ssr() -> ConfigDict:
   takes = dict(scalars=("low_noise",), volumes=dict(low=3))
-  c = on_worlds(dict(name="lumiere", **SIZES["nano"], **takes), size=32, frames=4, known=2)
-  c.total_steps, c.batch_size = 400, 4
+  c = on_worlds(dict(name="lumiere", **SIZES["nano"], **takes), 400, size=32, frames=4, known=2)
+  c.batch_size = 4
   c.condition.known_frames = 0
   c.controls.low = (1, 2, 2)
   c.objective.mean = 0.0  # what is left to draw is fine detail

@@ -94,7 +94,7 @@ def _paper(stage: str) -> ConfigDict:
 def _small(smoke: bool) -> ConfigDict:
   least = dict(width=8, multipliers=(1,), attends=(0,), head_dim=8, groups=4)
   model = dict(name="make_a_video", known="last", scalars=("fps",), **SIZES["nano"])
-  return on_worlds(model, least if smoke else None)
+  return on_worlds(model, 1080, least if smoke else None)
 
 
 def _stage(stage: str) -> ConfigDict:
@@ -102,8 +102,7 @@ def _stage(stage: str) -> ConfigDict:
   model = {"name": "make_a_video", **SIZES["nano"], "multipliers": (1, 2), "attends": (1,)}
   fill = "last" if stage == "cpu_decoder" else "zeros"
   takes = LOW if stage == "cpu_sr" else dict(known=fill, scalars=("fps",))
-  c = on_worlds({**model, **takes}, **world)
-  c.total_steps = steps
+  c = on_worlds({**model, **takes}, steps, **world)
   c.condition.known_frames = 0 if stage == "cpu_sr" else world["known"]
   if stage == "cpu_interpolation":
     c.condition.masks = ("sparse",)

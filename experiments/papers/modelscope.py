@@ -5,16 +5,18 @@
 
 The published U-Net: 1,411,233,860 parameters, diffusers' UNet3DConditionModel. 16 frames of
 256x256, latents of 32x32x4; 77 text embeddings of width 1024 (OpenCLIP ViT-H/14); noise
-prediction under latent diffusion's schedule; DDIM with 50 steps, eta 0, guidance 9.
+prediction under latent diffusion's schedule; DDIM with 50 steps, eta 0, guidance 9. Images and
+videos train together.
 Different: latents and text are Gaussian numbers; a dropped text is zeros, the paper's an empty
-prompt; batch and learning rate are ours; images and videos are not mixed.
+prompt; batch, learning rate and the share of images, one step of eight, are ours.
 Run: parameters, tests/test_experiments.py; no training.
 
   python -m videojax.launch --config=experiments/papers/modelscope.py:cpu --workdir=runs/modelscope
 
 Two CPU cores: a small U-Net of the same kind on the worlds of experiments/quickstart.py (8 frames
-of 16x16 pixels, the first 2 given, so that motion can be measured), with that file's objective.
-Worlds have captions in bytes and this model takes embeddings, so it trains without text.
+of 16x16 pixels, 8x8 latents of 12 channels, the first 2 given, so that motion can be measured),
+with that file's objective. Worlds have captions in bytes and this model takes embeddings, so it
+trains without text.
 """
 
 from ml_collections import ConfigDict
@@ -38,7 +40,11 @@ def _paper() -> ConfigDict:
   c.model = dict(name="modelscope", remat="full", **SIZES["1.4B"], **PUBLISHED)
   text = dict(text_length=77, text_width=PUBLISHED["text"])
   latent = dict(frames=16, height=32, width=32, channels=PUBLISHED["channels"], fps=8.0)
-  c.data = dict(latents=dict(name="random_latents", **latent, **text))
+  images = {**latent, "frames": 1}
+  c.data = dict(
+    latents=dict(name="random_latents", weight=7, **latent, **text),
+    images=dict(name="random_latents", weight=1, **images, **text),
+  )
   c.denoiser = dict(process="scaled_linear", prediction="noise")
   c.objective = dict(times="uniform", space="noise")
   c.condition = dict(known_frames=0)
@@ -46,11 +52,11 @@ def _paper() -> ConfigDict:
   c.guidance = dict(scale=9.0)
   c.sampler = dict(stepper="ddim", steps=50, eta=0.0)
   c.checkpoint = dict(save_every_steps=10_000)
-  c.evaluate = dict(splits=dict(latents={}), coherence_clips=0, batch_size=8)
+  c.evaluate = dict(source="latents", splits=dict(latents={}), coherence_clips=0, batch_size=8)
   return complete(c)
 
 
 def _small(smoke: bool) -> ConfigDict:
   least = dict(width=8, multipliers=(1,), head_dim=8, in_heads=1, groups=4)
   model = dict(name="modelscope", known="last", **SIZES["nano"])
-  return on_worlds(model, least if smoke else None)
+  return on_worlds(model, 1070, least if smoke else None, side=2)

@@ -19,8 +19,8 @@ Run: parameters, tests/models/test_svd.py; no training.
   python -m videojax.launch --config=experiments/papers/svd.py:cpu --workdir=runs/svd
 
 Two CPU cores: a small U-Net of the same kind on the worlds of experiments/quickstart.py (8 frames
-of 16x16 pixels, the first 2 given, so that motion can be measured), with that file's objective; of
-the conditions it is told frames per second.
+of 16x16 pixels, 8x8 latents of 12 channels, the first 2 given, so that motion can be measured),
+with that file's objective; of the conditions it is told frames per second.
 """
 
 from ml_collections import ConfigDict
@@ -59,6 +59,6 @@ def _paper() -> ConfigDict:
 def _small(smoke: bool) -> ConfigDict:
   least = dict(width=8, multipliers=(1,), head_dim=8, groups=4)
   model = dict(name="svd", known="last", scalars=("fps",), **SIZES["nano"])
-  c = on_worlds(model, least if smoke else None)
+  c = on_worlds(model, 1140, least if smoke else None, side=2)
   c.denoiser.time_unit = "edm"
   return c

@@ -3,10 +3,10 @@
   python -m videojax.launch --config=experiments/papers/video_ldm.py --workdir=runs/plan --mode=plan
 
 Stages, as arguments: '' text to 8 key frames of 40x64x4 latents (320x512 pixels); 'prediction', the
-first two of them given; 'interpolation', three frames between two, run twice (8 -> 29 -> 113
-frames); 'upsampler', x4 within latents, on patches. Each trains the layers along time alone:
-`optim.freeze = "(?!.*temporal)"` (video_ldm.FREEZE) is exactly the image model, which
-`init_from` would bring.
+first two of them given, or one, or none, of a third of the clips each; 'interpolation', three
+frames between two, run twice (8 -> 29 -> 113 frames); 'upsampler', x4 within latents, on patches.
+Each trains the layers along time alone: `optim.freeze = "(?!.*temporal)"` (video_ldm.FREEZE) is
+exactly the image model, which `init_from` would bring.
 
 Parameters: key frames 1,298,032,362, of which 865,910,724 are Stable Diffusion 2.1's U-Net and
 432,121,638 train; prediction and interpolation 1,307,284,202 each, 441,373,478 train; upsampler
@@ -14,15 +14,15 @@ Parameters: key frames 1,298,032,362, of which 865,910,724 are Stable Diffusion 
 2.48 B, 1.15 B of them trained. Published are 4.1 B without the text encoder, 2.7 B trained: what is
 frozen there, 1.4 B, is about this file's two image models (1.33 B) and an autoencoder; the layers
 along time are larger there, how is not known to us (ours have 3x1x1 kernels).
-Different: latents, text and the low resolution are Gaussian numbers; contexts of 0, 1 and 2 frames
-are not mixed; batch and learning rate are ours. The autoencoder's decoder is not trained on video.
+Different: latents, text and the low resolution are Gaussian numbers; batch and learning rate are
+ours. The autoencoder's decoder is not trained on video.
 Run: parameters, tests/test_experiments.py; no training.
 
   python -m videojax.launch --config=experiments/papers/video_ldm.py:cpu --workdir=runs/video_ldm
 
 Two CPU cores: a small U-Net on the worlds of experiments/quickstart.py (8 frames of 16x16 pixels,
-the first 2 given, so that motion can be measured), with that file's objective, without text. There
-is no image model to start from: all of it trains.
+8x8 latents of 12 channels, the first 2 given, so that motion can be measured), with that file's
+objective, without text. There is no image model to start from: all of it trains.
 """
 
 from typing import Any
@@ -38,7 +38,10 @@ LOW = dict(scalars=("low_noise",), volumes=dict(low=PUBLISHED["channels"]))
 # Stage -> size, (frames, height, width), what the model takes, what is given.
 STAGES: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], dict[str, Any]]] = {
   "": ("sd21", (8, 40, 64), {}, dict(known_frames=0)),
-  "prediction": ("sd21", (8, 40, 64), dict(known="zeros"), dict(known_frames=2)),
+  "prediction": (
+    "sd21", (8, 40, 64), dict(known="zeros"),
+    dict(known_frames=2, masks=("start", "one", "none")),
+  ),
   "interpolation": (
     "sd21", (5, 40, 64), dict(known="zeros"), dict(known_frames=1, masks=("sparse",))
   ),
@@ -75,4 +78,4 @@ def _paper(stage: str) -> ConfigDict:
 def _small(smoke: bool) -> ConfigDict:
   least = dict(width=8, multipliers=(1,), attends=(0,), head_dim=8, groups=4)
   model = dict(name="video_ldm", known="last", **SIZES["nano"])
-  return on_worlds(model, least if smoke else None)
+  return on_worlds(model, 935, least if smoke else None, side=2)

@@ -94,7 +94,7 @@ SIZES = {
     width=320, multipliers=(1, 2, 4, 4), blocks=2, head_dim=64, in_heads=8, groups=32
   ),
   # For a CPU; ours.
-  "nano": dict(width=16, multipliers=(1, 2, 4), blocks=1, head_dim=16, in_heads=1, groups=8),
+  "nano": dict(width=32, multipliers=(1, 2), blocks=1, head_dim=16, in_heads=1, groups=8),
 }  # fmt: skip
 PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP's ViT-H/14
 

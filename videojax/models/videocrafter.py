@@ -123,7 +123,7 @@ SIZES: dict[str, dict[str, Any]] = {
   "i2v-512": dict(**_PAPER, temporal_conv=True, scalars=("fps",), image_tokens=16),
   # For a CPU; ours.
   "nano": dict(
-    width=16, multipliers=(1, 2, 4), blocks=1, head_dim=16, in_heads=1, groups=8, temporal_conv=True
+    width=32, multipliers=(1, 2), blocks=1, head_dim=16, in_heads=1, groups=8, temporal_conv=True
   ),
 }  # fmt: skip
 PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP's ViT-H/14

@@ -1,0 +1,68 @@
+"""Squares of pixels as channels of one position: a small world's stand-in for an autoencoder.
+
+Nothing is lost and nothing is learned, so that a loss of these latents is one of the pixels; but
+the model sees fewer positions. Also called space-to-depth.
+"""
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array, Float, Key
+
+NETWORK = None  # it has no weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """
+  Attributes:
+    side: of a square, in pixels.
+  """
+
+  side: int = 2
+
+  def __post_init__(self):
+    if self.side < 1:
+      raise ValueError(f"side={self.side} must be >= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+  """decode is the exact inverse of encode."""
+
+  params: Any = None
+  config: Config = Config()
+
+  @property
+  def strides(self) -> tuple[int, int, int]:
+    """Pixels per latent position in (t, h, w)."""
+    return (1, self.config.side, self.config.side)
+
+  @property
+  def scaling(self) -> float:
+    """Latents over what the network itself makes."""
+    return 1.0
+
+  def latent_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """(T,H,W,C) of a clip -> of its latent.
+
+    Raises:
+      ValueError: height or width is no multiple of the side.
+    """
+    (t, h, w, c), n = shape, self.config.side
+    if h % n or w % n:
+      raise ValueError(f"a clip of {h}x{w} does not divide into squares of {n}x{n} pixels")
+    return t, h // n, w // n, n * n * c
+
+  def encode(
+    self, video: Float[Array, "B T H W C"], keys: Key[Array, "B"] | None = None
+  ) -> Float[Array, "B T h w Z"]:
+    b, n = video.shape[0], self.config.side
+    t, h, w, z = self.latent_shape(video.shape[1:])
+    squares = video.reshape(b, t, h, n, w, n, -1).swapaxes(3, 4)  # [B,T,h,w,n,n,C]
+    return squares.reshape(b, t, h, w, z)
+
+  def decode(self, latent: Float[Array, "B T h w Z"]) -> Float[Array, "B T H W C"]:
+    (b, t, h, w, _), n = latent.shape, self.config.side
+    squares = latent.reshape(b, t, h, w, n, n, -1).swapaxes(3, 4)  # [B,T,h,n,w,n,C]
+    return squares.reshape(b, t, n * h, n * w, -1)
