@@ -172,18 +172,28 @@ def test_restore_onto_another_mesh_continues_within_rounding(whole, tmp_path):
   )  # fmt: skip
 
 
+WORLD = {"name": "worlds", "size": 16, "scenes": ("one",)}
+MIXTURE = dict(
+  data={
+    "clips": {**WORLD, "frames": 4, "known": 2, "weight": 3},
+    "images": {**WORLD, "frames": 1, "known": 0, "weight": 1},
+  },
+  evaluate__source="clips",
+)
+
+
 def test_mixture_of_images_and_clips_trains_in_one_loop(tmp_path):
-  world = {"name": "worlds", "size": 16, "scenes": ("one",)}
-  result = run(
-    tmp_path / "run",
-    data={
-      "clips": {**world, "frames": 4, "known": 2, "weight": 3},
-      "images": {**world, "frames": 1, "known": 0, "weight": 1},
-    },
-    evaluate__source="clips",
-  )  # fmt: skip
+  result = run(tmp_path / "run", **MIXTURE)
   clip, image = 2 * 4 * 4, 1 * 4 * 4  # images have no known frames
   assert result.tokens == 8 * (3 * clip + image)
+
+
+@pytest.mark.slow
+def test_unet_trains_on_images_and_clips_in_one_loop(tmp_path):
+  sizes = dict(width=8, multipliers=(1,), blocks=1, head_dim=8, in_heads=1, groups=4, channels=3)
+  model = dict(name="modelscope", known="last", dtype="float32", **sizes)
+  result = run(tmp_path / "run", **MIXTURE, model=model)
+  assert result.tokens == 8 * (3 * 4 + 1) * 16 * 16 and result.frozen_loss.final > 0
 
 
 class Late:

@@ -78,4 +78,4 @@ def _paper(stage: str) -> ConfigDict:
 def _small(smoke: bool) -> ConfigDict:
   least = dict(width=8, multipliers=(1,), attends=(0,), head_dim=8, groups=4)
   model = dict(name="video_ldm", known="last", **SIZES["nano"])
-  return on_worlds(model, 935, least if smoke else None, side=2)
+  return on_worlds(model, 1175, least if smoke else None, side=2)

@@ -57,8 +57,8 @@ class Codec:
   def encode(
     self, video: Float[Array, "B T H W C"], keys: Key[Array, "B"] | None = None
   ) -> Float[Array, "B T h w Z"]:
-    b, n = video.shape[0], self.config.side
-    t, h, w, z = self.latent_shape(video.shape[1:])
+    (b, *clip), n = video.shape, self.config.side
+    t, h, w, z = self.latent_shape((clip[0], clip[1], clip[2], clip[3]))
     squares = video.reshape(b, t, h, n, w, n, -1).swapaxes(3, 4)  # [B,T,h,w,n,n,C]
     return squares.reshape(b, t, h, w, z)
 

@@ -147,10 +147,11 @@ class I3D(nnx.Module):
 
 
 @functools.cache
-def _abstract() -> tuple[Any, dict[tuple[str, ...], Any]]:
+def _abstract() -> tuple[Any, dict[tuple[Any, ...], Any]]:
   """The network without its arrays, and of each path what stands there."""
-  graphdef, state = nnx.split(nnx.eval_shape(I3D))
-  return graphdef, dict(nnx.to_flat_state(state))
+  graphdef, state = nnx.split(nnx.eval_shape(lambda: I3D()))
+  variables: Any = nnx.to_flat_state(state)
+  return graphdef, dict(variables)
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -161,7 +162,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 def units() -> dict[str, tuple[int, int, int]]:
   """Side of the kernel, features in and out of every convolution by name."""
   kernels = {n: s for n, s in shapes().items() if n.endswith("/kernel")}
-  return {name.removesuffix("/kernel"): shape[2:] for name, shape in kernels.items()}
+  return {n.removesuffix("/kernel"): (s[2], s[3], s[4]) for n, s in kernels.items()}
 
 
 def with_weights(weights: Weights) -> I3D:

@@ -120,7 +120,7 @@ SIZES = {
   # The widths of Stable Diffusion's x4 upscaler.
   "x4": dict(width=256, multipliers=(1, 2, 2, 4), attends=(1, 2, 3), **SD),
   # For a CPU; ours.
-  "nano": dict(width=32, multipliers=(1, 2), blocks=1, attends=(0, 1), head_dim=16, groups=8),
+  "nano": dict(width=32, multipliers=(1, 2), blocks=1, attends=(0,), head_dim=16, groups=8),
 }  # fmt: skip
 PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP's ViT-H/14
 

@@ -243,7 +243,7 @@ def _roles(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[str, ...], tuple
   # What budget, size and the keys before it say is no series of its own.
   told, free = ["budget", *size], list[str]()
   for key in (k for k in varied if k not in size):
-    if distinct(points, [*told, key]) > distinct(points, told) or distinct(points, told) == 1:
+    if distinct(points, [*told, key]) > distinct(points, told):
       told.append(key)
       free.append(key)
   tuned = [k for k in free if k in TUNED]
