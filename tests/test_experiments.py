@@ -9,6 +9,7 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh
 
+from experiments.scaling.architecture_matrix import UNETS
 from videojax.config import resolve
 from videojax.jobs import make_job
 from videojax.models.dit import SIZES
@@ -115,17 +116,14 @@ def test_smoke_form_runs(name, tmp_path):
   assert result.steps == 2 and result.frozen_loss.final > 0
 
 
-UNETS = "lumiere", "make_a_video", "modelscope", "svd", "video_ldm", "videocrafter"
-
-
 @pytest.mark.parametrize("name", UNETS)
 def test_a_papers_small_form_costs_what_the_quickstart_does(name):
-  def cost(e):
+  def cost(config):
+    e = resolve(config.to_dict())
     return Counts.of(e, e.task("worlds")).flops * e.batch_size * e.total_steps
 
-  small, quickstart = (config(n, *a) for n, *a in [(f"papers/{name}", "cpu"), ("quickstart",)])
-  costs = [cost(resolve(c.to_dict())) for c in (small, quickstart)]
-  assert costs[0] == pytest.approx(costs[1], rel=0.01)
+  want = pytest.approx(cost(config("quickstart")), rel=0.01)
+  assert cost(config(f"papers/{name}", "cpu")) == want
 
 
 def test_real_video_trains_on_a_dataset_of_clips(tmp_path):

@@ -71,8 +71,10 @@ def make(model, changes):
 
 
 def drawn(e):
-  """Every parameter filled; of U-Nets, which do not normalise queries and keys, more widely: where
-  attention is uniform the gradients of queries are differences that cancel."""
+  """Every parameter filled; of U-Nets, which do not normalise queries and keys, more widely.
+
+  Where attention is uniform, the gradients of queries are differences that cancel.
+  """
   return filled(e.model.abstract_params, 0.1 if e.model.name == "dit" else 0.3)
 
 

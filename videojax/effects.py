@@ -233,9 +233,9 @@ def _parts(s: Steered) -> list[Effect]:
     unknown = np.broadcast_to(1 - mask, s.truth.shape)
     per = lambda x, u=unknown: (np.square(x - s.truth) * u).sum((1, 2, 3, 4)) / u.sum((1, 2, 3, 4))
     value, spread = mean(per(video) / variance)
-    whole = name in controls.WHOLE and name != "none"
     other = np.roll(video, 1, axis=0)
-    idle, what = (s.truth[:, :1], "frame 0") if whole else (other, "another clip's")
+    begun = mask[:, 0].all()
+    idle, what = (s.truth[:, :1], "frame 0") if begun else (other, "another clip's")
     measure = f"squared error where nothing is given, in variances (beside it: {what})"
     kept = mean(per(np.broadcast_to(idle, s.truth.shape)) / variance)[0]
     out.append(Effect("mask", name, measure, value, spread, kept))

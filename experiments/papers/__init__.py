@@ -36,7 +36,8 @@ def on_worlds(
   c = quickstart.get_config("" if least is None else "smoke")
   c.total_steps = steps if least is None else 2
   c.model = dict(channels=3 * side**2, dtype="float32", **{**model, **(least or {})})
-  c.codec = dict(name="unshuffle", side=side) if side > 1 else dict(name="identity")
+  if side > 1:
+    c.codec = dict(name="unshuffle", side=side)
   c.optim.learning_rate = 2e-3
   c.data.worlds.update(world)
   return complete(c)

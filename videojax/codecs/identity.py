@@ -18,7 +18,7 @@ class Codec:
   """encode and decode change nothing."""
 
   params: Any = None
-  config: Config = Config()
+  config: Any = Config()
 
   @property
   def strides(self) -> tuple[int, int, int]:

@@ -5,9 +5,10 @@ the model sees fewer positions. Also called space-to-depth.
 """
 
 import dataclasses
-from typing import Any
 
 from jaxtyping import Array, Float, Key
+
+from videojax.codecs import identity
 
 NETWORK = None  # it has no weights
 
@@ -27,21 +28,15 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Codec:
-  """decode is the exact inverse of encode."""
+class Codec(identity.Codec):
+  """decode is the exact inverse of encode; squares of one pixel change nothing."""
 
-  params: Any = None
   config: Config = Config()
 
   @property
   def strides(self) -> tuple[int, int, int]:
     """Pixels per latent position in (t, h, w)."""
     return (1, self.config.side, self.config.side)
-
-  @property
-  def scaling(self) -> float:
-    """Latents over what the network itself makes."""
-    return 1.0
 
   def latent_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     """(T,H,W,C) of a clip -> of its latent.

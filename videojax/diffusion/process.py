@@ -1,7 +1,7 @@
 """How data becomes noise: x_t = alpha(t) x + sigma(t) n with t in [0, 1], t=0 data, t=1 noise.
 
-A process is alpha and sigma: how times are drawn is the objective's business,
-which times are visited is the sampler's, what the network is told is the denoiser's.
+A process is alpha and sigma: how times are drawn is the objective's business, which times are
+visited is the sampler's, what the network is told is the denoiser's.
 
 Legend: B batch, T frames, H W height width, C channels.
 """
