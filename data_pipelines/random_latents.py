@@ -25,6 +25,7 @@ class Config:
     image_length, image_width: of an image's embeddings; 0: no image.
     fps: latent frames per second.
     scalars: name -> value of the others, the same for all clips.
+    volumes: name -> channels of those that lie over the latent and are not made of it.
   """
 
   frames: int
@@ -38,6 +39,7 @@ class Config:
   image_width: int = 0
   fps: float = 1.0
   scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  volumes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Source(Indexed):
@@ -67,4 +69,6 @@ class Source(Indexed):
       if length:
         out[name] = draw((length, width), use)
         out[f"{name}_mask"] = jnp.ones((*index.shape, length), bool)
+    for use, (name, channels) in enumerate(sorted(c.volumes.items()), 3):
+      out[name] = draw((*self.shape[:3], channels), use)
     return out | {k: jnp.full(index.shape, v, jnp.float32) for k, v in c.scalars.items()}

@@ -60,6 +60,8 @@ def test_cascade_runs_end_to_end_and_measures_the_last_clip(tmp_path, capsys):
   runs = {name: tmp_path / name for name in ("base", "between", "larger")}
   for e, run in zip((BASE, BETWEEN, LARGER), runs.values()):
     train(e, run)
+  (samples,) = (runs["between"] / "samples").glob("step*.npz")
+  np.testing.assert_array_equal(np.load(samples)["given"], [1, 0, 1, 0, 1, 0, 1])
   cascade(LARGER, runs["larger"], [str(runs["base"]), str(runs["between"])])
   said = capsys.readouterr().out
   assert "clips of (7, 16, 16, 3)" in said and "clips of (7, 32, 32, 3)" in said

@@ -5,9 +5,11 @@ import pytest
 
 from tests.helpers import filled, tiny
 from videojax import controls
+from videojax.cascade import continued
 from videojax.controls import ControlsConfig
 from videojax.data import stack_examples
 from videojax.diffusion.samplers import Sampler
+from videojax.errors import ConfigError
 from videojax.models.cond import Cond, check_cond, drop, drop_one, each_frame
 from videojax.sample import GuidanceConfig, generate
 
@@ -158,3 +160,29 @@ def test_drop_takes_volumes_and_image_tokens_away():
   gone = drop(cond, ("image", "volumes"), jnp.array([True, False]))
   np.testing.assert_array_equal(gone.image_mask, [[False] * 3, [True] * 3])
   np.testing.assert_array_equal(gone.volumes["low"].sum((1, 2, 3, 4)), [0, 4])
+
+
+def test_low_resolution_of_latents_is_of_pixels_and_the_same_as_an_earlier_stage_brings_it():
+  """A latent position covers 2x2 pixels, a value of the low resolution 4x4."""
+  e = tiny(
+    model__patch=(1, 2, 2), model__known=None, model__volumes={"low": 3},
+    model__scalars=("low_noise",), condition__known_frames=0, controls={"low": (1, 4, 4)},
+    codec={"name": "unshuffle", "side": 2},
+  )  # fmt: skip
+  task = e.task("worlds")
+  example = task.source.decode(stack_examples(task.source, range(2)))
+  x, cond = task.prepare({}, example)
+  assert x.shape == (2, 4, 8, 8, 12)
+  coarse = controls.shrink(example["video"], (1, 4, 4))
+  np.testing.assert_allclose(cond.volumes["low"], coarse.repeat(2, 2).repeat(2, 3), atol=1e-6)
+  _, handed = task.prepare({}, continued(task, example, coarse))
+  np.testing.assert_allclose(handed.volumes["low"], cond.volumes["low"], atol=1e-6)
+
+
+def test_low_resolution_finer_than_the_latents_is_refused():
+  with pytest.raises(ConfigError, match=r"low=\(1, 3, 3\) must be multiples.*\(1, 2, 2\)"):
+    tiny(
+      model__patch=(1, 2, 2), model__known=None, model__volumes={"low": 3},
+      model__scalars=("low_noise",), condition__known_frames=0, controls={"low": (1, 3, 3)},
+      codec={"name": "unshuffle", "side": 2},
+    ).task("worlds")  # fmt: skip

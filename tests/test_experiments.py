@@ -87,7 +87,7 @@ VARIANTS = {
   },
   "papers/video_ldm": {
     "": 1_298_032_362, "prediction": 1_307_284_202, "interpolation": 1_307_284_202,
-    "upsampler": 740_491_050,
+    "upsampler": 740_488_746,
   },
 }  # fmt: skip
 

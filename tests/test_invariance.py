@@ -75,7 +75,7 @@ def drawn(e):
 
   Where attention is uniform, the gradients of queries are differences that cancel.
   """
-  return filled(e.model.abstract_params, 0.1 if e.model.name == "dit" else 0.3)
+  return filled(e.model.abstract_params, 0.1 if e.model.name == "dit" else 0.5)
 
 
 def together(grads):

@@ -111,7 +111,7 @@ def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> Non
     workdir / "cascade.json", {"runs": [*before, str(workdir)], "step": step, "measures": measures}
   )
   shown = {k: v[:SHOWN] for k, v in truth.items() if k != "state"}
-  known = world.known if world is not None else 0
+  known = np.arange(video.shape[1]) < (world.known if world is not None else 0)
   directory = workdir / "samples" / "cascade"
-  for path in write_samples(directory, video[:SHOWN], shown, known_frames=known, step=step):
+  for path in write_samples(directory, video[:SHOWN], shown, given=known, step=step):
     print(path)

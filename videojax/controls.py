@@ -28,7 +28,8 @@ class ControlsConfig:
 
   Attributes:
     every: of mask 'sparse': frames 0, every, 2 every, ... are given (temporal interpolation).
-    low: (t, h, w) strides of the volume 'low', the clip at a lower resolution.
+    low: (t, h, w) strides, in frames and pixels, of the volume 'low', the clip at a lower
+      resolution.
     low_noise: largest std of the noise in it in training, which scalar 'low_noise' tells (noise
       augmentation, Ho et al. 2021, arXiv:2106.15282); none when measured.
     first_noise: (mean, std) of ln of the std of the noise in volume 'first' in training, which
@@ -147,7 +148,7 @@ def make(
   """A volume of MADE and the value of its scalar.
 
   Args:
-    x: latents.
+    x: latents; volumes but 'first' are made of the clip itself.
     example: decoded; its scalar, where it has one by that name, decides over the noise.
     keys: of the rows, for noise and its strength; None: the fixed strength of measuring.
   """
@@ -169,7 +170,7 @@ def make(
   uniform = jax.vmap(jax.random.uniform)(of_strength)
   if name == "low":
     sigma = strength(config.low_noise * uniform, 0.0)
-    return low(x, config.low, sigma, noise), sigma
+    return low(example["video"], config.low, sigma, noise), sigma
   blur = strength(jnp.floor(config.blurs * uniform), 0.0)
   return edges(example["video"], blur, config.blurs), blur
 

@@ -82,17 +82,23 @@ class Steered:
       example[name] = given.get(name, nothing)
     return np.asarray(self._generate(self.params, example, guidance))
 
+  def given(self, name: str) -> list[bool]:
+    """Which frames a mask gives whole; those of 'start' under any name of no such mask."""
+    mask = name if name in controls.MASKS else "start"
+    if mask not in controls.WHOLE:
+      return [False] * self.truth.shape[1]
+    known, every = max(self.task.condition.known_frames, 1), self.task.controls.every
+    return controls.given_frames(mask, self.truth.shape[1], known, every)
+
   def mask(self, name: str) -> Float[Array, "B T H W 1"]:
     """1 where the clip is given, the same for all rows but of regions."""
     rows, frames, height, width, _ = self.truth.shape
-    if name in ("repaint", "canvas"):
+    if name not in controls.WHOLE:
       keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(self.example["id"])
       boxes = jax.vmap(lambda key: controls.region(name, (height, width), key))(keys)
       mask = boxes[:, None, :, :, None]
     else:
-      known, every = max(self.task.condition.known_frames, 1), self.task.controls.every
-      given = controls.given_frames(name, frames, known, every)
-      mask = jnp.float32(given).reshape(1, -1, 1, 1, 1)
+      mask = jnp.float32(self.given(name)).reshape(1, -1, 1, 1, 1)
     return jnp.broadcast_to(mask, (rows, frames, height, width, 1))
 
   def centroids(self, video: Float[np.ndarray, "B T H W 3"]) -> Float[np.ndarray, "B T M 2"]:
@@ -301,7 +307,7 @@ def effects(experiment: Experiment, workdir: Path) -> None:
     truth = media.to_uint8(steered.truth[: len(video)])
     media.write_grid(
       workdir / "effects" / f"{name.replace(' ', '_')}.webp", media.to_uint8(video), truth,
-      [name] * len(video), fps=steered.fps, known_frames=1,
+      [name] * len(video), fps=steered.fps, given=steered.given(name),
     )  # fmt: skip
   for x in table:
     wanted = "" if x.wanted is None else f"   ({x.wanted:.3g})"

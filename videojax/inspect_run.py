@@ -60,11 +60,11 @@ def sample(experiment: Experiment, workdir: Path) -> None:
   with opened(experiment, workdir) as (evaluator, params, step):
     for split in evaluator.tasks:
       video, example = evaluator.samples(split, params, 8)
-      known = evaluator.train_task.known_frames
+      given = evaluator.train_task.given
       directory = workdir / "samples" / split
       if jax.process_index() > 0:
         continue
-      for path in write_samples(directory, video, example, known_frames=known, step=step):
+      for path in write_samples(directory, video, example, given=given, step=step):
         print(path)
 
 

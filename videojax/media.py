@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,13 @@ def grid_frames(
   truth: UInt8[np.ndarray, "B T H W C"] | None,
   captions: list[str],
   *,
-  known_frames: int,
+  given: Sequence[bool] | np.ndarray,
 ) -> list[Image.Image]:
-  """One picture per frame: a cell per clip, truth left of sample, the caption below."""
+  """One picture per frame: a cell per clip, truth left of sample, the caption below.
+
+  Args:
+    given: [T], the frames that the model was given; they are framed.
+  """
   scale = max(1, math.ceil(LEAST_TILE / video.shape[2]))
   height, width = video.shape[2] * scale, video.shape[3] * scale
   font, gap, head = ImageFont.load_default(11), 6, 16
@@ -67,11 +72,10 @@ def grid_frames(
       x0, y0 = (i % columns) * cell_w, (i // columns) * cell_h
       for p, (name, clips) in enumerate(panels):
         x, y = x0 + gap + p * (width + gap), y0 + head
-        given = t < known_frames
-        draw.text((x, y0 + 2), f"{name} {'(given)' if given else ''}", INK, font)
+        draw.text((x, y0 + 2), f"{name} {'(given)' if given[t] else ''}", INK, font)
         tile = clips[i, t].repeat(scale, 0).repeat(scale, 1)
         page.paste(Image.fromarray(tile if tile.shape[-1] == 3 else tile[..., 0]), (x, y))
-        if given:
+        if given[t]:
           draw.rectangle((x - 2, y - 2, x + width + 1, y + height + 1), outline=GIVEN, width=2)
       for k, line in enumerate(lines[i]):
         draw.text((x0 + gap, y0 + head + height + 3 + 13 * k), line, INK, font)
@@ -86,10 +90,10 @@ def write_grid(
   captions: list[str],
   *,
   fps: float,
-  known_frames: int,
+  given: Sequence[bool] | np.ndarray,
 ) -> None:
   """An animated, looping WebP of `grid_frames`; the last frame is held for half a second."""
-  pages = grid_frames(video, truth, captions, known_frames=known_frames)
+  pages = grid_frames(video, truth, captions, given=given)
   duration = [round(1000 / fps)] * len(pages)
   duration[-1] += 500
   with replacing(path) as temporary:

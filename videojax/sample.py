@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def write_samples(
   video: Float[np.ndarray, "B T H W C"],
   example: Mapping[str, np.ndarray],
   *,
-  known_frames: int,
+  given: Sequence[bool] | np.ndarray,
   step: int,
 ) -> list[Path]:
   """Clips as mp4, all of them as one WebP grid (truth beside sample), and their numbers as npz.
@@ -123,7 +123,7 @@ def write_samples(
     directory: of the samples.
     video: sampled clips in [-1,1].
     example: the decoded examples, with `video`, `fps`, `caption`.
-    known_frames: leading frames that were given; they are framed in the grid.
+    given: [T], the frames that the model was given; they are framed in the grid.
     step: for the names.
   Returns: the files written.
   """
@@ -137,14 +137,10 @@ def write_samples(
   for path, clip in zip(paths, video):
     media.write_mp4(path, clip, fps=fps)
   grid = directory / f"step{step:07d}.webp"
-  media.write_grid(
-    grid, video, truth if known_frames else None, captions,
-    fps=fps, known_frames=known_frames,
-  )  # fmt: skip
+  media.write_grid(grid, video, truth if any(given) else None, captions, fps=fps, given=given)
   numbers = directory / f"step{step:07d}.npz"
   with replacing(numbers) as temporary, open(temporary, "wb") as file:
     np.savez_compressed(
-      file, video=video, truth=truth, caption=np.array(captions), fps=fps,
-      known_frames=known_frames,
-    )  # fmt: skip
+      file, video=video, truth=truth, caption=np.array(captions), fps=fps, given=given
+    )
   return [*paths, grid, numbers]

@@ -186,6 +186,13 @@ class Task:
       raise ValueError(
         f"condition.known_frames={known}, but the model takes none: set model.known='last'"
       )
+    low, strides = self.controls.low, self.strides
+    enlarges = any(name == "low" for name, _ in self.model.config.volumes)
+    if enlarges and any(a % b for a, b in zip(low, strides)):
+      raise ValueError(
+        f"controls.low={low} must be multiples of the codec's strides {strides}: a latent position "
+        "sees one value of it"
+      )
 
   @property
   def known_frames(self) -> int:
@@ -194,12 +201,11 @@ class Task:
 
   @property
   def given(self) -> np.ndarray:
-    """[T]: 1 at the frames of the clip that are given where it is measured and sampled."""
+    """[T]: whether a frame of the clip is given where it is measured and sampled."""
     frames, c = self.source.shape[0], self.condition
     if frames == 1 or not self.model.config.known:
-      return np.zeros(frames, np.float32)
-    given = given_frames(c.masks[0], frames, c.known_frames, self.controls.every)
-    return np.array(given, np.float32)
+      return np.zeros(frames, bool)
+    return np.array(given_frames(c.masks[0], frames, c.known_frames, self.controls.every))
 
   @property
   def needs(self) -> list[str]:
@@ -291,7 +297,7 @@ class Task:
     rows, frames = x.shape[:2]
     stride = self.strides[0]
     if x.shape[1] == 1 or keys is None or len(self.condition.masks) == 1:
-      mask = jnp.asarray(self.given[::stride]).reshape(1, -1, 1, 1, 1)
+      mask = jnp.float32(self.given[::stride]).reshape(1, -1, 1, 1, 1)
       return jnp.broadcast_to(mask, (rows, frames, 1, 1, 1))
     c, size, all_frames = self.condition, (x.shape[2], x.shape[3]), self.source.shape[0]
 

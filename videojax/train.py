@@ -334,8 +334,8 @@ def samples(evaluator: Evaluator, e: Experiment, state: TrainState, workdir: Pat
   """Sampled clips of the measured split, EMA weights, as files; all processes sample."""
   video, example = evaluator.samples(evaluator.first, evaluated(e, state), 8)
   if jax.process_index() == 0:
-    known = evaluator.train_task.known_frames
-    write_samples(workdir / "samples", video, example, known_frames=known, step=e.total_steps)
+    given = evaluator.train_task.given
+    write_samples(workdir / "samples", video, example, given=given, step=e.total_steps)
 
 
 def make_result(

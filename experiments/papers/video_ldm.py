@@ -4,13 +4,14 @@
 
 Stages, as arguments: '' text to 8 key frames of 40x64x4 latents (320x512 pixels); 'prediction', the
 first two of them given, or one, or none, of a third of the clips each; 'interpolation', three
-frames between two, run twice (8 -> 29 -> 113 frames); 'upsampler', x4 within latents, on patches.
+frames between two, run twice (8 -> 29 -> 113 frames); 'upsampler', x4, on patches: latents of 4x4
+pixels each beside the pixels of the low resolution, as Stable Diffusion's x4 upscaler has them.
 Each trains the layers along time alone: `optim.freeze = "(?!.*temporal)"` (video_ldm.FREEZE) is
 exactly the image model, which `init_from` would bring.
 
 Parameters: key frames 1,298,032,362, of which 865,910,724 are Stable Diffusion 2.1's U-Net and
 432,121,638 train; prediction and interpolation 1,307,284,202 each, 441,373,478 train; upsampler
-740,491,050, 272,043,814 train. With one image model under key frames and interpolation together
+740,488,746, 272,043,814 train. With one image model under key frames and interpolation together
 2.48 B, 1.15 B of them trained. Published are 4.1 B without the text encoder, 2.7 B trained: what is
 frozen there, 1.4 B, is about this file's two image models (1.33 B) and an autoencoder; the layers
 along time are larger there, how is not known to us (ours have 3x1x1 kernels).
@@ -34,7 +35,7 @@ from videojax.config import complete
 from videojax.errors import check_choice
 from videojax.models.video_ldm import FREEZE, PUBLISHED, SIZES
 
-LOW = dict(scalars=("low_noise",), volumes=dict(low=PUBLISHED["channels"]))
+LOW = dict(scalars=("low_noise",), volumes=dict(low=3))
 # Stage -> size, (frames, height, width), what the model takes, what is given.
 STAGES: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], dict[str, Any]]] = {
   "": ("sd21", (8, 40, 64), {}, dict(known_frames=0)),
@@ -63,11 +64,14 @@ def _paper(stage: str) -> ConfigDict:
   c.model = dict(name="video_ldm", remat="full", **SIZES[size], **PUBLISHED, **takes)
   text = dict(text_length=77, text_width=PUBLISHED["text"])
   latent = dict(frames=frames, height=height, width=width, channels=PUBLISHED["channels"])
-  c.data = dict(latents=dict(name="random_latents", **latent, **text, fps=1.875))
+  source = dict(name="random_latents", **latent, **text, fps=1.875)
+  if stage == "upsampler":
+    source |= dict(volumes=LOW["volumes"], scalars=dict(low_noise=0.1))
+  c.data = dict(latents=source)
   c.denoiser = dict(process="scaled_linear", prediction="noise")
   c.objective = dict(times="uniform", space="noise")
   c.condition = given
-  c.controls = dict(every=4, low=(1, 4, 4))
+  c.controls = dict(every=4)
   c.optim = dict(learning_rate=1e-4, freeze=FREEZE)
   c.sampler = dict(stepper="ddim", steps=50, eta=0.0)
   c.checkpoint = dict(save_every_steps=10_000)

@@ -216,7 +216,7 @@ def write_samples(path: Path, loss: float, clips: int = 3) -> None:
         to[clip, frame] = np.clip(image, 0, 255)
   path.parent.mkdir(parents=True, exist_ok=True)
   captions = np.array([f"one disc moves, number {i}" for i in range(clips)])
-  np.savez(path, video=video, truth=truth, caption=captions, fps=10.0, known_frames=3)
+  np.savez(path, video=video, truth=truth, caption=captions, fps=10.0, given=np.arange(16) < 3)
 
 
 def write(path: Path, value: Any) -> None:

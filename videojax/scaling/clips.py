@@ -31,14 +31,14 @@ class Samples:
     video, truth: uint8 [B,T,H,W,3].
     captions: B of them.
     fps: frames per second.
-    known: leading frames that the model was given.
+    given: [T], the frames that the model was given.
   """
 
   video: np.ndarray
   truth: np.ndarray
   captions: tuple[str, ...]
   fps: float
-  known: int
+  given: tuple[bool, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +64,17 @@ def read_samples(run: Path) -> Samples | None:
       made = Samples(
         np.asarray(file["video"]), np.asarray(file["truth"]),
         tuple(str(c) for c in np.atleast_1d(file["caption"])),
-        float(np.ravel(file["fps"])[0]), int(np.ravel(file["known_frames"])[0]),
+        float(np.ravel(file["fps"])[0]), tuple(bool(g) for g in file["given"]),
       )  # fmt: skip
   except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile) as error:
     raise ValueError(f"{paths[-1]} is damaged ({error}): remove it, or sample again") from None
   right = made.video.ndim == 5 and made.video.shape == made.truth.shape
+  right = right and len(made.given) == made.video.shape[1]
   if not right or made.video.dtype != np.uint8 or made.video.shape[-1] != 3:
     raise ValueError(
       f"{paths[-1]}: video {made.video.shape} {made.video.dtype} and truth {made.truth.shape} must "
-      "both be uint8 [clips, frames, height, width, 3]"
+      "both be uint8 [clips, frames, height, width, 3], and given as long as their frames: "
+      f"{len(made.given)}"
     )
   return made
 
@@ -104,7 +106,7 @@ def _page(columns: Sequence[Column], frame: int) -> Image.Image:
   width, height = tile.width + GAP, tile.height + FOOT + GAP
   page = Image.new("RGB", (GAP + (1 + len(columns)) * width, HEAD + rows * height), PAPER)
   draw = ImageDraw.Draw(page)
-  given = frame < first.known
+  given = first.given[frame]
   heads = [("truth", "given" if given else "")]
   heads += [(c.label, "given" if given else c.note) for c in columns]
   for place, (label, note) in enumerate(heads):
@@ -132,8 +134,8 @@ def strip(columns: Sequence[Column], clip: int = 0) -> Image.Image:
   )
   draw = ImageDraw.Draw(page)
   for place, frame in enumerate(frames):
-    text = f"{frame / first.fps:.1f} s" + (" given" if frame < first.known else "")
-    ink = GIVEN if frame < first.known else FAINT
+    text = f"{frame / first.fps:.1f} s" + (" given" if first.given[frame] else "")
+    ink = GIVEN if first.given[frame] else FAINT
     draw.text((LEFT + place * width, 6), text, ink, _font(12))
   rows = [("truth", "", first.truth), *((c.label, c.note, c.samples.video) for c in columns)]
   for row, (label, note, clips) in enumerate(rows):
@@ -142,14 +144,15 @@ def strip(columns: Sequence[Column], clip: int = 0) -> Image.Image:
     draw.text((GAP, y + tile.height // 2 + 2), note, FAINT, _font(11))
     for place, frame in enumerate(frames):
       at = (LEFT + place * width, y)
-      _paste(page, clips[clip, frame], at, frame < first.known, least=84)
+      _paste(page, clips[clip, frame], at, first.given[frame], least=84)
   return page
 
 
 def strip_frames(samples: Samples) -> list[int]:
-  """The last given frame and up to seven after it, evenly spread to the end."""
+  """The last of the leading given frames and up to seven after it, evenly spread to the end."""
   last = samples.video.shape[1] - 1
-  start = min(max(samples.known - 1, 0), last)
+  leading = (*samples.given, False).index(False)
+  start = min(max(leading - 1, 0), last)
   return sorted({round(f) for f in np.linspace(start, last, STRIP_FRAMES)})
 
 

@@ -36,9 +36,8 @@ def clips(report: Part, images: Images) -> str:
     "enlarged without smoothing. "
   )
   given = (
-    f"The first {plural(part['known_frames'], 'frame')} (orange frame) were given to the model; "
-    "the rest is generated."
-    if part["known_frames"]
+    f"Framed in orange: {plural(part['given'], 'frame')} given to the model; the rest is generated."
+    if part["given"]
     else "No frame was given to the model."
   )
   names = ", ".join(c["label"] for c in part["columns"])

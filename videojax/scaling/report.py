@@ -151,7 +151,7 @@ def _columns(sweep: Sweep) -> Part:
     "unit": unit,
     "series": describe(coherence.main_series(sweep)),
     "clips": min(clips.ROWS, len(chosen[0][1].video)),
-    "known_frames": chosen[0][1].known,
+    "given": sum(chosen[0][1].given),
     "columns": [
       {"label": times(g.flops / unit), "cell": g.name, "directory": g.rows[0].cell.name,
        "seed": seed_of(g.rows[0]), "flops": g.flops, "params": g.params,
