@@ -21,7 +21,7 @@ demo: $(VENV)/.core
 
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
 test: $(VENV)/.test lint
-	$(PYTEST) $(if $(SLOW),,-n auto --dist loadfile) -m "not timing$(if $(SLOW),, and not slow)" $(ARGS)
+	$(PYTEST) -n auto --dist worksteal -m "not timing$(if $(SLOW),, and not slow)" $(ARGS)
 	$(if $(SLOW),$(PYTEST) -m timing -s $(ARGS))
 
 lint: $(VENV)/.test

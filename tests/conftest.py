@@ -1,5 +1,6 @@
 """8 fake CPU devices, strict shapes, and one compilation cache for the suite's processes."""
 
+import math
 import os
 import tempfile
 
@@ -20,6 +21,29 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Programs with collectives for 8 fake devices that run at once can wait for each other for ever.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+  """What is compiled is kept on disk, up to a file's first mesh of several devices.
+
+  Programs of these, once loaded, can wait for each other for ever (host.compilation_cache). In
+  memory a file's programs are of no use to the next: gigabytes by the end of the suite.
+  """
+  keep = lambda seconds: jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+  make_mesh = jax.make_mesh
+
+  def alone(shape, *args, **kwargs):
+    if math.prod(shape) > 1:
+      keep(math.inf)
+    return make_mesh(shape, *args, **kwargs)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "make_mesh", alone)
+    keep(0.5)
+    jax.config.update("jax_enable_compilation_cache", True)  # launch turns it off
+    yield
+  jax.clear_caches()
 
 
 @pytest.fixture

@@ -63,11 +63,17 @@ def compilation_cache() -> None:
   """Keeps what XLA compiles for an accelerator for the next run, unless a place for it is set.
 
   Not for a CPU: its programs are for the machine that compiled them, and a home directory may be
-  seen by others. (JAX_COMPILATION_CACHE_DIR is for both.)
+  seen by others. (JAX_COMPILATION_CACHE_DIR is for both; but several CPU devices do not use it:
+  loaded from there, a program may order its collectives differently on each, and waits for ever.
+  Seen with JAX 0.10.)
   """
   import jax
 
   config: Any = jax.config
+  if jax.default_backend() == "cpu":
+    if jax.device_count() > 1:
+      config.update("jax_enable_compilation_cache", False)
+    return
   if config.jax_compilation_cache_dir is None:
     home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
     config.update("jax_compilation_cache_dir", os.path.join(home, "videojax", "xla"))

@@ -248,8 +248,7 @@ def run(command: Command) -> int:
 
   if jax.default_backend() == "cpu":
     keep_freed_memory()
-  else:
-    compilation_cache()
+  compilation_cache()
   try:
     MODES[command.flags.mode](command)
   except Preempted as stop:

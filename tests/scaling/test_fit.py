@@ -354,11 +354,12 @@ def test_intervals_of_variable_projection_cover_the_truth(name, kind, spread):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["parametric", "isoflop"])
-def test_intervals_of_the_other_methods_cover_a_on_a_centred_grid(method):
-  covered = coverage(LAWS["symmetric"], 1.0, method=method, noise=0.005, trials=200)
+@pytest.mark.parametrize("method,trials,least", [("parametric", 60, 0.88), ("isoflop", 200, 0.9)])
+def test_intervals_of_the_other_methods_cover_a_on_a_centred_grid(method, trials, least):
+  """`least` is .90 within the error of so many trials; the parametric fit is slow."""
+  covered = coverage(LAWS["symmetric"], 1.0, method=method, noise=0.005, trials=trials)
   print(f"\n{method}: covered {covered}")
-  assert covered[-1] >= 0.9
+  assert covered[-1] >= least
 
 
 def test_isoflop_learns_less_of_a_from_the_same_runs():
