@@ -70,23 +70,24 @@ def make(model, changes):
   return tiny(**{**MODELS[model], **changes})
 
 
-def drawn(e):
+@functools.lru_cache
+def drawn(model):
   """Every parameter filled; of U-Nets, which do not normalise queries and keys, beside its start.
 
   Where attention is uniform, and where it has settled on one key, gradients of queries and keys are
   differences that cancel.
   """
-  moved = filled(e.model.abstract_params, 0.1)
-  if e.model.name == "dit":
+  moved = filled(model.abstract_params, 0.1)
+  if model.name == "dit":
     return moved
-  return jax.tree.map(jnp.add, e.model.init(jax.random.key(0)), moved)
+  return jax.device_get(jax.tree.map(jnp.add, jax.jit(model.init)(jax.random.key(0)), moved))
 
 
-def together(grads):
-  """Gradients by path; mixing factors as one: each is a sum over the clip that can cancel."""
-  grads = by_path(grads)
-  factors = [grads.pop(path) for path in sorted(grads) if path.endswith(("factor", "merge/s"))]
-  return grads | ({"factors": np.stack(factors)} if factors else {})
+def together(tree):
+  """Leaves by path; mixing factors as one: each is a number, and its gradient can cancel."""
+  leaves = by_path(tree)
+  factors = [leaves.pop(path) for path in sorted(leaves) if path.endswith(("factor", "merge/s"))]
+  return leaves | ({"factors": np.stack(factors)} if factors else {})
 
 
 def sgd_or(adam):
@@ -106,8 +107,8 @@ def sgd_or(adam):
 
 def trained(e, mesh):
   """Losses, first gradients and last parameters of 3 SGD steps, losses of 6 AdamW steps."""
-  task, tx = e.task("worlds"), sgd_or(make_update(e)[0])
-  create = lambda: init_state(drawn(e), {}, tx, ("0.100",))
+  task, tx, params = e.task("worlds"), sgd_or(make_update(e)[0]), drawn(e.model)
+  create = lambda: init_state(params, {}, tx, ("0.100",))
   shardings = state_shardings(e, jax.eval_shape(create), mesh)
   step = functools.partial(
     train_step, loss_fn=task.loss, tx=tx, gammas={"0.100": optim.ema_gamma(0.1)},
@@ -127,7 +128,8 @@ def trained(e, mesh):
       state, values = step(state, put_batch(rows, mesh, ROWS), key, put_replicated(schedule, mesh))
       losses.append(float(values["loss"]))
       grads = together(jax.device_get(state.opt_state["gradients"])) if s == 0 else grads
-    return np.array(losses), grads, jax.device_get((state.trainable, state.ema))
+    last = jax.device_get((state.trainable, state.ema))
+    return np.array(losses), grads, tuple(map(together, last))
 
   losses, grads, last = run(False, steps=3, rate=0.05)
   return {
@@ -137,7 +139,7 @@ def trained(e, mesh):
 
 
 def sampled(e, mesh):
-  task, params = e.task("worlds"), drawn(e)
+  task, params = e.task("worlds"), drawn(e.model)
   rows = put_batch(stack_examples(task.source, range(ROWS)), mesh, ROWS)
   make = lambda p, c: generate(task, e.sampler, e.guidance, p, task.source.decode(c))
   return {"samples": np.asarray(jax.jit(make)(params, rows))}
