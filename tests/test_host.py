@@ -41,6 +41,7 @@ def test_the_compilation_cache_is_in_the_users_directory_unless_one_is_set(monke
   name = "jax_compilation_cache_dir"
   before = jax.config.jax_compilation_cache_dir
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   try:
     compilation_cache()
     assert jax.config.jax_compilation_cache_dir == before  # the suite's
@@ -49,6 +50,17 @@ def test_the_compilation_cache_is_in_the_users_directory_unless_one_is_set(monke
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "videojax" / "xla")
   finally:
     jax.config.update(name, before)
+
+
+def test_several_cpu_devices_do_not_use_the_compilation_cache():
+  directory = jax.config.jax_compilation_cache_dir
+  assert jax.device_count() > 1 and jax.config.jax_enable_compilation_cache
+  try:
+    compilation_cache()
+    assert not jax.config.jax_enable_compilation_cache
+    assert jax.config.jax_compilation_cache_dir == directory
+  finally:
+    jax.config.update("jax_enable_compilation_cache", True)
 
 
 def test_where_there_is_no_tpu_its_library_does_not_look_for_one(monkeypatch):
