@@ -30,19 +30,20 @@ def programs():
   Programs of these, once loaded, can wait for each other for ever (host.compilation_cache). In
   memory a file's programs are of no use to the next: gigabytes by the end of the suite.
   """
-  keep = lambda seconds: jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
-  make_mesh = jax.make_mesh
+  least = "jax_persistent_cache_min_compile_time_secs"
+  settings = least, "jax_enable_compilation_cache"  # launch turns the second off
+  before, make_mesh = [getattr(jax.config, name) for name in settings], jax.make_mesh
 
   def alone(shape, *args, **kwargs):
     if math.prod(shape) > 1:
-      keep(math.inf)
+      jax.config.update(least, math.inf)
     return make_mesh(shape, *args, **kwargs)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, "make_mesh", alone)
-    keep(0.5)
-    jax.config.update("jax_enable_compilation_cache", True)  # launch turns it off
     yield
+  for name, value in zip(settings, before):
+    jax.config.update(name, value)
   jax.clear_caches()
 
 

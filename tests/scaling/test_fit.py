@@ -354,12 +354,11 @@ def test_intervals_of_variable_projection_cover_the_truth(name, kind, spread):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method,trials,least", [("parametric", 60, 0.88), ("isoflop", 200, 0.9)])
-def test_intervals_of_the_other_methods_cover_a_on_a_centred_grid(method, trials, least):
-  """`least` is .90 within the error of so many trials; the parametric fit is slow."""
+@pytest.mark.parametrize("method,trials", [("parametric", 60), ("isoflop", 200)])  # one is slow
+def test_intervals_of_the_other_methods_cover_a_on_a_centred_grid(method, trials):
   covered = coverage(LAWS["symmetric"], 1.0, method=method, noise=0.005, trials=trials)
   print(f"\n{method}: covered {covered}")
-  assert covered[-1] >= least
+  assert covered[-1] >= 0.9
 
 
 def test_isoflop_learns_less_of_a_from_the_same_runs():
