@@ -64,47 +64,49 @@ def undisturbed(tmp_path_factory):
 
 
 def trial(workdir, seed, during_save, undisturbed):
-  """One kill at a random moment, then the same command again."""
-  rng = random.Random(seed)
-  after = rng.randrange(1, STEPS - 4)
-  delay = rng.uniform(0, 0.03)
+  """Kills at random moments, each of the run that goes on from the one before; then to the end.
 
-  def moment():
-    if steps_logged(workdir) < after or (during_save and not saving(workdir)):
-      return False
-    time.sleep(delay / 10 if during_save else delay)
-    return True
+  Args:
+    during_save: of each kill, whether it waits for a save.
+  Returns: how many kills hit a save.
+  """
+  rng, hits, stretch = random.Random(seed), 0, (STEPS - 2) // len(during_save)
+  for i, in_save in enumerate(during_save):
+    # More steps than were logged: the run has started, and cleared what the last kill left.
+    after = max(stretch * i + rng.randrange(1, stretch - 2), steps_logged(workdir) + 1)
+    delay = rng.uniform(0, 0.003 if in_save else 0.03)
 
-  killed = kill_at(workdir, moment)
-  in_save = killed and saving(workdir)
+    def moment(after=after, delay=delay, in_save=in_save):
+      if steps_logged(workdir) < after or (in_save and not saving(workdir)):
+        return False
+      time.sleep(delay)
+      return True
+
+    assert kill_at(workdir, moment), f"the run was over before kill {i} of seed {seed}"
+    hits += saving(workdir)
   result, _ = finish(workdir)
   assert result["params_sha256"] == undisturbed["params_sha256"]
   losses = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   assert [line["step"] for line in losses] == list(range(1, STEPS + 1))
-  return killed, in_save
+  return hits
 
 
 def test_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path, undisturbed):
-  killed, _ = trial(tmp_path / "run", 0, False, undisturbed)
-  assert killed
+  trial(tmp_path / "run", 0, [False], undisturbed)
 
 
 def test_run_killed_during_a_save_ends_with_the_weights_of_an_undisturbed_one(
   tmp_path, undisturbed
 ):
-  killed, in_save = trial(tmp_path / "run", 1, True, undisturbed)
-  assert killed and in_save
+  assert trial(tmp_path / "run", 1, [True], undisturbed)
 
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_five_of_them_during_a_save(tmp_path, undisturbed):
-  during = 0
-  for seed in range(20):
-    killed, in_save = trial(tmp_path / str(seed), 100 + seed, seed % 2 == 0, undisturbed)
-    assert killed, f"trial {seed} was over before its kill"
-    during += in_save
-  print(f"20 kills, {during} of them during a save")
-  assert during >= 5
+  kills = [False, True, False, True]
+  during = [trial(tmp_path / str(n), 100 + n, kills, undisturbed) for n in range(5)]
+  print(f"20 kills, {sum(during)} of them during a save")
+  assert sum(during) >= 5
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from experiments.scaling import worlds_isoflop
 from videojax.errors import check_choice
 from videojax.scaling.cells import Cell, cells, chain, product, vary
 
-BUDGETS, HELD_OUT = (1.5e11, 6e11), 2.4e12
+BUDGETS, HELD_OUT = (1e11, 4e11), 1.6e12
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -259,8 +259,7 @@ def test_parameters_of_the_stages_are_those_that_the_experiment_states(size, cha
   "frames,sizes",
   [
     (4, dict(data=2, fsdp=2, seq=2)),
-    pytest.param(3, dict(data=2, fsdp=2, seq=2), marks=pytest.mark.slow),
-    pytest.param(4, dict(data=1, fsdp=2, seq=2, tensor=2), marks=pytest.mark.slow),
+    pytest.param(3, dict(data=1, fsdp=2, seq=2, tensor=2), marks=pytest.mark.slow),
   ],
 )
 def test_mesh_does_not_show_in_loss_and_gradients(frames, sizes):

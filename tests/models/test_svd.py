@@ -304,8 +304,7 @@ SPLIT, TENSOR = dict(data=2, fsdp=2, seq=2), dict(data=1, fsdp=2, seq=2, tensor=
   "frames,sizes,levels",
   [
     (4, SPLIT, (1,)),
-    pytest.param(3, SPLIT, (1, 2), marks=pytest.mark.slow),
-    pytest.param(4, TENSOR, (1, 2), marks=pytest.mark.slow),
+    pytest.param(3, TENSOR, (1, 2), marks=pytest.mark.slow),
   ],
 )
 def test_mesh_does_not_show_in_loss_and_gradients(frames, sizes, levels):
