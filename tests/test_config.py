@@ -55,6 +55,7 @@ def test_missing_key_and_missing_section_are_named():
     ({"batch_size": 0}, "batch_size=0 must be >= 1"),
     ({"accumulate": 3}, "batch_size=8 is not divisible by accumulate=3"),
     ({"model__width": 33}, "width=33"),
+    ({"model__volumes": 3}, "must give the channels of each by name"),
     ({"optim__schedule": "linear"}, "no schedule 'linear'"),
     ({"denoiser__process": "cosin"}, "did you mean 'cosine'"),
     ({"condition__known_frames": 3}, "known=2 and condition.known_frames=3 must be equal"),

@@ -273,8 +273,18 @@ def channels_in(cfg: Any) -> int:
 
 
 def as_volumes(volumes: Any) -> tuple[tuple[str, int], ...]:
-  """A model's `volumes` as pairs of name and channels, by name; from such pairs or a mapping."""
-  return tuple(sorted((name, int(channels)) for name, channels in dict(volumes).items()))
+  """A model's `volumes` as pairs of name and channels, by name; from such pairs or a mapping.
+
+  Raises:
+    ValueError: they are neither, as is a value given on the command line.
+  """
+  try:
+    return tuple(sorted((str(name), int(channels)) for name, channels in dict(volumes).items()))
+  except (TypeError, ValueError):
+    raise ValueError(
+      f"volumes={volumes!r} must give the channels of each by name: in the experiment's file, "
+      "volumes=dict(low=3); on the command line, where that has some, --config.model.volumes.low=3"
+    ) from None
 
 
 # --- patches and positions --------------------------------------------------------------------
