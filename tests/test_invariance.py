@@ -77,10 +77,10 @@ def drawn(model):
   Where attention is uniform, and where it has settled on one key, gradients of queries and keys are
   differences that cancel.
   """
-  drawn = filled(model.abstract_params, 0.1)
+  params = filled(model.abstract_params, 0.1)
   if model.name != "dit":
-    drawn = jax.tree.map(jnp.add, jax.jit(model.init)(jax.random.key(0)), drawn)
-  return jax.device_get(drawn)  # kept for every mesh, so on none
+    params = jax.tree.map(jnp.add, jax.jit(model.init)(jax.random.key(0)), params)
+  return jax.device_get(params)  # kept for every mesh, so on none
 
 
 def together(tree):

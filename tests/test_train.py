@@ -211,12 +211,13 @@ class Late:
 def test_host_overhead_of_the_loop_is_at_most_2_percent_of_a_50_ms_step(tmp_path, monkeypatch):
   """A stated fake step: a device that sleeps 50 ms a step, in the order of dispatch."""
   real, device = program.compile_step, concurrent.futures.ThreadPoolExecutor(1)
-  slept = []
 
   def sleep():
     clock = time.perf_counter()
     time.sleep(0.05)
-    slept.append(time.perf_counter() - clock)
+    return time.perf_counter() - clock
+
+  alone = np.median([sleep() for _ in range(20)])  # with no host to wait for: the timer's own delay
 
   def slow(*args):
     step = real(*args)
@@ -236,7 +237,7 @@ def test_host_overhead_of_the_loop_is_at_most_2_percent_of_a_50_ms_step(tmp_path
     tmp_path / "run", total_steps=100, checkpoint__save_every_steps=1000, log_every_steps=10
   )
   spent = [line["step_s"] for line in lines(tmp_path / "run")][1:]
-  overhead = np.median(spent) / np.median(slept) - 1
+  overhead = np.median(spent) / alone - 1
   waited = result.seconds.data_wait / 100
   print(f"overhead {overhead:.2%} of a 50 ms step, data wait {waited * 1e3:.2f} ms a step")
   assert overhead <= 0.02

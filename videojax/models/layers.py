@@ -276,14 +276,14 @@ def as_volumes(volumes: Any) -> tuple[tuple[str, int], ...]:
   """A model's `volumes` as pairs of name and channels, by name; from such pairs or a mapping.
 
   Raises:
-    ValueError: they are neither, as is a value given on the command line.
+    ValueError: they are neither.
   """
   try:
-    return tuple(sorted((str(name), int(channels)) for name, channels in dict(volumes).items()))
+    return tuple(sorted((name, int(channels)) for name, channels in dict(volumes).items()))
   except (TypeError, ValueError):
     raise ValueError(
-      f"volumes={volumes!r} must give the channels of each by name: in the experiment's file, "
-      "volumes=dict(low=3); on the command line, where that has some, --config.model.volumes.low=3"
+      f"volumes={volumes!r} must give the channels of each by name, as volumes=dict(low=3) in the "
+      "experiment's file; --config.model.volumes.low=1 changes what the file has"
     ) from None
 
 
