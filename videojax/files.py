@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from videojax.errors import ConfigError
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -33,6 +35,55 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
   """Writes JSON of `finite(value)`."""
   write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    ConfigError: it is not there, cannot be read, or is not JSON; the file is named.
+  """
+  return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, where: Path | str) -> Any:
+  """The value of JSON text; NaN and infinity, which JSON has not, are refused.
+
+  Raises:
+    ConfigError: it is not JSON; `where` is named.
+  """
+
+  def refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+  try:
+    return json.loads(text, parse_constant=refuse)
+  except RecursionError:
+    raise ConfigError(f"{where} is damaged (nested too deeply)") from None
+  except ValueError as error:
+    raise ConfigError(f"{where} is damaged ({error})") from None
+
+
+def read_text(path: Path) -> str:
+  """Reads a UTF-8 text file, with or without a byte order mark.
+
+  Raises:
+    ConfigError: it is not there, is no file, may not be read, or is not UTF-8; the file is named.
+  """
+  try:
+    if path.exists() and not path.is_file():  # a pipe would wait for ever
+      raise ConfigError(f"{path} is no regular file")
+    return path.read_bytes().decode("utf-8-sig")
+  except FileNotFoundError:
+    raise ConfigError(f"{path} is not there") from None
+  except UnicodeDecodeError as error:
+    raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
+  except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+    if isinstance(error, ConfigError):
+      raise
+    raise ConfigError(
+      f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+    ) from None
 
 
 def finite(value: Any) -> Any:
