@@ -47,7 +47,7 @@ class Source(Indexed):
 
   def __init__(self, config: Config):
     super().__init__((config.frames, config.height, config.width, config.channels), None)
-    self.config = config
+    self.config, self.classes = config, config.classes
 
   def decode(self, carried: dict[str, UInt32[Array, " B"]]) -> dict[str, Any]:
     """`video` [B,T,H,W,C] standard normal, and the conditions that the config asks for."""

@@ -51,7 +51,10 @@ def test_missing_key_and_missing_section_are_named():
   [
     ({"model__name": "dut"}, "no architecture videojax/models/dut.py"),
     ({"model__name": "layers"}, "no architecture videojax/models/layers.py"),
-    ({"data__worlds__name": "wurlds"}, "no data source 'wurlds'"),
+    (
+      {"data__worlds__name": "wurlds"},
+      "no data source data_pipelines/wurlds.py: did you mean 'worlds'",
+    ),
     ({"batch_size": 0}, "batch_size=0 must be >= 1"),
     ({"accumulate": 3}, "batch_size=8 is not divisible by accumulate=3"),
     ({"model__width": 33}, "width=33"),
@@ -64,7 +67,7 @@ def test_missing_key_and_missing_section_are_named():
       "known_frames=0 must be between 1 and 3",
     ),
     ({"model__known": None}, "set model.known='last'"),
-    ({"ema": (0.5,)}, "sigma_rel=0.5"),
+    ({"ema": (0.5,)}, r"ema=\(0.5,\) must be .* in \(0, 0.28\)"),
   ],
 )
 def test_impossible_values_are_refused_with_names_and_values(changes, words):

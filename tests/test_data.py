@@ -117,7 +117,7 @@ def test_evaluation_takes_clips_from_all_of_a_finite_source():
 
 
 def test_unknown_source_is_named():
-  with pytest.raises(ValueError, match="no data source 'world'"):
+  with pytest.raises(ValueError, match="no data source data_pipelines/world.py"):
     pipeline("world")
   with pytest.raises(ValueError, match="weight=0"):
     tiny(data__worlds__weight=0)

@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from videojax import controls, files, rundir
-from videojax.config import Experiment, from_json
+from videojax.config import Experiment, from_json, to_json
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
 from videojax.inspect_run import opened
 from videojax.measures import physics
+from videojax.resume import open_checkpoints
 from videojax.sample import write_samples
 from videojax.task import Task
 
@@ -41,23 +42,25 @@ def continued(
     ConfigError: the stage takes no such clip.
   """
   out, shape = dict(example), example["video"].shape
-  volumes = [name for name, _ in task.model.config.volumes]
-  sparse = task.model.config.known is not None and task.condition.masks[0] == "sparse"
-  if "low" in volumes:
+  what = takes(task.model.config, task.condition.masks)
+  if "low" in what:
     st, sh, sw = task.controls.low
     small = (-(-shape[1] // st), shape[2] // sh, shape[3] // sw)
     _check(video.shape[1:4], small)
     held = jnp.repeat(video, st, 1)[:, : shape[1]]  # a frame of it stands for st of ours
     out |= {"low": controls.enlarge(held, shape), "low_noise": jnp.zeros(shape[0])}
-  if sparse:
+  if "sparse" in what:
     every = task.controls.every
     _check(video.shape[1:4], (-(-shape[1] // every), *shape[2:4]))
     out["video"] = jnp.zeros(shape).at[:, ::every].set(video)
-  if not sparse and "low" not in volumes:
-    raise ConfigError(
-      "a run in the middle of a cascade takes volume 'low' or mask 'sparse'; this one has neither"
-    )
   return out
+
+
+def takes(config: Any, masks: Sequence[str]) -> tuple[str, ...]:
+  """What a model goes on from: 'low', the clip to enlarge, 'sparse', the frames to fill between."""
+  low = any(name == "low" for name, _ in config.volumes)
+  sparse = config.known is not None and masks[0] == "sparse"
+  return ("low",) * low + ("sparse",) * sparse
 
 
 def _of_frames(e: Experiment, frames: int) -> Experiment:
@@ -83,6 +86,14 @@ def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> Non
     before: run directories, the first one first.
   """
   chain = [(from_json(rundir.read_config(Path(run))), Path(run)) for run in before]
+  for number, (e, run) in enumerate([*chain, (experiment, workdir)]):  # before any clip is made
+    rundir.check_same(run, rundir.read_config(run), to_json(e))
+    open_checkpoints(run, "cascade")
+    if number and not takes(e.model.config, e.condition.masks):
+      raise ConfigError(
+        f"{run}: a run in the middle of a cascade takes volume 'low' or mask 'sparse'; this one "
+        "has neither"
+      )
   made: Any = None
   size = 0
   for e, run in [*chain, (experiment, workdir)]:

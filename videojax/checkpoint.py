@@ -24,7 +24,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from videojax import distributed, integrity
+from videojax import distributed, integrity, settings
+from videojax.settings import Count
 
 _STATE, _MANIFEST, _FILES = "state", "manifest", "files.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # orbax's suffix of a step that is not committed
@@ -56,14 +57,12 @@ class CheckpointConfig:
     keep_every_steps: checkpoints of multiples of this step stay too; None: none do.
   """
 
-  save_every_steps: int
-  keep_last: int = 2
-  keep_every_steps: int | None = None
+  save_every_steps: Count
+  keep_last: Count = 2
+  keep_every_steps: Count | None = None
 
   def __post_init__(self) -> None:
-    if self.save_every_steps < 1:
-      raise ValueError(f"save_every_steps={self.save_every_steps} must be at least 1")
-    _check_retention(self.keep_last, self.keep_every_steps)
+    settings.check(self)
 
 
 @dataclasses.dataclass(frozen=True)

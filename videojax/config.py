@@ -6,19 +6,22 @@ The defaults of every setting stand once, in the dataclass that uses it; an expe
 
 import dataclasses
 import difflib
-import importlib
 import json
+import math
+import re
 import typing
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference
 
+from videojax import settings
 from videojax.checkpoint import CheckpointConfig
 from videojax.controls import ControlsConfig
 from videojax.data import LoaderConfig, SourceConfig, pipeline
+from videojax.diffusion import multidiffusion
 from videojax.diffusion.denoiser import Denoiser
 from videojax.diffusion.objective import Objective
 from videojax.diffusion.process import make_process
@@ -27,11 +30,14 @@ from videojax.errors import ConfigError, check_choice
 from videojax.evaluate import EvaluateConfig, first
 from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
+from videojax.settings import Count, Positive, Range, Regex, Seed, Width
 from videojax.sharding import MeshConfig
 from videojax.task import CodecSpec, ConditionConfig, ModelSpec, Task
 from videojax.xla_flags import PRESETS
 
 T = TypeVar("T")
+ClipsPerDevice = Annotated[float, Range(0, 2**16, open_low=True)]
+EmaWidth = Annotated[float, Range(0, 0.28, open_low=True, open_high=True)]  # optim.ema_gamma's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +47,13 @@ class DenoiserConfig:
   prediction: str
   process: str = "rectified_flow"
   process_settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  sigma_data: float = 1.0
+  sigma_data: Positive = 1.0
   time_unit: str = "t"
   input: str = "unit"
+
+  def __post_init__(self):
+    settings.check(self)
+    self.make()
 
   def make(self) -> Denoiser:
     process = make_process(self.process, **self.process_settings)
@@ -81,8 +91,8 @@ class Experiment:
     tensorboard: also write TensorBoard events (extra `tensorboard`).
   """
 
-  total_steps: int
-  batch_size: int
+  total_steps: Count
+  batch_size: Count
   model: ModelSpec
   data: Mapping[str, SourceConfig]
   denoiser: DenoiserConfig
@@ -91,11 +101,11 @@ class Experiment:
   optim: OptimConfig
   evaluate: EvaluateConfig
   checkpoint: CheckpointConfig
-  seed: int = 0
-  accumulate: int = 1
-  mup_base_width: int | None = None
-  clips_per_device: float | None = None
-  ema: tuple[float, ...] = (0.1,)
+  seed: Seed = 0
+  accumulate: Count = 1
+  mup_base_width: Width | None = None
+  clips_per_device: ClipsPerDevice | None = None
+  ema: tuple[EmaWidth, ...] = (0.1,)
   codec: CodecSpec = CodecSpec()
   controls: ControlsConfig = ControlsConfig()
   loader: LoaderConfig = LoaderConfig()
@@ -103,18 +113,15 @@ class Experiment:
   sampler: Sampler = Sampler()
   guidance: GuidanceConfig = GuidanceConfig()
   init_from: str | None = None
-  init_fresh: str | None = None
+  init_fresh: Regex | None = None
   branch_from: str | None = None
   xla_flags: tuple[str, ...] = ()
-  steps_per_dispatch: int = 1
-  log_every_steps: int = 10
+  steps_per_dispatch: Annotated[int, Range(1, 10_000)] = 1
+  log_every_steps: Count = 10
   tensorboard: bool = False
 
   def __post_init__(self):
-    counts = "total_steps", "batch_size", "accumulate", "steps_per_dispatch", "log_every_steps"
-    for name in counts:
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
+    settings.check(self)
     if self.batch_size % self.accumulate:
       raise ValueError(
         f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
@@ -137,7 +144,7 @@ class Experiment:
       return self
     return dataclasses.replace(self, batch_size=max(round(self.clips_per_device * number), 1))
 
-  def task(self, name: str, settings: Mapping[str, Any] | None = None) -> Task:
+  def task(self, name: str, changes: Mapping[str, Any] | None = None) -> Task:
     """The task on the training source `name`, with some of the source's settings replaced.
 
     Raises:
@@ -146,7 +153,7 @@ class Experiment:
     source, where = self.data[name], f"data.{name}"
     try:
       module = pipeline(source.name)
-      config = build(module.Config, {**source.settings, **(settings or {})}, where)
+      config = build(module.Config, {**source.settings, **(changes or {})}, where)
       known = self.condition.known_frames
       clip = getattr(config, "frames", 1) not in (1, None)
       if clip and known and getattr(config, "known", known) != known:
@@ -154,7 +161,7 @@ class Experiment:
           f"{where}.known={config.known} and condition.known_frames={known} must be equal: the "
           "known frames determine the rest of a clip"
         )
-      return Task(
+      task = Task(
         source=module.Source(config),
         codec=self.codec,
         model=self.model,
@@ -163,10 +170,14 @@ class Experiment:
         condition=self.condition,
         controls=self.controls,
       )
+      if self.sampler.window and name == next(iter(self.data)):
+        where = "sampler"
+        multidiffusion.starts(task.latent_shape[0], self.sampler.window, self.sampler.stride)
+      return task
     except ConfigError:
       raise
     except (ValueError, FileNotFoundError) as error:
-      raise ConfigError(f"{where}: {error}") from error
+      raise ConfigError(named(where, error)) from error
 
 
 # What makes two runs the same experiment (DESIGN section 3); the rest may change on resume.
@@ -192,17 +203,15 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
   """
   values = dict(config)
   for key in ("model", "data"):
-    if key not in values:
-      raise ConfigError(f"the config lacks {key!r}")
-  values["model"] = _model(dict(values["model"]))
+    if not isinstance(values.get(key), Mapping):
+      raise ConfigError(f"the config lacks {key!r}, whose settings stand in a dict")
+  values["model"] = ModelSpec(*_named("model", values["model"]))
   if "codec" in values:
-    values["codec"] = _codec(dict(values["codec"]))
-  values["data"] = {name: _source(name, dict(s)) for name, s in values["data"].items()}
-  hints = typing.get_type_hints(Experiment)
-  for key, value in values.items():
-    if isinstance(value, Mapping) and key != "data" and key in hints:
-      values[key] = build(hints[key], value, key)
-  return build(Experiment, values, "the config")
+    values["codec"] = CodecSpec(*_named("codec", values["codec"]))
+  values["data"] = {name: _source(name, s) for name, s in values["data"].items()}
+  for key in set(SECTIONS) & values.keys():
+    values[key] = build(SECTIONS[key], values[key], key)
+  return build(Experiment, values, "")
 
 
 def complete(config: ConfigDict) -> ConfigDict:
@@ -211,81 +220,122 @@ def complete(config: ConfigDict) -> ConfigDict:
   With it each setting can be changed on the command line (--config.optim.b2=.95), while its
   default stands in its dataclass alone. Unknown keys stay; `resolve` names them.
   """
-  hints = typing.get_type_hints(Experiment)
   values = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in config.items()}
-  defaults = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
-  for name, cls in defaults.items():
-    if name not in ("model", "codec"):
-      values[name] = _with_defaults(cls, values.get(name, {}))
-  if "model" in values:
-    module = importlib.import_module(f"videojax.models.{values['model']['name']}")
-    values["model"] = _with_defaults(module.Config, values["model"])
-  codec = {"name": CodecSpec().name, **values.get("codec", {})}
-  values["codec"] = _with_defaults(_codec_module(codec["name"]).Config, codec)
+  values["codec"] = {"name": CodecSpec().name, **values.get("codec", {})}
+  for name, cls in SECTIONS.items():
+    values[name] = _with_defaults(cls, values.get(name, {}))
+  for name in ("model", "codec"):
+    if name in values:
+      values[name] = _with_defaults(settings_of(f"{name}.name", values), values[name])
   for name, source in values.get("data", {}).items():
-    settings = _with_defaults(pipeline(source["name"]).Config, source)
-    values["data"][name] = {"weight": 1, **settings}
+    own = _with_defaults(settings_of(f"data.{name}.name", values), source)
+    values["data"][name] = {"weight": 1, **own}
   return ConfigDict(_with_defaults(Experiment, values))
 
 
 def _with_defaults(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+  """The values and the defaults of the fields beside them, as the command line can change them."""
   out = dict(values)
   for field in dataclasses.fields(cls):
-    if field.name in out:
+    if not field.init:
       continue
-    if field.default is not dataclasses.MISSING:
-      default = field.default
-      out[field.name] = placeholder(object) if default is None else default
-    elif field.default_factory is not dataclasses.MISSING:
+    if field.name not in out and field.default is not dataclasses.MISSING:
+      out[field.name] = field.default
+    elif field.name not in out and field.default_factory is not dataclasses.MISSING:
       out[field.name] = field.default_factory()
+    if field.name in out:
+      out[field.name] = _for_flags(settings.hints(cls)[field.name], out[field.name])
   return out
 
 
-def _model(values: dict[str, Any]) -> ModelSpec:
-  name = values.pop("name", None)
+def _for_flags(hint: Any, value: Any) -> Any:
+  """A value whose type tells config_flags how to read another one for it."""
+  kind = settings.plain(hint)
+  if kind is float and type(value) is int:
+    return float(value)
+  if kind in (int, float, str, bool) or typing.get_origin(kind) is tuple:
+    return tuple(value) if isinstance(value, list) else value
+  if isinstance(value, Mapping) or dataclasses.is_dataclass(kind):
+    return value
+  return FieldReference(value, field_type=object)  # None or text, anything: a Python literal
+
+
+# Sections of the experiment that are one dataclass each.
+SECTIONS: dict[str, Any] = {
+  name: hint
+  for name, hint in settings.hints(Experiment).items()
+  if dataclasses.is_dataclass(hint) and name not in ("model", "codec")
+}
+NAMED = {  # section -> package of its modules, what they are, what each has
+  "model": ("videojax.models", "architecture", ("Config", "Model")),
+  "codec": ("videojax.codecs", "codec", ("Config", "Codec")),
+  "data": ("data_pipelines", "data source", ("Config", "Source")),
+}
+
+
+def settings_of(key: str, config: Mapping[str, Any]) -> Any:
+  """The dataclass that `key` is a setting of; None where there is none.
+
+  Args:
+    key: dotted, as on the command line: 'optim.b2', 'data.clips.path'.
+    config: the experiment's nested dict.
+  Raises:
+    ConfigError: a model, codec or data source that there is not.
+  """
+  section, *rest = key.split(".")
+  if not rest:
+    return Experiment
+  if section not in NAMED:
+    return SECTIONS.get(section) if len(rest) == 1 else None
+  if len(rest) != (2 if section == "data" else 1):
+    return None
+  where = ".".join([section, *rest[:-1]])
+  values = config[section][rest[0]] if section == "data" else config[section]
+  return _module(section, where, values).Config
+
+
+def _module(section: str, where: str, values: Mapping[str, Any]) -> ModuleType:
+  name = values.get("name", CodecSpec().name if section == "codec" else None)
   try:
-    module = importlib.import_module(f"videojax.models.{name}")
-    module.Config, module.Model  # noqa: B018 (a helper file is no architecture)
-  except (ModuleNotFoundError, AttributeError):
-    raise ConfigError(
-      f"model.name={name!r}: there is no architecture videojax/models/{name}.py"
-    ) from None
-  return ModelSpec(name, build(module.Config, values, "model"))
-
-
-def _codec(values: dict[str, Any]) -> CodecSpec:
-  name = values.pop("name", CodecSpec().name)
-  return CodecSpec(name, build(_codec_module(name).Config, values, "codec"))
-
-
-def _codec_module(name: str) -> ModuleType:
-  try:
-    return importlib.import_module(f"videojax.codecs.{name}")
-  except ModuleNotFoundError:
-    raise ConfigError(f"codec.name={name!r}: there is no codec videojax/codecs/{name}.py") from None
-
-
-def _source(name: str, values: dict[str, Any]) -> SourceConfig:
-  if "name" not in values:
-    raise ConfigError(f"data.{name} lacks 'name', the module of data_pipelines/ that it comes from")
-  module, weight = values.pop("name"), values.pop("weight", 1)
-  try:
-    return SourceConfig(module, weight, _tuples(values))
+    return settings.module(NAMED[section][0], name, *NAMED[section][1:])
   except ValueError as error:
-    raise ConfigError(f"data.{name}: {error}") from error
+    raise ConfigError(f"{where}.{error}") from None
 
 
-def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+def _named(section: str, values: Any) -> tuple[str, Any]:
+  """(name of the module, its Config) of the settings of a model or a codec."""
+  if not isinstance(values, Mapping):
+    raise ConfigError(f"{section}={values!r} must be settings by name")
+  module = _module(section, section, values)
+  own = {key: value for key, value in values.items() if key != "name"}
+  return module.__name__.rpartition(".")[2], build(module.Config, own, section)
+
+
+def _source(name: str, values: Any) -> SourceConfig:
+  if not isinstance(values, Mapping) or "name" not in values:
+    raise ConfigError(f"data.{name} lacks 'name', the module of data_pipelines/ that it comes from")
+  _module("data", f"data.{name}", values)
+  own = {key: value for key, value in values.items() if key not in ("name", "weight")}
+  parts = {"name": values["name"], "weight": values.get("weight", 1), "settings": _tuples(own)}
+  return build(SourceConfig, parts, f"data.{name}")
+
+
+def build(cls: type[T], values: Any, where: str) -> T:
   """`cls(**values)`, with errors for people.
 
+  Args:
+    where: the key of these settings; '': the experiment itself.
   Raises:
     ConfigError: on an unknown key (the nearest right one is named), a missing one, or a value
       that the dataclass refuses.
   """
+  what = where or "the config"
+  if not isinstance(values, Mapping):
+    raise ConfigError(f"{what}={values!r} must be settings by name")
   fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
   for key in values:
     if key not in fields:
-      raise ConfigError(unknown(key, list(fields), where))
+      raise ConfigError(unknown(key, list(fields), what))
   missing = [
     name
     for name, f in fields.items()
@@ -294,13 +344,20 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     and name not in values
   ]
   if missing:
-    raise ConfigError(f"{where} lacks {', '.join(missing)}, which has no default")
+    raise ConfigError(f"{what} lacks {', '.join(missing)}, which has no default")
   try:
-    return cls(**_tuples(values))
-  except (ValueError, TypeError) as error:
+    return cls(**settings.checked(cls, values))
+  except ValueError as error:
     if isinstance(error, ConfigError):
       raise
-    raise ConfigError(f"{where}: {error}") from error
+    raise ConfigError(named(where, error)) from error
+
+
+def named(where: str, error: Exception) -> str:
+  """What an error says, under the key `where`; with its full key, if it begins with a setting."""
+  if not re.match(r"\w+=", str(error)):
+    return f"{where or 'the config'}: {error}"
+  return f"{where}.{error}" if where else str(error)
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,8 +366,8 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unknown(key: str, known: list[str], where: str) -> str:
-  close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-  hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
+  close = [repr(name) for name in difflib.get_close_matches(key, known, n=3, cutoff=0.5)]
+  hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(sorted(known))}"
   return f"{where} has no key {key!r}: {hint}"
 
 
@@ -322,6 +379,8 @@ def to_json(value: Any) -> Any:
     return {str(k): to_json(v) for k, v in value.items()}
   if isinstance(value, tuple | list):
     return [to_json(v) for v in value]
+  if isinstance(value, float) and math.isinf(value):  # which JSON has not; `settings` reads this
+    return "Infinity" if value > 0 else "-Infinity"
   return value
 
 

@@ -9,13 +9,15 @@ Shapes: B batch, T frames, H W height width, C channels.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from videojax import settings
 from videojax.errors import check_choice
+from videojax.settings import MOST, NonNegative, Range, Width
 
 WHOLE = ("start", "one", "none", "ends", "sparse")  # masks that give whole frames
 MASKS = (*WHOLE, "repaint", "canvas")
@@ -38,17 +40,14 @@ class ControlsConfig:
       followed (Esser et al. 2023, arXiv:2302.03011, section 3.3); none when measured.
   """
 
-  every: int = 4
-  low: tuple[int, int, int] = (1, 4, 4)
-  low_noise: float = 0.5
-  first_noise: tuple[float, float] = (-3.0, 0.5)
-  blurs: int = 8
+  every: Annotated[int, Range(2, MOST)] = 4
+  low: tuple[Width, Width, Width] = (1, 4, 4)
+  low_noise: NonNegative = 0.5
+  first_noise: tuple[float, NonNegative] = (-3.0, 0.5)
+  blurs: Annotated[int, Range(1, 256)] = 8
 
   def __post_init__(self):
-    if self.every < 2 or self.blurs < 1 or min(self.low) < 1:
-      raise ValueError(
-        f"every={self.every} must be >= 2, blurs={self.blurs} and low={self.low} >= 1"
-      )
+    settings.check(self)
 
 
 # --- parts that are given ---------------------------------------------------------------------

@@ -7,13 +7,15 @@ batch is of one kind, and kind k's examples are counted by its own earlier steps
 """
 
 import dataclasses
-import importlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
+
+from videojax import settings
+from videojax.settings import Range
 
 Carried = dict[str, Any]
 ENDLESS = 2**31 - 1  # rows that a loader can count; training stops long before
@@ -21,7 +23,10 @@ ENDLESS = 2**31 - 1  # rows that a loader can count; training stops long before
 
 @runtime_checkable
 class Source(Protocol):
-  """What a data source gives: cheap things to carry, and how they become clips on the device."""
+  """What a data source gives: cheap things to carry, and how they become clips on the device.
+
+  One whose examples have a `label` also has `classes`, how many there are.
+  """
 
   shape: tuple[int, int, int, int]  # (T, H, W, C)
   finite: bool
@@ -36,12 +41,11 @@ class SourceConfig:
   """A source of a mixture: module name, weight, and the settings of the module's Config."""
 
   name: str
-  weight: int
+  weight: Annotated[int, Range(1, 10_000)]  # a cycle of the mixture is laid out in memory
   settings: Mapping[str, Any]
 
   def __post_init__(self):
-    if self.weight < 1:
-      raise ValueError(f"weight={self.weight} of source {self.name!r} must be a whole number >= 1")
+    settings.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,24 +57,20 @@ class LoaderConfig:
     prefetch: rows read ahead.
   """
 
-  threads: int = 2
-  prefetch: int = 64
+  threads: Annotated[int, Range(0, 1024)] = 2
+  prefetch: Annotated[int, Range(0, 2**20)] = 64
+
+  def __post_init__(self):
+    settings.check(self)
 
 
-def pipeline(name: str) -> Any:
+def pipeline(name: Any) -> Any:
   """The module data_pipelines.<name>.
 
   Raises:
     ValueError: if there is no such data source.
   """
-  try:
-    return importlib.import_module(f"data_pipelines.{name}")
-  except ModuleNotFoundError as error:
-    if error.name != f"data_pipelines.{name}":
-      raise
-    raise ValueError(
-      f"there is no data source {name!r}: no file data_pipelines/{name}.py"
-    ) from None
+  return settings.module("data_pipelines", name, "data source", ("Config", "Source"))
 
 
 class Mixture:
@@ -175,21 +175,34 @@ class Loader:
 
 
 class Stretch:
-  """An endless source from another beginning: each seed and kind has its own stretch of it."""
+  """An endless source in an order of its own for each seed and kind.
+
+  Seeds below 1024 read the source from beginnings that are 2^31 / 1024 examples apart, as far as
+  the next one's. What lies beyond, and other seeds, read it by i -> a i + b modulo its prime
+  length, which is a permutation, with a and b drawn from seed and kind.
+  """
 
   def __init__(self, source: Source, seed: int, kind: int):
-    # Far enough apart that no run reaches the next one's: 2^31 / 1024 examples.
-    self.source, self.first = source, ((seed * 61 + kind) % 1024) * (len(source) // 1024)
+    self.source, reach = source, len(source) // 1024
+    self.first = ((seed * 61 + kind) % 1024) * reach
+    self.reach = reach if seed < 1024 else 0
+    a, b = np.random.SeedSequence([seed, kind]).generate_state(2)
+    self.factor, self.offset = int(a) % (len(source) - 1) + 1, int(b)
 
   def __getitem__(self, index: int | np.ndarray) -> Carried:
-    return self.source[(self.first + index) % len(self.source)]
+    near = self.first + index
+    far = (index % len(self.source)) * self.factor + self.offset  # below 2^63
+    return self.source[np.where(index < self.reach, near, far) % len(self.source)]
 
 
 def order(source: Source, seed: int, kind: int) -> Any:
   """Position -> example: shuffled anew each epoch, or, of an endless source, from the seed on."""
   if not source.finite:
     return Stretch(source, seed, kind)
-  return grain.MapDataset.source(source).seed(seed * 1024 + kind).shuffle().repeat()
+  shuffle = seed * 1024 + kind
+  if shuffle >= 2**32:  # all that the shuffle takes
+    shuffle = int(np.random.SeedSequence([seed, kind]).generate_state(1)[0])
+  return grain.MapDataset.source(source).seed(shuffle).shuffle().repeat()
 
 
 def spread(source: Source, clips: int) -> np.ndarray:

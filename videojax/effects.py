@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 
 from videojax import controls, files, media
 from videojax.config import Experiment
-from videojax.evaluate import Evaluator
+from videojax.errors import ConfigError
+from videojax.evaluate import Evaluator, check_finite
 from videojax.inspect_run import opened
 from videojax.measures.unmix import checked_state, exact, observe_clip
 from videojax.sample import GuidanceConfig, generate
@@ -80,7 +81,9 @@ class Steered:
     for name, channels in config.volumes:
       nothing = jnp.zeros((*self.truth.shape[:-1], channels))
       example[name] = given.get(name, nothing)
-    return np.asarray(self._generate(self.params, example, guidance))
+    video = self._generate(self.params, example, guidance)
+    check_finite(video)
+    return np.asarray(video)
 
   def given(self, name: str) -> list[bool]:
     """Which frames a mask gives whole; those of 'start' under any name of no such mask."""
@@ -258,6 +261,11 @@ def _temporal(s: Steered) -> list[Effect]:
   return out
 
 
+def sees_images(e: Experiment) -> bool:
+  """Whether frames alone are among the training data, which temporal guidance needs."""
+  return any(source.settings.get("frames") == 1 for source in e.data.values())
+
+
 def measured(s: Steered) -> list[Effect]:
   """Effects of all controls that the model declares."""
   config, task = s.task.model.config, s.task
@@ -271,8 +279,7 @@ def measured(s: Steered) -> list[Effect]:
     ("brush" in volumes, lambda: _strokes(s)),
     ("edges" in volumes, lambda: _structure(s)),
     (len(task.condition.masks) > 1, lambda: _parts(s)),
-    (any(x.settings.get("frames") == 1 for x in s.evaluator.experiment.data.values()),
-     lambda: _temporal(s)),
+    (sees_images(s.evaluator.experiment), lambda: _temporal(s)),
   ]  # fmt: skip
   return [effect for there, measure in rows if there for effect in measure()]
 
@@ -295,6 +302,12 @@ def pictures(s: Steered, rows: int = 6) -> dict[str, np.ndarray]:
 
 def effects(experiment: Experiment, workdir: Path) -> None:
   """Measures the controls of a run -> effects.json, and effects/*.webp."""
+  config, masks = experiment.model.config, experiment.condition.masks
+  if not (config.scalars or config.volumes or len(masks) > 1 or sees_images(experiment)):
+    raise ConfigError(
+      f"{workdir} has no control to measure: its model takes no scalars and no volumes, and its "
+      "condition.masks is one; experiments/controls.py trains some (docs/controls.md)"
+    )
   with opened(experiment, workdir) as (evaluator, params, step):
     steered = Steered(evaluator, params)
     table = measured(steered)

@@ -9,6 +9,10 @@ class ConfigError(ValueError):
   """A setting that cannot be used; shown without a traceback."""
 
 
+class NotFiniteError(ArithmeticError):
+  """A loss, a clip or a measure is NaN or infinite; shown without a traceback."""
+
+
 def require_extra(module: str, extra: str) -> None:
   """Raises ConfigError, with the command that helps, where an optional package is missing."""
   try:

@@ -3,18 +3,20 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from videojax import settings
 from videojax.data import spread, stack_examples
-from videojax.errors import ConfigError, check_choice
+from videojax.errors import ConfigError, NotFiniteError, check_choice
 from videojax.measures import frozen, fvd, i3d, physics
 from videojax.media import to_uint8
 from videojax.sample import generate
+from videojax.settings import Count, Natural, Range
 from videojax.sharding import local_rows, put_batch, whole_batch
 
 if TYPE_CHECKING:
@@ -41,20 +43,18 @@ class EvaluateConfig:
   splits: Mapping[str, Mapping[str, Any]]
   main: str | None = None
   source: str | None = None
-  clips: int = 256
-  coherence_clips: int = 64
-  reference_clips: int = 1024
-  fvd_clips: int = 0
+  clips: Count = 256
+  coherence_clips: Natural = 64
+  reference_clips: Count = 1024
+  fvd_clips: Natural = 0
   fvd_weights: str | None = None
-  batch_size: int = 32
+  batch_size: Annotated[int, Range(1, 2**16)] = 32
 
   def __post_init__(self):
+    settings.check(self)
     if not self.splits:
       raise ValueError("evaluate.splits is empty: name at least one")
     object.__setattr__(self, "splits", first(self.splits, self.main, "evaluate.main"))
-    for name in ("clips", "reference_clips", "batch_size"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"evaluate.{name}={getattr(self, name)} must be >= 1")
 
 
 def first(choices: Mapping[str, Any], chosen: str | None, setting: str) -> dict[str, Any]:
@@ -117,7 +117,49 @@ class Evaluator:
     self._encode = jax.jit(lambda params, example: self.train_task.prepare(params, example)[0])
     self._errors = jax.jit(self._level_errors)
     task, e = self.train_task, experiment
-    self.generate = jax.jit(lambda p, example: generate(task, e.sampler, e.guidance, p, example))
+    self._generate = jax.jit(lambda p, example: generate(task, e.sampler, e.guidance, p, example))
+    self._checked = False
+
+  def check(self, params: dict) -> None:
+    """Traces, on shapes, what measuring and sampling do: before a run, not at its end.
+
+    Args:
+      params: abstract weights, the codec's among them.
+    Raises:
+      ConfigError: a setting of the sampler, of guidance or of a split that does not fit.
+    """
+    if self._checked:
+      return
+    for split, source in self._sources.items():
+      try:
+        rows = jax.tree.map(self._abstract, stack_examples(source, [0]))
+        example = jax.eval_shape(self._decode[split], rows)
+        jax.eval_shape(self._errors, params, example)
+        jax.eval_shape(self._generate, params, example)
+      except (TypeError, ValueError) as error:  # shapes that do not fit raise either
+        where = "sampling as training's clips" if split is None else f"evaluate.splits.{split}"
+        raise ConfigError(f"{where}: {error}") from error
+    frames = self.train_task.source.shape[0]
+    if self.config.fvd_clips and frames < i3d.MIN_FRAMES:
+      raise ConfigError(
+        f"evaluate.fvd_clips={self.config.fvd_clips}: I3D needs clips of at least "
+        f"{i3d.MIN_FRAMES} frames, these have {frames}"
+      )
+    self._checked = True
+
+  def _abstract(self, x: np.ndarray) -> jax.ShapeDtypeStruct:
+    """One row -> shapes of a batch of them."""
+    return jax.ShapeDtypeStruct((self.batch, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
+
+  def generate(self, params: dict, example: dict[str, Any]) -> jax.Array:
+    """One sampled clip for each row of a decoded example; see `sample.generate`.
+
+    Raises:
+      NotFiniteError: a clip has a number that is NaN or infinite.
+    """
+    video = self._generate(params, example)
+    check_finite(video)
+    return video
 
   def examples(self, split: str | None, clips: int) -> Iterator[tuple[dict[str, Any], int]]:
     """(decoded batch, number of real rows) of a fixed set of clips; None: the training data.
@@ -160,7 +202,13 @@ class Evaluator:
     """The frozen loss of these weights on a split; None: the first one."""
     batches = self.examples(split or self.first, self.config.clips)
     errors = [_host(self._errors(params, b))[:n] for b, n in batches]
-    return frozen.summarize(np.concatenate(errors), self.reference(params).total)
+    loss = frozen.summarize(np.concatenate(errors), self.reference(params).total)
+    if not np.isfinite(loss.mean):
+      raise NotFiniteError(
+        f"the frozen loss on split {split or self.first} is {loss.mean}: these weights have "
+        "diverged, or an example is not finite; go on from an earlier checkpoint by branch_from"
+      )
+    return loss
 
   def ignorance(self, params: dict) -> dict[str, float]:
     """The frozen loss of the zero model and of the best per-pixel affine denoiser."""
@@ -264,6 +312,21 @@ def _measure(video: Any, state: Any, extent: float, fps: float, known: int) -> d
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _extrapolate(video: Any, state: Any, extent: float, fps: float, known: int) -> Any:
   return physics.extrapolate(video, state, extent=extent, fps=fps, known=known)
+
+
+def check_finite(video: jax.Array) -> None:
+  """Raises NotFiniteError if sampled clips hold a number that is NaN or infinite."""
+  if not bool(jax.device_get(_all_finite(video))):
+    raise NotFiniteError(
+      "sampled clips are not finite: guidance that is too strong or a sampler that does not suit "
+      "the weights does this; the same command with another --config.guidance.scale or "
+      "--config.sampler.* samples these weights again"
+    )
+
+
+@jax.jit
+def _all_finite(video: jax.Array) -> jax.Array:
+  return jax.numpy.isfinite(video).all()
 
 
 def _host(x: jax.Array) -> np.ndarray:

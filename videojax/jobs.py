@@ -133,7 +133,8 @@ def is_finished(job: Job, workdir: Path) -> bool:
   """Whether the cell's record is there, or it failed in a way that repeats itself."""
   run = workdir / "cells" / job.cell.name
   if (run / "failed.json").exists():
-    return str(rundir.read_json(run / "failed.json")["why"]).startswith("Diverged")
+    why = str(rundir.read_json(run / "failed.json")["why"])
+    return why.startswith(("Diverged", "NotFiniteError"))
   return finished_steps(run) == job.experiment.total_steps
 
 

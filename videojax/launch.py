@@ -5,7 +5,6 @@ Flags -> config -> one mode. No logic here.
 
 import dataclasses
 import os
-import runpy
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from videojax import log
-from videojax.errors import ConfigError, check_choice
+from videojax.errors import ConfigError, NotFiniteError, check_choice
 from videojax.host import (
   compilation_cache,
   keep_freed_memory,
@@ -31,10 +29,11 @@ MANY = ("train", "evaluate", "sample", "bench")  # modes that several processes 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """A command line: its flags, and the experiment file's dict with its overrides."""
+  """A command line: its flags, the experiment file and that file's dict with its overrides."""
 
   flags: flags.FlagValues
   config: dict[str, Any]
+  file: Any  # an overrides.ExperimentFile; None where --help alone is asked for
 
   @property
   def workdir(self) -> Path:
@@ -112,19 +111,19 @@ def sweep(c: Command) -> None:
   from videojax.scaling.cells import part_of
   from videojax.sweep import sweep
 
-  path, _, argument = config_flags.get_config_filename(c.flags["config"]).partition(":")
-  module = runpy.run_path(path)
-  if "get_sweep" not in module:
-    raise ConfigError(f"{path} defines no get_sweep(): it is an experiment, not a sweep")
-  cells = module["get_sweep"](argument)
+  assert c.file is not None
+  if "get_sweep" not in c.file.names:
+    raise ConfigError(f"{c.file.path} defines no get_sweep(): it is an experiment, not a sweep")
+  cells = c.file.call("get_sweep")
   if c.flags.list:
     list_cells(c.config, cells, c.workdir)
     return
-  limit, notes = c.flags["max-seconds"].value, module.get("get_notes", lambda _: {})
+  limit = c.flags["max-seconds"].value
+  notes = c.file.call("get_notes") if "get_notes" in c.file.names else {}
   try:
     sweep(
       c.config, cells, c.workdir, part=part_of(c.flags.cells, len(cells)),
-      max_seconds=float("inf") if limit is None else limit, notes=notes(argument),
+      max_seconds=float("inf") if limit is None else limit, notes=notes,
     )  # fmt: skip
   except ValueError as error:  # of the cells, the prediction or the report
     raise ConfigError(str(error)) from error
@@ -142,15 +141,10 @@ def parse(argv: list[str]) -> Command:
   Raises:
     ConfigError: it cannot be understood; what is wrong, in a line.
   """
+  from videojax import overrides  # slow to import: handlers of signals stand before
+
   values = flags.FlagValues()
   define: dict[str, Any] = {"flag_values": values}
-  config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "experiment file, with :arg for its variant; --config.a.b=value",
-    sys_argv=argv,
-    **define,
-  )
   flags.DEFINE_string("workdir", None, "run directory", **define)
   flags.DEFINE_string("mode", "train", f"one of {', '.join(MODES)}", **define)
   flags.DEFINE_string("cells", None, "sweep: i:j, only these of its cells", **define)
@@ -169,24 +163,31 @@ def parse(argv: list[str]) -> Command:
   flags.DEFINE_float("wait-for-hosts", 300.0, "seconds for all processes to come", **define)
   flags.DEFINE_float("lost-after", 100.0, "seconds without a sign of life of a process", **define)
   flags.DEFINE_bool("help", False, "show this", **define)
+  file, config = None, {}
   try:
+    text, argv = overrides.experiment_file(values.read_flags_from_files(argv, force_gnu=False))
+    if text is None:
+      about = "experiment file, with :arg for its variant; --config.a.b=value"
+      flags.DEFINE_string("config", None, about, **define)
+    else:
+      file = overrides.ExperimentFile.run(text)
+      experiment = file.config()
+      config = experiment.to_dict()
+      argv = overrides.define(experiment, argv, values)
     rest = values(argv)[1:]
-    # A file that is not there raises only when its content is asked for.
-    config = None if values.config is None else values.config.to_dict()
-  except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
-    text = str(error.args[0] if len(error.args) == 1 else error)
-    if "Traceback" in text:  # of the experiment file, which says what is wrong in its last line
-      text = f"--config: {text.rpartition('Error: ')[2]}"
-    raise ConfigError(" ".join(text.split())) from error
+  except ConfigError:
+    raise
+  except (flags.Error, TypeError, KeyError, ValueError) as error:  # what config_flags raises
+    raise ConfigError(overrides.explain(error, config)) from error
   if rest:
     raise ConfigError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
   check_choice("mode", values.mode, MODES)
-  if not values.help and (config is None or values.workdir is None):
+  if not values.help and (file is None or values.workdir is None):
     raise ConfigError(
       "--config=FILE and --workdir=DIR are needed, e.g. "
       "--config=experiments/quickstart.py --workdir=runs/quickstart"
     )
-  return Command(values, config or {})
+  return Command(values, {} if file is None else values.config.to_dict(), file)
 
 
 def main(argv: list[str]) -> int:
@@ -244,7 +245,7 @@ def run(command: Command) -> int:
 
   from videojax import distributed
   from videojax.checkpoint import CheckpointError
-  from videojax.train import Diverged, Preempted
+  from videojax.train import Preempted
 
   if jax.default_backend() == "cpu":
     keep_freed_memory()
@@ -254,7 +255,7 @@ def run(command: Command) -> int:
   except Preempted as stop:
     print(f"{stop}; the same command continues")
     return STOPPED
-  except (ConfigError, CheckpointError, Diverged) as error:
+  except (ConfigError, CheckpointError, NotFiniteError) as error:
     log.error(distributed.signed(str(error)))
     return 1
   except OSError as error:  # a disk that is full, a directory that may not be written

@@ -7,7 +7,7 @@ is data: runs that differ in rate, schedule or length share one compiled step.
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,12 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from videojax import settings
 from videojax.errors import check_choice
+from videojax.settings import Natural, NonNegative, Positive, Range, Regex
 from videojax.sharding import path_name
+
+Decay = Annotated[float, Range(0, 1, open_high=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,26 +41,23 @@ class OptimConfig:
     freeze: regular expression; parameters whose path it matches (from the start) stay as they are.
   """
 
-  learning_rate: float
+  learning_rate: Positive
   name: str = "adamw"
-  muon_learning_rate: float = 0.02
+  muon_learning_rate: Positive = 0.02
   schedule: str = "constant"
-  warmup_steps: int = 0
-  decay_fraction: float = 0.2
-  b1: float = 0.9
-  b2: float = 0.99
-  eps: float = 1e-8
-  weight_decay: float = 0.0
-  clip: float = 1.0
-  freeze: str | None = None
+  warmup_steps: Natural = 0
+  decay_fraction: Annotated[float, Range(0, 1, open_low=True)] = 0.2
+  b1: Decay = 0.9
+  b2: Decay = 0.99
+  eps: Positive = 1e-8
+  weight_decay: NonNegative = 0.0
+  clip: NonNegative = 1.0
+  freeze: Regex | None = None
 
   def __post_init__(self):
+    settings.check(self)
     check_choice("optimizer", self.name, ("adamw", "muon"))
     check_choice("schedule", self.schedule, ("constant", "cosine", "wsd"))
-    if not 0 < self.decay_fraction <= 1:
-      raise ValueError(f"decay_fraction={self.decay_fraction} must be in (0, 1]")
-    if self.learning_rate <= 0:
-      raise ValueError(f"learning_rate={self.learning_rate} must be > 0")
 
   def decay_start(self, total_steps: int) -> int:
     """The first step whose learning rate depends on total_steps."""

@@ -6,6 +6,7 @@ A `Program` is what runs of one size have in common; a sweep hands it from cell 
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,35 @@ def check_loss(e: Experiment, tasks: dict[str, Task]) -> None:
       if e.model.config.channels != channels:
         raise ConfigError(f"model.channels={e.model.config.channels}, the data has {channels}")
       jax.eval_shape(task.loss, task.abstract_params, rows, keys)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # shapes that do not fit raise either
       raise ConfigError(f"data.{name}: {error}") from error
+
+
+def check_memory(program: "Program") -> None:
+  """The state and its gradients fit each device, before anything is allocated.
+
+  Raises:
+    ConfigError: they do not; by how much, and where to look.
+  """
+  gradients = program.abstract.trainable
+  leaves = jax.tree.leaves((program.abstract, gradients))
+  share = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+  need, (limit, what) = sum(map(share, leaves)), memory_of(jax.local_devices()[0])
+  if need > limit:
+    raise ConfigError(
+      f"parameters, optimizer, averages and gradients need {need / 2**30:,.1f} GiB on each device, "
+      f"{what} has {limit / 2**30:,.1f}: a smaller model, or more devices (mesh.fsdp); "
+      "--mode=plan says what each part takes"
+    )
+
+
+def memory_of(device: jax.Device) -> tuple[float, str]:
+  """(bytes that a device of this process may use, its name); of CPU devices each its share."""
+  stats = device.memory_stats() or {}
+  if "bytes_limit" in stats:
+    return stats["bytes_limit"], device.device_kind
+  whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  return whole / jax.local_device_count(), "its share of this machine"
 
 
 def mup_rules(e: Experiment) -> Mapping[str, mup.Rule] | None:

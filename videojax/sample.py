@@ -2,16 +2,17 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from videojax import media
+from videojax import media, settings
 from videojax.data import caption_text
 from videojax.diffusion.guidance import guided
 from videojax.diffusion.multidiffusion import window_of, windowed
@@ -19,6 +20,7 @@ from videojax.diffusion.samplers import Sampler, sample
 from videojax.errors import check_choice
 from videojax.files import replacing
 from videojax.models.cond import DROPPABLE, Cond, as_images, cut_cond, drop, each_frame
+from videojax.settings import NonNegative, Range, Share
 from videojax.task import Task
 
 SEED = 7  # of the noise that samples start from; a constant, so that runs compare
@@ -29,22 +31,22 @@ class GuidanceConfig:
   """Classifier-free guidance; scale 1 is none. See diffusion/guidance.py.
 
   Attributes:
+    interval: levels, in sigma / alpha, where it acts; its default, all of them, ends at infinity,
+      which is the level where sampling starts under most processes.
     drop: what the unconditional branch goes without (cond.DROPPABLE).
   """
 
   scale: float = 1.0
-  interval: tuple[float, float] = (0.0, 1e6)
-  rescale: float = 0.0
+  interval: tuple[NonNegative, Annotated[float, Range(0, infinite=True)]] = (0.0, math.inf)
+  rescale: Share = 0.0
   last: float | None = None
   temporal: float = 1.0
   drop: tuple[str, ...] = DROPPABLE
 
   def __post_init__(self):
-    low, high = self.interval
-    if not 0 <= low < high:
-      raise ValueError(f"interval={self.interval} must be 0 <= low < high, in sigma / alpha")
-    if not 0 <= self.rescale <= 1:
-      raise ValueError(f"rescale={self.rescale} must be in [0, 1]")
+    settings.check(self)
+    if not self.interval[0] < self.interval[1]:
+      raise ValueError(f"interval={self.interval} must be (low, high) with low < high")
     for name in self.drop:
       check_choice("condition to drop", name, DROPPABLE)
 

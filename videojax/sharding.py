@@ -14,16 +14,19 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from videojax import settings
 from videojax.errors import ConfigError
+from videojax.settings import MOST, Range
 
 MESH_AXES = ("data", "fsdp", "seq", "tensor")
+Size = Annotated[int, Range(-1, MOST)]  # of a mesh axis
 
 # logical name -> mesh axes, or None for never sharded.
 RULES: dict[str, tuple[str, ...] | None] = {
@@ -49,12 +52,13 @@ RULES: dict[str, tuple[str, ...] | None] = {
 class MeshConfig:
   """Mesh sizes; one of them may be -1: what is left of the devices."""
 
-  data: int = -1
-  fsdp: int = 1
-  seq: int = 1
-  tensor: int = 1
+  data: Size = -1
+  fsdp: Size = 1
+  seq: Size = 1
+  tensor: Size = 1
 
   def __post_init__(self):
+    settings.check(self)
     sizes = dataclasses.astuple(self)
     if sum(size == -1 for size in sizes) > 1 or any(size < 1 and size != -1 for size in sizes):
       raise ValueError(f"mesh={dataclasses.asdict(self)}: sizes are >= 1, at most one may be -1")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from videojax import files, jobs, rundir
 from videojax.checkpoint import CheckpointError
-from videojax.errors import ConfigError
+from videojax.errors import ConfigError, NotFiniteError
 from videojax.jobs import Job
 from videojax.log import clock_text
 from videojax.program import Program
@@ -25,7 +25,7 @@ from videojax.scaling.cells import Cell, read_sweep
 from videojax.scaling.predict import predict
 from videojax.scaling.report import report
 from videojax.sharding import make_mesh
-from videojax.train import Diverged, Preempted, train
+from videojax.train import Preempted, train
 
 
 def sweep(
@@ -89,7 +89,7 @@ def run_all(
       raise Preempted(f"cell {job.cell.name}: {stop}") from None
     except ConfigError as error:
       raise ConfigError(f"cell {job.cell.name}: {error}") from None
-    except (Diverged, CheckpointError, jax.errors.JaxRuntimeError, ValueError) as error:
+    except (NotFiniteError, CheckpointError, jax.errors.JaxRuntimeError, ValueError) as error:
       why = f"{type(error).__name__}: {error}"
       files.write_json(run / "failed.json", {"time": rundir.now(), "why": why})
       said += f"  FAILED: {why}"

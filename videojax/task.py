@@ -7,9 +7,10 @@ This is the seam: the loop knows `loss(params, rows, keys) -> [B]`, measures and
 import dataclasses
 import functools
 import importlib
+import math
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from videojax import settings
 from videojax.codecs import identity
 from videojax.controls import (
   MADE,
@@ -36,11 +38,13 @@ from videojax.errors import check_choice
 from videojax.models.cond import DROPPABLE, Cond, drop, drop_one, named
 from videojax.models.layers import ParamInfo, param_info
 from videojax.scaling import flops
+from videojax.settings import MOST, Natural, Range
 
 # A row's key is folded with these; 0 to 2 are the objective's (time, noise, network).
 _DROP, _MASK, _CONTROL, _DROP_EACH = 3, 4, 5, 6  # and one more for each that may be left out
 _ENCODE = 1 << 16
 
+ShareOfRows = Annotated[float, Range(0, 1, open_high=True)]
 CODEC = "codec"  # where a codec's parameters stand beside the model's; they are frozen
 
 
@@ -56,21 +60,17 @@ class ConditionConfig:
     drop_each: share of rows that lose any one scalar or volume, so that each may be left out.
   """
 
-  known_frames: int = 0
+  known_frames: Natural = 0
   masks: tuple[str, ...] = ("start",)
-  drop: float = 0.1
-  drop_each: float = 0.0
+  drop: ShareOfRows = 0.1
+  drop_each: ShareOfRows = 0.0
 
   def __post_init__(self):
-    if self.known_frames < 0:
-      raise ValueError(f"known_frames={self.known_frames} must be >= 0")
+    settings.check(self)
     for name in self.masks:
       check_choice("mask", name, MASKS)
     if not self.masks or self.masks[0] not in WHOLE:
       raise ValueError(f"masks={self.masks}: the first must give whole frames: {WHOLE}")
-    for name in ("drop", "drop_each"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +176,11 @@ class Task:
 
   def __post_init__(self):
     known, frames = self.condition.known_frames, self.source.shape[0]
+    if math.prod(self.source.shape) > MOST:
+      raise ValueError(f"a clip of {self.source.shape} has more than {MOST} numbers")
+    classes, has = self.model.config.classes, getattr(self.source, "classes", None)
+    if classes and has and has > classes:
+      raise ValueError(f"labels of {has} classes, but model.classes={classes}")
     framed = {"start", "ends"} & set(self.condition.masks)
     if self.model.config.known and frames > 1 and framed and not 0 < known < frames:
       raise ValueError(

@@ -16,14 +16,16 @@ from videojax import distributed, files, media, optim, rundir
 from videojax.checkpoint import Checkpointer
 from videojax.config import Experiment, program_of, to_json
 from videojax.data import Loader, Mixture
-from videojax.errors import require_extra
+from videojax.errors import NotFiniteError, require_extra
 from videojax.evaluate import Evaluator
 from videojax.integrity import params_sha256
 from videojax.log import Log
 from videojax.measures.frozen import FrozenLoss
+from videojax.optim import merge
 from videojax.program import (
   Counts,
   Program,
+  check_memory,
   evaluated,
   next_dispatch,
   parameters_by_part,
@@ -39,7 +41,7 @@ from videojax.state import TrainState
 from videojax.task import Task
 
 
-class Diverged(RuntimeError):
+class Diverged(NotFiniteError):
   """The loss is no longer finite."""
 
 
@@ -70,7 +72,8 @@ def train(
   Returns: the record, also written as result.json; None when the run was already finished.
   Raises:
     ConfigError: a setting that cannot be used; CheckpointError: no sound checkpoint, a full disk.
-    Diverged: loss or gradient are not finite. Preempted: SIGTERM, Ctrl-C or the deadline.
+    NotFiniteError: loss or gradient (Diverged), sampled clips or a measure of the final weights.
+    Preempted: SIGTERM, Ctrl-C or the deadline.
   """
   e = experiment.on_devices(len(devices or jax.devices()))
   rundir.check_run(workdir, e)
@@ -79,6 +82,7 @@ def train(
     require_extra("tensorboardX", "tensorboard")
   program = program or Program(e, make_mesh(e.mesh, devices))
   assert program.key == program_of(e)
+  check_memory(program)
   mesh, tasks = program.mesh, program.tasks
   main = jax.process_index() == 0
   checkpoints = Checkpointer(
@@ -92,6 +96,7 @@ def train(
     if start >= e.total_steps and distributed.first(finished_steps(workdir) == e.total_steps):
       return None
     evaluator = program.evaluator
+    evaluator.check(merge(program.abstract.trainable, program.abstract.frozen))
     if main:  # only now is it known that the run can start
       rundir.open_run(workdir, e)
     distributed.check_shared(workdir / "config.json")

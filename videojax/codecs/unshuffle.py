@@ -8,7 +8,9 @@ import dataclasses
 
 from jaxtyping import Array, Float, Key
 
+from videojax import settings
 from videojax.codecs import identity
+from videojax.settings import Width
 
 NETWORK = None  # it has no weights
 
@@ -20,11 +22,10 @@ class Config:
     side: of a square, in pixels.
   """
 
-  side: int = 2
+  side: Width = 2
 
   def __post_init__(self):
-    if self.side < 1:
-      raise ValueError(f"side={self.side} must be >= 1")
+    settings.check(self)
 
 
 @dataclasses.dataclass(frozen=True)

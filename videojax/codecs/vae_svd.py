@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from videojax.models import vae_svd
 from videojax.models.vae_svd import SCALING
+from videojax.settings import Count
 
 NETWORK = "vae_svd"  # videojax/models/: what its weights are of
 
@@ -26,7 +27,7 @@ class Config(vae_svd.Config):
   """
 
   weights: str | None = None
-  frames: int | None = None
+  frames: Count | None = None
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])

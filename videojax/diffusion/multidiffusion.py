@@ -31,9 +31,14 @@ def starts(frames: int, window: int, stride: int) -> Int[np.ndarray, "N"]:
   """
   if not 1 <= window <= frames:
     raise ValueError(f"window={window} must be between 1 and {frames}, the frames of the clip")
+  check_stride(window, stride)
+  return np.append(np.arange(0, frames - window, stride), frames - window)
+
+
+def check_stride(window: int, stride: int) -> None:
+  """Raises ValueError where windows so far apart leave frames out."""
   if not 1 <= stride <= window:
     raise ValueError(f"stride={stride} must be between 1 and window={window}: every frame in one")
-  return np.append(np.arange(0, frames - window, stride), frames - window)
 
 
 def weights(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from videojax import settings
 from videojax.diffusion import denoiser as dn
 from videojax.diffusion.process import (
   Process,
@@ -22,6 +23,7 @@ from videojax.diffusion.process import (
   shift_times,
 )
 from videojax.errors import check_choice
+from videojax.settings import Positive
 
 TIMES = ("uniform", "logit_normal", "log_normal")
 WEIGHTINGS = ("none", "min_snr")
@@ -110,21 +112,19 @@ class Objective:
 
   times: str = "logit_normal"
   mean: float = 0.0
-  std: float = 1.0
-  shift: float = 1.0
+  std: Positive = 1.0
+  shift: Positive = 1.0
   space: str = "velocity"
   weighting: str = "none"
-  gamma: float = 5.0
-  min_sigma: float = 0.1
+  gamma: Positive = 5.0
+  min_sigma: Positive = 0.1
   per_frame: bool = False
 
   def __post_init__(self) -> None:
+    settings.check(self)
     check_choice("times", self.times, TIMES)
     check_choice("space", self.space, dn.PREDICTIONS)
     check_choice("weighting", self.weighting, WEIGHTINGS)
-    for name in ("std", "shift", "gamma", "min_sigma"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name}={getattr(self, name)} must be > 0")
 
   def sample_times(
     self, process: Process, keys: Keys, frames: int, frames_per_level: int = 1

@@ -10,13 +10,16 @@ import abc
 import dataclasses
 import functools
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from videojax import settings
 from videojax.errors import check_choice
+from videojax.settings import Positive, Range
 
 # Steps of the published discrete schedules, k = 0 .. 999. Step k is t = k / 1000, so that a network
 # that is told 1000 t (`Denoiser.time_unit`) is told k.
@@ -104,12 +107,13 @@ class Linear(Process):
   Source: Song et al. 2021, arXiv:2011.13456, Eq. 33 (VP SDE).
   """
 
-  beta_min: float = 0.1
-  beta_max: float = 20.0
+  beta_min: Positive = 0.1
+  beta_max: Positive = 20.0
 
   def __post_init__(self) -> None:
-    if not 0 < self.beta_min < self.beta_max:
-      raise ValueError(f"need 0 < beta_min={self.beta_min} < beta_max={self.beta_max}")
+    settings.check(self)
+    if not self.beta_min < self.beta_max:
+      raise ValueError(f"beta_min={self.beta_min} must be < beta_max={self.beta_max}")
 
   def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     return jnp.exp(-0.5 * self._q(t))
@@ -155,15 +159,14 @@ class ScaledLinear(Process):
     lvdm/models/ddpm3d.py of github.com/AILab-CVC/VideoCrafter.
   """
 
-  beta_min: float = 0.00085
-  beta_max: float = 0.012
-  data_scale: float = 1.0
+  beta_min: Positive = 0.00085
+  beta_max: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.012
+  data_scale: Annotated[float, Range(0, 1, open_low=True)] = 1.0
 
   def __post_init__(self) -> None:
-    if not 0 < self.beta_min < self.beta_max < 1:
-      raise ValueError(f"need 0 < beta_min={self.beta_min} < beta_max={self.beta_max} < 1")
-    if not 0 < self.data_scale <= 1:
-      raise ValueError(f"need 0 < data_scale={self.data_scale} <= 1")
+    settings.check(self)
+    if not self.beta_min < self.beta_max:
+      raise ValueError(f"beta_min={self.beta_min} must be < beta_max={self.beta_max}")
 
   def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     unscaled = self.unscaled_alpha(t)
@@ -222,15 +225,14 @@ class Edm(Process):
   Source: Karras et al. 2022, arXiv:2206.00364, Eq. 5 with i/(N-1) = 1 - t.
   """
 
-  sigma_min: float = 0.002
-  sigma_max: float = 80.0
-  rho: float = 7.0
+  sigma_min: Positive = 0.002
+  sigma_max: Positive = 80.0
+  rho: Positive = 7.0
 
   def __post_init__(self) -> None:
-    if not (0 < self.sigma_min < self.sigma_max and self.rho > 0):
-      raise ValueError(
-        f"need 0 < sigma_min={self.sigma_min} < sigma_max={self.sigma_max} and rho={self.rho} > 0"
-      )
+    settings.check(self)
+    if not self.sigma_min < self.sigma_max:
+      raise ValueError(f"sigma_min={self.sigma_min} must be < sigma_max={self.sigma_max}")
 
   def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     return jnp.ones_like(_f32(t))

@@ -11,16 +11,19 @@ Legend: B batch, T frames, H W height width, C channels; N steps.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from videojax import settings
+from videojax.diffusion import multidiffusion
 from videojax.diffusion.objective import Keys, row_noise
 from videojax.diffusion.process import TRAINED_STEPS, Process, shift_times
 from videojax.errors import check_choice
+from videojax.settings import Natural, Positive, Range, Share
 
 STEPPERS = ("euler", "heun", "ddim", "dpm_solver", "unipc")
 GRIDS = ("uniform", "quadratic", "karras", "log_snr", "leading", "linspace")
@@ -77,37 +80,35 @@ class Sampler:
   """
 
   stepper: str = "euler"
-  steps: int = 50
+  steps: Annotated[int, Range(1, 100_000)] = 50
   grid: str = "uniform"
-  eta: float = 0.0
-  shift: float = 1.0
-  rho: float = 7.0
-  sigma_min: float = 0.002
-  sigma_max: float = 80.0
+  eta: Share = 0.0
+  shift: Positive = 1.0
+  rho: Positive = 7.0
+  sigma_min: Positive = 0.002
+  sigma_max: Positive = 80.0
   start: str = "noise"
   end: str = "data"
   shared_noise: bool = False
-  window: int = 0
-  stride: int = 0
+  window: Natural = 0
+  stride: Natural = 0
 
   def __post_init__(self) -> None:
+    settings.check(self)
     check_choice("stepper", self.stepper, STEPPERS)
     check_choice("grid", self.grid, GRIDS)
     check_choice("start", self.start, STARTS)
     check_choice("end", self.end, ENDS)
-    if self.steps < 1:
-      raise ValueError(f"steps={self.steps} must be >= 1")
     if self.grid in ("leading", "linspace") and self.steps >= TRAINED_STEPS:
       raise ValueError(f"steps={self.steps} on grid='{self.grid}' must be < {TRAINED_STEPS}")
-    if not 0 <= self.eta <= 1:
-      raise ValueError(f"eta={self.eta} must be in [0, 1]")
     if self.eta > 0 and self.stepper != "ddim":
       raise ValueError(f"eta={self.eta} draws noise, stepper='{self.stepper}' does not: use 'ddim'")
-    if not (self.shift > 0 and self.rho > 0 and 0 < self.sigma_min < self.sigma_max):
-      raise ValueError(
-        f"need shift={self.shift} > 0, rho={self.rho} > 0 and "
-        f"0 < sigma_min={self.sigma_min} < sigma_max={self.sigma_max}"
-      )
+    if not self.sigma_min < self.sigma_max:
+      raise ValueError(f"sigma_min={self.sigma_min} must be < sigma_max={self.sigma_max}")
+    if self.window:
+      multidiffusion.check_stride(self.window, self.stride)
+    elif self.stride:
+      raise ValueError(f"stride={self.stride} is of windows: it needs window")
 
   @property
   def evaluations(self) -> int:
@@ -120,17 +121,19 @@ class Sampler:
     Of a process that has noise left at t=0 (Edm) the last step to the data begins there, as
     published.
     """
-    # Of a process that ends before infinite noise, the part that the shift keeps inside.
-    end = shift_times(process, 1.0, 1 / self.shift)
+    # Of a process whose noise ends before infinity or above zero, what the shift keeps inside: at
+    # an end that it moved out, several steps would hold one time.
+    end, start = (shift_times(process, t, 1 / self.shift) for t in (1.0, 0.0))
+    between = lambda u: start + (end - start) * u
     if self.grid in ("uniform", "quadratic"):
       short = (process.sigma(0.0) > 0) & (self.end == "data")
       u = 1.0 - jnp.arange(self.steps) / jnp.where(short, max(self.steps - 1, 1), self.steps)  # [N]
-      t = end * (u if self.grid == "uniform" else u**2)
+      t = between(u if self.grid == "uniform" else u**2)
     elif self.grid in ("leading", "linspace"):
-      t = end * jnp.float32(self._trained_steps() / TRAINED_STEPS)
+      t = between(jnp.float32(self._trained_steps() / TRAINED_STEPS))
     else:
       noisiest = jnp.minimum(jnp.log(self.sigma_max), -0.5 * process.log_snr(end))
-      cleanest = jnp.maximum(jnp.log(self.sigma_min), -0.5 * process.log_snr(0.0))
+      cleanest = jnp.maximum(jnp.log(self.sigma_min), -0.5 * process.log_snr(start))
       log_sigma = self._between(noisiest, cleanest)  # [N], of sigma / alpha
       t = jnp.clip(process.t_from_log_snr(-2.0 * log_sigma), 0.0, 1.0)
     return shift_times(process, t, self.shift)
@@ -279,12 +282,14 @@ def _coefficients(process: Process, now: _Level, after: _Level) -> _Coefficients
   end = jnp.log(after.alpha[-1]) - jnp.log(after.sigma[-1])
   h = jnp.diff(jnp.append(0.5 * process.log_snr(now.t), end))  # [N], infinite at the ends perhaps
   first, last = (jnp.arange(len(h)) == i for i in (0, len(h) - 1))
-  ratio = jnp.where(first | last, 0.0, h / jnp.roll(h, 1))
+  # Of a step without length no other extrapolates; its own coefficients are the limits, h -> 0.
+  length, before = (jnp.where(v > 0, v, 1.0) for v in (h, jnp.roll(h, 1)))
+  ratio = jnp.where(first | last | (jnp.roll(h, 1) <= 0), 0.0, h / before)
   x = 0.5 * h
   small = jnp.minimum(x, 0.3)  # where the closed form of L cancels, its series
   series = small / 3.0 - small**3 / 45.0 + 2.0 * small**5 / 945.0
   slope = jnp.where(x < 0.3, series, 1.0 / jnp.tanh(x) - 1.0 / x)
-  old = slope / h * ratio / (1.0 + ratio)
+  old = jnp.where(h > 0, slope / length, 1.0 / 6.0) * ratio / (1.0 + ratio)
   new = jnp.where(first, 0.5, 0.5 * (1.0 + slope) - old)
   keep = after.sigma / now.sigma
   return _Coefficients(keep, after.alpha - keep * now.alpha, ratio, old, new)

@@ -9,7 +9,7 @@ frame, S = t*N tokens, D width, K heads, E head dim, F mlp width, L text tokens,
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers
 from videojax.models.attention import CONTEXTS, KERNELS, attention, choose_kernel
@@ -26,6 +27,7 @@ from videojax.models.elementwise import RMSNorm, gelu_tanh, layer_norm
 from videojax.models.layers import Linear
 from videojax.models.text import ByteEncoder
 from videojax.scaling.flops import Product
+from videojax.settings import Count, Depth, Positive, Range, Width
 from videojax.sharding import constrain
 
 
@@ -54,25 +56,25 @@ class Config:
     kernel, context: of attention (attention.py).
   """
 
-  width: int
-  depth: int
-  num_heads: int
-  patch: tuple[int, int, int]
-  channels: int
-  head_dim: int = 0
-  mlp_ratio: float = 4.0
+  width: Width
+  depth: Depth
+  num_heads: Width
+  patch: tuple[Width, Width, Width]
+  channels: Width
+  head_dim: Annotated[int, Range(0, 2**17)] = 0
+  mlp_ratio: Annotated[float, Range(0, 64, open_low=True)] = 4.0
   attention: str = "joint"
   modulation: str = "block"
   position: str = "rope"
-  rope_theta: float = 1e4
+  rope_theta: Positive = 1e4
   qk_norm: bool = True
   qkv_bias: bool = False
-  text: str | int | None = None
-  classes: int | None = None
+  text: str | Width | None = None
+  classes: Count | None = None
   scalars: tuple[str, ...] = ()
   known: str | None = None
   volumes: Any = ()
-  out_channels: int = 1
+  out_channels: Width = 1
   dtype: str = "bfloat16"
   remat: str = "none"
   scan: bool = True
@@ -80,13 +82,7 @@ class Config:
   context: str = "auto"
 
   def __post_init__(self):
-    if not isinstance(self.patch, tuple | list) or len(self.patch) != 3 or min(self.patch) < 1:
-      raise ValueError(f"patch={self.patch} must be three numbers: frames, height, width")
-    for name in ("width", "depth", "num_heads", "channels"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
-    object.__setattr__(self, "patch", tuple(self.patch))
-    object.__setattr__(self, "scalars", tuple(self.scalars))
+    settings.check(self)
     object.__setattr__(self, "volumes", layers.as_volumes(self.volumes))
     if not self.head_dim:
       if self.width % self.num_heads:
@@ -326,8 +322,11 @@ class Model(nnx.Module):
       t = t[:, :: cfg.patch[0]]
     c = self.time(t)  # [B,1|t,D]
     if self.label is not None:
-      row = jnp.where(cond.label < 0, self.label.shape[0] - 1, cond.label)
-      c = c + self.label[...].astype(c.dtype)[row][:, None]
+      null = self.label.shape[0] - 1
+      # The null label's row is for what is dropped alone; a label that there is not becomes NaN.
+      row = jnp.where(cond.label < 0, null, jnp.where(cond.label < null, cond.label, null + 1))
+      table = self.label[...].astype(c.dtype)
+      c = c + table.at[row].get(mode="fill", fill_value=jnp.nan)[:, None]
     for name, embed in self.scalars.items():
       c = c + embed(cond.scalars[name])[:, None]
     c = jax.nn.silu(c)

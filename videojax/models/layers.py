@@ -279,12 +279,15 @@ def as_volumes(volumes: Any) -> tuple[tuple[str, int], ...]:
     ValueError: they are neither.
   """
   try:
-    return tuple(sorted((name, int(channels)) for name, channels in dict(volumes).items()))
+    pairs = tuple(sorted(dict(volumes).items()))
   except (TypeError, ValueError):
+    pairs = ((None, None),)
+  if not all(isinstance(name, str) and type(n) is int and n > 0 for name, n in pairs):
     raise ValueError(
       f"volumes={volumes!r} must give the channels of each by name, as volumes=dict(low=3) in the "
       "experiment's file; --config.model.volumes.low=1 changes what the file has"
-    ) from None
+    )
+  return pairs
 
 
 # --- patches and positions --------------------------------------------------------------------

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Key
 from videojax.models import inflation, layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
 from videojax.scaling.flops import Product
+from videojax.settings import Depth, Natural, Width
 from videojax.sharding import constrain
 
 
@@ -53,16 +54,16 @@ class Config:
     kernel, context: of attention (attention.py).
   """
 
-  width: int
-  multipliers: tuple[int, ...]
-  blocks: int
-  attends: int
-  head_dim: int
-  temporal_blocks: int
-  groups: int
-  channels: int
+  width: Width
+  multipliers: tuple[Depth, ...]
+  blocks: Depth
+  attends: Natural
+  head_dim: Width
+  temporal_blocks: Depth
+  groups: Width
+  channels: Width
   temporal: bool = True
-  text: int | None = None
+  text: Width | None = None
   scalars: tuple[str, ...] = ()
   known: str | None = None
   volumes: Any = ()
@@ -76,7 +77,7 @@ class Config:
   classes: ClassVar[int | None] = None
 
   def __post_init__(self):
-    unet_config.check(self, "temporal_blocks")
+    unet_config.check(self)
     if not 0 <= self.attends <= len(self.multipliers):
       raise ValueError(f"attends={self.attends} must be 0 to {len(self.multipliers)}, the levels")
 

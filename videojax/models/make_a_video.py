@@ -25,6 +25,7 @@ from videojax.models import layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
 from videojax.models.layers import Init, Linear
 from videojax.scaling.flops import Product
+from videojax.settings import Depth, Natural, Width
 from videojax.sharding import constrain
 
 
@@ -53,15 +54,15 @@ class Config:
     kernel, context: of attention (attention.py).
   """
 
-  width: int
-  multipliers: tuple[int, ...]
-  blocks: int
-  attends: tuple[int, ...]
-  head_dim: int
-  groups: int
-  channels: int
+  width: Width
+  multipliers: tuple[Depth, ...]
+  blocks: Depth
+  attends: tuple[Natural, ...]
+  head_dim: Width
+  groups: Width
+  channels: Width
   temporal: bool = True
-  text: int | None = None
+  text: Width | None = None
   scalars: tuple[str, ...] = ()
   known: str | None = None
   volumes: Any = ()

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 from videojax.models import layers, published, unet, unet_config
 from videojax.models.cond import Cond, check_cond
 from videojax.scaling.flops import Product
+from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 
 
@@ -46,14 +47,14 @@ class Config:
     kernel, context: of attention (attention.py).
   """
 
-  width: int
-  multipliers: tuple[int, ...]
-  blocks: int
-  head_dim: int
-  in_heads: int
-  groups: int
-  channels: int
-  text: int | None = None
+  width: Width
+  multipliers: tuple[Depth, ...]
+  blocks: Depth
+  head_dim: Width
+  in_heads: Width
+  groups: Width
+  channels: Width
+  text: Width | None = None
   known: str | None = None
   volumes: Any = ()
   dtype: str = "bfloat16"
@@ -67,7 +68,7 @@ class Config:
   scalars: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
-    unet_config.check(self, "in_heads")
+    unet_config.check(self)
     if self.multipliers[0] != 1:
       raise ValueError(f"multipliers={self.multipliers} must be 1 and numbers >= 1, one per level")
 

@@ -27,6 +27,7 @@ from videojax.models.attention import choose_kernel
 from videojax.models.blend import Block, Embed, Transformer
 from videojax.models.cond import Cond, check_cond
 from videojax.scaling.flops import Product
+from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 
 FEATURES = 256  # sines and cosines of a scalar
@@ -58,14 +59,14 @@ class Config:
     kernel, context: of attention (attention.py).
   """
 
-  width: int
-  multipliers: tuple[int, ...]
-  blocks: int
-  head_dim: int
-  groups: int
-  channels: int
-  image: int | None = None
-  text: int | None = None
+  width: Width
+  multipliers: tuple[Depth, ...]
+  blocks: Depth
+  head_dim: Width
+  groups: Width
+  channels: Width
+  image: Width | None = None
+  text: Width | None = None
   scalars: tuple[str, ...] = ()
   volumes: Any = ()
   known: str | None = None

@@ -3,28 +3,23 @@
 from collections.abc import Iterable
 from typing import Any
 
+from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers
 from videojax.models.attention import CONTEXTS, KERNELS, choose_kernel
 
 
-def check(cfg: Any, *counts: str) -> None:
-  """Makes tuples of a frozen config's sequences and checks what no U-Net can do without.
+def check(cfg: Any) -> None:
+  """Checks the fields of a frozen config, and what no U-Net can do without.
 
   Args:
     cfg: a model's Config.
-    counts: names of further fields that are at least one.
   Raises:
     ValueError: an impossible value, with the field's name.
   """
-  for name in ("multipliers", "attends", "scalars"):
-    if isinstance(getattr(cfg, name, None), list | tuple):
-      object.__setattr__(cfg, name, tuple(getattr(cfg, name)))
+  settings.check(cfg)
   object.__setattr__(cfg, "volumes", layers.as_volumes(cfg.volumes))
-  for name in ("width", "blocks", "head_dim", *counts, "groups", "channels"):
-    if getattr(cfg, name) < 1:
-      raise ValueError(f"{name}={getattr(cfg, name)} must be >= 1")
-  if not cfg.multipliers or min(cfg.multipliers) < 1:
+  if not cfg.multipliers:
     raise ValueError(f"multipliers={cfg.multipliers} must be numbers >= 1, one per level")
   for name in ("head_dim", "groups"):
     if cfg.width % getattr(cfg, name):

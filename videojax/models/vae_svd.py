@@ -21,12 +21,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers, unet
 from videojax.models.attention import KERNELS, attention
 from videojax.models.blend import Blend
 from videojax.models.layers import Linear
 from videojax.scaling.flops import Product
+from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 
 PIXELS = 3  # channels of a video
@@ -49,20 +51,17 @@ class Config:
     kernel: of attention (attention.py).
   """
 
-  width: int
-  multipliers: tuple[int, ...]
-  blocks: int
-  groups: int
-  channels: int
+  width: Width
+  multipliers: tuple[Depth, ...]
+  blocks: Depth
+  groups: Width
+  channels: Width
   dtype: str = "float32"
   kernel: str = "auto"
 
   def __post_init__(self):
-    object.__setattr__(self, "multipliers", tuple(self.multipliers))
-    for name in ("width", "blocks", "groups", "channels"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
-    if not self.multipliers or min(self.multipliers) < 1:
+    settings.check(self)
+    if not self.multipliers:
       raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, one per level")
     if self.width % self.groups:
       raise ValueError(f"width={self.width} is not divisible by groups={self.groups}")

@@ -28,6 +28,7 @@ from videojax.models.attention import choose_kernel
 from videojax.models.cond import Cond, check_cond
 from videojax.models.videocrafter_attention import Transformer, from_zero, transformer_products
 from videojax.scaling.flops import Product
+from videojax.settings import Count, Depth, Natural, Width
 from videojax.sharding import constrain
 
 
@@ -59,18 +60,18 @@ class Config:
     kernel, context: of attention (attention.py); where it knows distances it is XLA's.
   """
 
-  width: int
-  multipliers: tuple[int, ...]
-  blocks: int
-  head_dim: int
-  in_heads: int
-  groups: int
+  width: Width
+  multipliers: tuple[Depth, ...]
+  blocks: Depth
+  head_dim: Width
+  in_heads: Width
+  groups: Width
   temporal_conv: bool
-  channels: int
-  text: int | None = None
-  image_tokens: int = 0
+  channels: Width
+  text: Width | None = None
+  image_tokens: Natural = 0
   scalars: tuple[str, ...] = ()
-  reach: int | None = None
+  reach: Count | None = None
   known: str | None = None
   volumes: Any = ()
   dtype: str = "bfloat16"
@@ -83,7 +84,7 @@ class Config:
   classes: ClassVar[int | None] = None
 
   def __post_init__(self):
-    unet_config.check(self, "in_heads")
+    unet_config.check(self)
     if self.multipliers[:1] != (1,):
       raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, by level, 1 first")
     if self.image_tokens < 0 or (self.image_tokens and not self.text):
@@ -91,8 +92,6 @@ class Config:
         f"image_tokens={self.image_tokens} with text={self.text}: image tokens are seen beside a "
         "text and have its width, so set text"
       )
-    if self.reach is not None and self.reach < 1:
-      raise ValueError(f"reach={self.reach} must be >= 1 frames, or None")
 
   @property
   def uses(self) -> tuple[str, ...]:

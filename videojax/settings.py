@@ -1,0 +1,264 @@
+"""What a setting may be: its type, its range, and that it is finite.
+
+A config is a frozen dataclass. Its annotations say what each field may be, and `check`, the first
+line of its `__post_init__`, holds the values against them:
+
+  steps: Count = 50
+  eta: Share = 0.0
+  window: tuple[NonNegative, Annotated[float, Range(0, infinite=True)]] = (0.0, math.inf)
+"""
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import math
+import pathlib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+# As config.json and the command line hold them: JSON and Python's literals have no such number.
+INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "inf": math.inf, "-inf": -math.inf}
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """Bounds of a number.
+
+  Attributes:
+    low, high: bounds; a bound that is open is no value itself.
+    open_low, open_high: whether they are.
+    infinite: whether infinity is a value; else a float is finite.
+  """
+
+  low: float | int = -math.inf
+  high: float | int = math.inf
+  open_low: bool = False
+  open_high: bool = False
+  infinite: bool = False
+
+  def holds(self, x: float | int) -> bool:
+    above = x > self.low if self.open_low else x >= self.low
+    below = x < self.high if self.open_high else x <= self.high
+    return above and below and (self.infinite or not math.isinf(x))
+
+  def __str__(self) -> str:
+    if self.high in (math.inf, MOST):
+      return f"> {self.low:g}" if self.open_low else f">= {self.low:g}"
+    left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+    return f"in {left}{self.low:.16g}, {self.high:.16g}{right}"
+
+
+class Pattern:
+  """Of text: it is a regular expression."""
+
+
+MOST = 2**31 - 1  # what an index of XLA can count
+Count = Annotated[int, Range(1, MOST)]
+Natural = Annotated[int, Range(0, MOST)]
+Width = Annotated[int, Range(1, 2**17)]  # of one axis of a model or a clip
+Depth = Annotated[int, Range(1, 1024)]  # of layers, which are built one by one
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # a key takes 32 bits
+Positive = Annotated[float, Range(0, open_low=True)]
+NonNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Regex = Annotated[str, Pattern()]
+
+
+def check(config: Any) -> None:
+  """Holds each field of a frozen dataclass against its annotation.
+
+  What is the same value in another type takes the annotated one: lists become tuples, whole
+  numbers floats where these are asked for, NumPy's numbers Python's, 'Infinity' the number.
+
+  Raises:
+    ValueError: a value of another type, out of its range, or NaN; it names the field, the value and
+      what it may be.
+  """
+  for name, value in checked(type(config), vars(config)).items():
+    object.__setattr__(config, name, value)
+
+
+def checked(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+  """The values of fields of `cls`, as `check` leaves them."""
+  known = hints(cls)
+  return {name: _checked(name, known[name], v) for name, v in values.items() if name in known}
+
+
+@functools.cache
+def hints(cls: Any) -> dict[str, Any]:
+  """Annotations of a dataclass's fields by name."""
+  all_of = typing.get_type_hints(cls, include_extras=True)
+  return {f.name: all_of[f.name] for f in dataclasses.fields(cls) if f.init}
+
+
+def plain(hint: Any) -> Any:
+  """The type of an annotation without its range."""
+  return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def _checked(name: str, hint: Any, value: Any) -> Any:
+  try:
+    return _as(hint, value)
+  except _RefusedError as refused:
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    raise ValueError(f"{name}={shown} must be {refused}") from None
+
+
+def wanted(hint: Any) -> str:
+  """What a value of this annotation may be, in words."""
+  try:
+    _as(hint, object())
+  except _RefusedError as refused:
+    return str(refused)
+  return "anything"
+
+
+class _RefusedError(Exception):
+  """What the value must be."""
+
+
+def _as(hint: Any, value: Any) -> Any:
+  """The value as `hint` asks; _RefusedError with what it must be."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    return _within(args[0], args[1:], value)
+  if origin in (typing.Union, types.UnionType):
+    return _one_of(args, value)
+  if origin is tuple:
+    return _tuple(args, value)
+  if isinstance(origin, type) and issubclass(origin, Mapping):
+    return _mapping(args, value)
+  return _plain(hint, value)
+
+
+def _within(hint: Any, bounds: Iterable[Any], value: Any) -> Any:
+  limits = [b for b in bounds if isinstance(b, Range)]
+  try:
+    value = _plain(hint, value, any(limit.infinite for limit in limits))
+  except _RefusedError as refused:
+    raise _RefusedError(" and ".join([str(refused), *(str(limit) for limit in limits)])) from None
+  for limit in limits:
+    if not limit.holds(value):
+      too_large = value > limit.high == MOST
+      raise _RefusedError(f"<= {MOST}" if too_large else str(limit))
+  if any(isinstance(b, Pattern) for b in bounds):
+    try:
+      re.compile(value)
+    except re.error as error:
+      raise _RefusedError(f"a regular expression: {error}") from None
+  return value
+
+
+def _one_of(args: tuple[Any, ...], value: Any) -> Any:
+  wanted = []
+  for hint in args:
+    try:
+      return _as(hint, value)
+    except _RefusedError as refused:
+      wanted.append(str(refused))
+  raise _RefusedError(", or ".join(wanted))
+
+
+def _tuple(args: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+  several = len(args) == 2 and args[1] is Ellipsis
+  if not isinstance(value, tuple | list) or not (several or len(value) == len(args)):
+    raise _RefusedError("a tuple of values" if several else f"a tuple of {len(args)} values")
+  each = [args[0]] * len(value) if several else args
+  try:
+    return tuple(_as(hint, item) for hint, item in zip(each, value))
+  except _RefusedError as refused:
+    raise _RefusedError(f"a tuple of values, each {refused}") from None
+
+
+def _mapping(args: tuple[Any, ...], value: Any) -> dict[Any, Any]:
+  if not isinstance(value, Mapping):
+    raise _RefusedError("values by name, as {'name': value}")
+  try:
+    return {_as(args[0], k): _as(args[1], v) for k, v in value.items()}
+  except _RefusedError as refused:
+    raise _RefusedError(f"values by name, each {refused}") from None
+
+
+def _plain(hint: Any, value: Any, infinite: bool = False) -> Any:
+  if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+    value = value.item()
+  if hint is Any:
+    return _finite(value)
+  if hint is type(None):
+    if value is None:
+      return None
+    raise _RefusedError("None")
+  if hint is float:
+    return _float(value, infinite)
+  kinds = {int: "a whole number", bool: "True or False", str: "text"}
+  if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+    raise _RefusedError(kinds.get(hint, "settings by name"))
+  if hint is int and not -MOST - 1 <= value < 2**32:
+    raise _RefusedError("a whole number of at most 32 bits")
+  if hint is str and ("\0" in value or not _is_utf8(value)):
+    raise _RefusedError("text without zero bytes and lone surrogates")
+  return value
+
+
+def _float(value: Any, infinite: bool) -> float:
+  number = INFINITE.get(value, value) if isinstance(value, str) else value
+  if isinstance(number, bool) or not isinstance(number, int | float):
+    raise _RefusedError("a number")
+  try:
+    number = float(number)
+  except OverflowError:
+    raise _RefusedError("a finite number") from None
+  if math.isnan(number) or (math.isinf(number) and not infinite):
+    raise _RefusedError("a number" if infinite else "a finite number")
+  return number
+
+
+def _finite(value: Any) -> Any:
+  """Of what may be anything: no number in it is NaN or infinite."""
+  inside: Iterable[Any] = ()
+  if isinstance(value, Mapping):
+    inside = value.values()
+  elif isinstance(value, list | tuple):
+    inside = value
+  elif isinstance(value, float):
+    _float(value, False)
+  for item in inside:
+    _finite(item)
+  return value
+
+
+def _is_utf8(text: str) -> bool:
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def module(package: str, name: Any, noun: str, members: Iterable[str]) -> types.ModuleType:
+  """The module `name` of a package: an architecture, a data source, a codec.
+
+  Raises:
+    ValueError: there is none, or it is a helper file, without these members.
+  """
+  folder = package.replace(".", "/")
+  if not isinstance(name, str) or not name.isidentifier():
+    raise ValueError(f"name={name!r} must be the name of a file of {folder}/, without .py")
+  path = f"{package}.{name}"
+  try:
+    found = importlib.import_module(path)
+  except ModuleNotFoundError as error:
+    if error.name != path:
+      raise
+    found = types.ModuleType(path)
+  if all(hasattr(found, member) for member in members):
+    return found
+  there = [p.stem for p in pathlib.Path(importlib.import_module(package).__path__[0]).glob("*.py")]
+  near = difflib.get_close_matches(name, there, n=1)
+  hint = f": did you mean {near[0]!r}?" if near and near[0] != name else ""
+  raise ValueError(f"name={name!r}: there is no {noun} {folder}/{name}.py{hint}")
