@@ -308,7 +308,7 @@ def test_a_folder_without_videos_and_a_bad_table_are_told_so(
   (tmp_path / "v" / "captions.csv").unlink()
   (tmp_path / "v" / "captions.jsonl").write_text("{oops\n")
   assert run(tmp_path / "v", tmp_path / "d") == 2
-  assert "captions.jsonl, line 1: no JSON" in capsys.readouterr().err
+  assert "captions.jsonl, line 1 is damaged" in capsys.readouterr().err
   assert [p.name for p in tmp_path.iterdir()] == ["v"]
 
 
