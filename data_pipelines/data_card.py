@@ -53,7 +53,11 @@ Files are decoded frame by frame. A shot ends where a frame differs in layout an
 one before, far more than the neighbouring frames do from each other (fades and dissolves are not
 found); no clip crosses the end of a shot. Frames are the ones nearest in time to an even grid, scaled
 by area so that the shorter side fits, and cropped in the centre; pixels that are not square are
-made square. Colours are RGB; transparency is ignored, interlaced video is left as it is.
+made square. Marks of rotation and mirroring are obeyed. Colours are 8-bit RGB of ordinary video
+(BT.709; of images sRGB, by their colour profiles): HDR (PQ, HLG) is shown with its reference white,
+203 nits, as white, and all that is brighter as white; BT.2020 and Display P3 are converted, what they
+have beyond BT.709 is clipped. Films that do not say their colours are taken for BT.601. Transparency
+is ignored, interlaced video is left as it is.
 
 `manifest.jsonl` has one line per clip or dropped piece: file, start_frame and end_frame (decoded
 frames of the file from 0, the end excluded), start_s, source_fps, fps, shot, reason, and for kept

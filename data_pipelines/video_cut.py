@@ -174,7 +174,6 @@ def _read_video(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
   """Decodes a video once: writes the frames that the grid picks, and finds the shots."""
   with video_reader.VideoFile(path) as video:
     fps = cutting.fps or video.fps
-    aspect = float(video.stream.sample_aspect_ratio or 1)
     resize, unlike = video_reader.Resizer(cutting.size), video_reader.CutScore()
     index, time_s, sound, damages, score = [], [], [], [], []
 
@@ -191,7 +190,7 @@ def _read_video(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
     for place, picture, count in _nearest(watched(), fps, 0.5 / video.fps):
       kept = picture.sound
       if kept:
-        file.write(resize(picture.frame, aspect).tobytes())
+        file.write(resize(picture.frame, video.pixel_aspect).tobytes())
       rows += [written if kept else -1] * count
       places += [place] * count
       written += kept
