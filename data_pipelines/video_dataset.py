@@ -160,6 +160,8 @@ def write(
     rule=rule,
     counts=pieces.write_clips(dataset, kept, rule, float(np.median(rates))),
     rates=rates,
+    slowest=kept[int(np.argmin(rates))].clip.file,
+    fastest=kept[int(np.argmax(rates))].clip.file,
     source_seconds=sum(r["seconds"] for r in records if r["name"] not in skipped),
     dropped=collections.Counter(e.clip.reason for e in entries if e.split is None),
     skipped=skipped,
@@ -194,9 +196,10 @@ def _skipped(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
       pieces = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
       skipped[record["name"]] = f"no clip in it (pieces: {pieces})"
   if len(skipped) == len(records):
+    dropped = collections.Counter(c["reason"] for record in records for c in record["clips"])
     raise NoClipsError(
       f"no clips in the {len(records)} files of --source; nothing was written\n"
-      + data_card.listing("skipped files", skipped)
+      + data_card.report(dropped, skipped)
     )
   return skipped
 

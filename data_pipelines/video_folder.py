@@ -14,12 +14,12 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,6 +30,8 @@ import rich.console
 import rich.progress
 
 from data_pipelines import captions, data_card, video_cut, video_dataset
+from videojax import files
+from videojax.errors import ConfigError
 
 if TYPE_CHECKING:
   from data_pipelines import video_beam
@@ -43,7 +45,7 @@ def build(
   options: video_dataset.Options,
   workers: int,
   cluster: "video_beam.Cluster | None" = None,
-  files: Mapping[str, list[int]] | None = None,
+  identities: Mapping[str, list[int]] | None = None,
 ) -> str:
   """Makes the dataset, or finds it made.
 
@@ -53,7 +55,7 @@ def build(
     options: what a clip is, and the splits.
     workers: processes; 1: this one.
     cluster: does the work instead of them.
-    files: the identity of every file; None: `source` is searched.
+    identities: of every file; None: `source` is searched.
 
   Returns:
     A summary in words.
@@ -64,20 +66,28 @@ def build(
   if not source.is_dir():
     raise ValueError(f"--source: no directory {source}")
   partial = partial_of(out)
-  if files is None:
-    files = {n: video_cut.identity(source / n) for n in _list(source, (out, partial))}
-  state = {"options": dataclasses.asdict(options), "files": files}
+  left_out: Mapping[str, str] = {}
+  if identities is None:
+    found = _list(source, (out, partial))
+    left_out = {name: reason for name, reason in found.items() if reason}
+    identities = {n: video_cut.identity(source / n) for n in found if n not in left_out}
+  state = {
+    "options": dataclasses.asdict(options),
+    "files": {**identities, **dict.fromkeys(left_out, [-1, -1])},
+  }
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     return _finished(out, partial, state)
-  texts, lost = captions.read_captions(source, files)
+  texts, lost = captions.read_captions(source, identities)
   if not texts:
-    raise ValueError(f"--source: {source} has no files in it; nothing was written")
+    more = data_card.listing("; skipped", left_out) if left_out else ""
+    raise ValueError(f"--source: {source} has no files in it; nothing was written{more}")
   _claim(partial, options.cutting())
   pieces, dataset = partial / "pieces", partial / "dataset"
   if cluster:
     records = cluster.cut(list(texts))
   else:
     records = _cut_all(source, list(texts), pieces, options.cutting(), workers)
+  records += [video_cut.left_out(name, reason) for name, reason in left_out.items()]
   frames = cluster or video_dataset.Pieces(str(pieces), options)
   try:
     summary = video_dataset.write(dataset, source, records, texts, frames, state)
@@ -96,22 +106,61 @@ def partial_of(out: Path) -> Path:
   return out.absolute().with_name(f"{out.absolute().name}.partial")
 
 
-def _list(source: Path, ours: tuple[Path, ...]) -> list[str]:
-  """All files below `source` as POSIX paths, but hidden ones and our own output."""
-  names = []
-  for path in source.rglob("*"):
-    name = path.relative_to(source)
-    hidden = any(part.startswith(".") for part in name.parts)
-    if hidden or any(path.absolute().is_relative_to(our.absolute()) for our in ours):
+def _list(source: Path, ours: tuple[Path, ...]) -> dict[str, str]:
+  """What lies below `source`, links followed, but hidden files and our own output.
+
+  Returns:
+    Sorted POSIX path -> why it is not read, or '' for files that are. Of several links to one
+    folder the first is read, so that a loop ends and no film is there twice.
+  """
+  found: dict[str, str] = {}
+  read: dict[tuple[int, int], str] = {}  # folder -> the name under which it is read
+  skip = [_inode(our.stat()) for our in ours if our.exists()]
+  folders: list[Path] = [source]
+  links: list[Path] = []
+  while folders or links:
+    folder = folders.pop() if folders else links.pop(0)  # a folder itself goes before its links
+    name = folder.relative_to(source).as_posix()
+    try:
+      entries = sorted(folder.iterdir())
+    except OSError as error:
+      found[name] = f"a folder that cannot be read ({error.strerror})"
       continue
-    if path.is_file() or (path.is_symlink() and not path.exists()):
-      names.append(name.as_posix())
-  return sorted(names)
+    first = read.setdefault(_inode(folder.stat()), name)
+    if first != name:
+      found[name] = f"a link to a folder that is read already, as {data_card.shown(first)}"
+      continue
+    for path in entries:
+      if path.name.startswith("."):
+        continue
+      status, reason = _status(path)
+      if status and stat.S_ISDIR(status.st_mode):
+        if _inode(status) not in skip:
+          (links if path.is_symlink() else folders).append(path)
+      else:
+        found[path.relative_to(source).as_posix()] = reason
+  return dict(sorted(found.items()))
+
+
+def _inode(status: os.stat_result) -> tuple[int, int]:
+  return status.st_dev, status.st_ino
+
+
+def _status(path: Path) -> tuple[os.stat_result | None, str]:
+  """(of what is there, why it cannot be read as a file or ''); what reads dead links says so."""
+  try:
+    status = path.stat()
+  except FileNotFoundError:
+    return None, ""
+  except OSError as error:
+    return None, f"cannot be read ({error.strerror})"
+  regular = stat.S_ISREG(status.st_mode)
+  return status, "" if regular else "no regular file but a pipe, a socket or a device"
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
   return ", ".join(
-    f"--{name} was {old[name]}, now {new[name]}" for name in new if old[name] != new[name]
+    f"--{name} was {old.get(name)}, now {new[name]}" for name in new if old.get(name) != new[name]
   )
 
 
@@ -119,7 +168,14 @@ def _finished(out: Path, partial: Path, state: Mapping[str, Any]) -> str:
   """The summary of the dataset in `out`, if that is what this command would make."""
   if not (out / video_dataset.RECORD).is_file():
     raise ValueError(f"--out: {out} holds something else; nothing was written. Choose another")
-  record = json.loads((out / video_dataset.RECORD).read_text())
+  record = files.read_json(out / video_dataset.RECORD)
+  if not isinstance(record, dict) or not all(
+    isinstance(record.get(name), kind)
+    for name, kind in (("options", dict), ("files", dict), ("summary", str))
+  ):
+    raise ConfigError(
+      f"{out / video_dataset.RECORD} is damaged; choose another --out, or delete it"
+    )
   if different := _differences(record["options"], state["options"]):
     raise ValueError(
       f"--out: {out} was made with other options: {different}. Nothing was written: choose "
@@ -143,11 +199,12 @@ def _claim(partial: Path, cutting: video_cut.Cutting) -> None:
   claim, wanted = partial / CLAIM, dataclasses.asdict(cutting)
   if not partial.exists() or not any(partial.iterdir()):
     partial.mkdir(parents=True, exist_ok=True)
-    claim.write_text(json.dumps(wanted))
+    files.write_json(claim, wanted)
     return
   if not claim.exists():
     raise ValueError(f"{partial} is not ours: move it, or choose another --out")
-  if different := _differences(json.loads(claim.read_text()), wanted):
+  claimed = files.read_json(claim)
+  if different := _differences(claimed if isinstance(claimed, dict) else {}, wanted):
     raise ValueError(
       f"{partial} holds unfinished work with other options: {different}. Nothing was written: "
       "finish it with those, delete it, or choose another --out"

@@ -105,8 +105,8 @@ class VideoFile:
     """Its frames in order of time.
 
     Raises:
-      UnreadableError: no frame could be decoded, its colours are not known, the file ends before its header says, or its
-        time stamps jump.
+      UnreadableError: no frame could be decoded, its colours are not known, its time stamps jump,
+        or the file ends before its header says.
     """
     index, damages, sound = -1, 0, True
     start_s: float | None = None

@@ -276,11 +276,16 @@ def test_two_workers_write_the_same_bytes_as_one(tmp_path: Path, videos: Path, d
     ({"size": -3}, "--size must be at least 1, got -3"),
     ({"fps": 0}, "--fps must be above 0"),
     ({"fps": "nan"}, "--fps must be above 0"),
+    ({"fps": "inf"}, "--fps must be above 0"),
+    ({"fps": 1e-300}, "--fps must be above 0"),
+    ({"size": 100_000}, "make clips of 120.0 GB; the most is 2.1 GB"),
     ({"stride": 0}, "--stride must be at least 1"),
     ({"workers": 0}, "--workers must be at least 1"),
     ({"splits": "train"}, "wanted name:share"),
     ({"splits": "train:0.5,test:0.1"}, "positive and sum to 1"),
     ({"splits": "train:0.5,train:0.5"}, "wanted name:share"),
+    ({"splits": "train:nan"}, "wanted name:share"),
+    ({"splits": "train:1,test:0"}, "positive and sum to 1"),
     ({"frames": 400}, "no clip in it (pieces: 1 short)"),
   ],
 )
@@ -310,6 +315,97 @@ def test_a_folder_without_videos_and_a_bad_table_are_told_so(
   assert run(tmp_path / "v", tmp_path / "d") == 2
   assert "captions.jsonl, line 1 is damaged" in capsys.readouterr().err
   assert [p.name for p in tmp_path.iterdir()] == ["v"]
+
+
+def test_linked_folders_are_read_once_and_what_is_not_read_is_named(
+  tmp_path: Path, write_video, numbered, capsys: pytest.CaptureFixture
+):
+  source, other = tmp_path / "v", tmp_path / "other"
+  write_video(source / "a.mkv", numbered(8))
+  write_video(other / "b.mkv", numbered(8))
+  (other / "captions.csv").write_text("file,caption\nb.mkv,linked\n")
+  (source / "linked").symlink_to(other)
+  (source / "again").symlink_to(other)
+  (source / "up").symlink_to(tmp_path)
+  (other / "loop").symlink_to(source)
+  (source / "itself.mkv").symlink_to(source / "itself.mkv")
+  (source / "dead.mkv").symlink_to(tmp_path / "nowhere")
+  os.mkfifo(source / "pipe.mp4")
+  assert run(source, tmp_path / "d", splits="train:1") == 0
+  said = capsys.readouterr().out
+  films = {line["file"]: line["caption"] for line in kept(tmp_path / "d")}
+  assert films == {"a.mkv": "", "again/b.mkv": "linked"}
+  for line in (
+    "again/loop: a link to a folder that is read already, as .",
+    "linked: a link to a folder that is read already, as again",
+    "up/other: a link to a folder",
+    "itself.mkv: cannot be read (Too many levels of symbolic links)",
+    "dead.mkv: no such file",
+    "pipe.mp4: no regular file but a pipe",
+  ):
+    assert line in said
+  assert run(source, tmp_path / "d", splits="train:1") == 0
+  assert "is up to date" in capsys.readouterr().out
+  write_video(other / "c.mkv", numbered(8))
+  assert run(source, tmp_path / "d", splits="train:1") == 2
+  assert "1 are new, changed or gone (again/c.mkv" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+  tmp_path: Path, write_video, numbered, monkeypatch: pytest.MonkeyPatch, capsys
+):
+  source = tmp_path / "v"
+  write_video(source / "a.mkv", numbered(8))
+  write_video(source / "locked" / "b.mkv", numbered(8))
+  real = Path.iterdir
+
+  def locked(path: Path):
+    if path.name == "locked":
+      raise PermissionError(13, "Permission denied", str(path))
+    return real(path)
+
+  monkeypatch.setattr(Path, "iterdir", locked)
+  assert run(source, tmp_path / "d", splits="train:1") == 0
+  line = "locked: a folder that cannot be read (Permission denied)"
+  assert line in capsys.readouterr().out
+  assert "`locked`: a folder" in (tmp_path / "d" / "README.md").read_text()
+
+
+def test_rates_that_differ_much_are_warned_of_on_the_console_and_the_card(
+  tmp_path: Path, write_video, numbered, capsys: pytest.CaptureFixture
+):
+  for rate in (5, 24, 60):
+    write_video(tmp_path / "v" / f"{rate}.mkv", numbered(12), rate)
+  assert run(tmp_path / "v", tmp_path / "d", splits="train:1") == 0
+  said, card = capsys.readouterr().out, (tmp_path / "d" / "README.md").read_text()
+  for text in (said, card):
+    assert "5 frames per second (5.mkv) and 60 (60.mkv)" in text and "--fps=RATE" in text
+  assert run(tmp_path / "v", tmp_path / "e", splits="train:1", fps=20) == 0
+  said, card = capsys.readouterr().out, (tmp_path / "e" / "README.md").read_text()
+  assert "arning" not in said + card
+  assert " slow: under three quarters of its frames differ" in said
+
+
+@pytest.mark.parametrize("text", ["", "null", "{}", "[]", '{"options": 1}'])
+def test_a_damaged_record_of_a_dataset_is_named(
+  tmp_path: Path, write_video, numbered, text: str, capsys: pytest.CaptureFixture
+):
+  write_video(tmp_path / "v" / "a.mkv", numbered(8))
+  (tmp_path / "d").mkdir()
+  (tmp_path / "d" / "video_folder.json").write_text(text)
+  assert run(tmp_path / "v", tmp_path / "d") == 2
+  assert "video_folder.json is damaged" in capsys.readouterr().err
+
+
+def test_a_half_written_piece_is_cut_again(tmp_path: Path, write_video, numbered, capsys):
+  write_video(tmp_path / "v" / "a.mkv", numbered(8))
+  pieces = tmp_path / "d.partial" / "pieces"
+  pieces.mkdir(parents=True)
+  (pieces / f"{video_cut.key('a.mkv')}.json").write_text('{"name": "a.m')
+  cutting = {"frames": 4, "size": 32, "fps": None, "stride": 4}
+  (tmp_path / "d.partial" / "cutting.json").write_text(json.dumps(cutting))
+  assert run(tmp_path / "v", tmp_path / "d", splits="train:1") == 0
+  assert len(kept(tmp_path / "d")) == 2
 
 
 def test_the_sample_videos_give_clips_within_their_shots(tmp_path: Path):
