@@ -145,8 +145,8 @@ class Card:
       return []
     return [
       f"{low:g} frames per second ({shown(self.slowest)}) and {high:g} ({shown(self.fastest)}) "
-      f"stand in one dataset: from frame to frame the same motion is {high / low:.1f} times as large in "
-      "the first; --fps=RATE brings all files to one rate"
+      f"stand in one dataset: from frame to frame the same motion is {high / low:.1f} times as "
+      "large in the first; --fps=RATE brings all files to one rate"
     ]
 
   def markdown(self) -> str:

@@ -66,11 +66,9 @@ def build(
   if not source.is_dir():
     raise ValueError(f"--source: no directory {source}")
   partial = partial_of(out)
-  left_out: Mapping[str, str] = {}
+  left_out: dict[str, str] = {}
   if identities is None:
-    found = _list(source, (out, partial))
-    left_out = {name: reason for name, reason in found.items() if reason}
-    identities = {n: video_cut.identity(source / n) for n in found if n not in left_out}
+    identities, left_out = _search(source, (out, partial))
   state = {
     "options": dataclasses.asdict(options),
     "files": {**identities, **dict.fromkeys(left_out, [-1, -1])},
@@ -104,6 +102,13 @@ def build(
 def partial_of(out: Path) -> Path:
   """Where unfinished work is kept."""
   return out.absolute().with_name(f"{out.absolute().name}.partial")
+
+
+def _search(source: Path, ours: tuple[Path, ...]) -> tuple[dict[str, list[int]], dict[str, str]]:
+  """(identity of every file below `source`, why it is not read of all else)."""
+  found = _list(source, ours)
+  left_out = {name: reason for name, reason in found.items() if reason}
+  return {n: video_cut.identity(source / n) for n in found if n not in left_out}, left_out
 
 
 def _list(source: Path, ours: tuple[Path, ...]) -> dict[str, str]:
