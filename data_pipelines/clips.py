@@ -60,11 +60,11 @@ def write_clips(
     The number of examples by split.
 
   Raises:
-    ValueError: `out` holds something, a split is empty, or an example does not fit.
+    ConfigError: `out` holds something, a split is empty, or an example does not fit.
   """
   out = Path(out)
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise ValueError(f"{out} exists already; nothing was written. Choose another directory")
+    raise ConfigError(f"{out} exists already; nothing was written. Choose another directory")
   shape = (frames, height, width, CHANNELS)
   with _at_once(out) as temporary:
     writer = _writer(temporary, shape, fps, description, extra_metadata or {})
@@ -101,7 +101,7 @@ def _fill(
         writer.add_examples({split: batch})
       counts[split] += len(batch)
     if not counts[split]:
-      raise ValueError(f"split {split!r} has no clips; nothing was written")
+      raise ConfigError(f"split {split!r} has no clips; nothing was written")
   with tfds_files.errors("the dataset cannot be written"):
     writer.close_all()
   return counts
@@ -149,15 +149,15 @@ def _checked(
   video, identity = example["video"], int(example["id"])
   where = f"clip with id {identity} of split {split!r}"
   if video.shape != shape or video.dtype != np.uint8:
-    raise ValueError(f"{where}: video is {video.dtype}{video.shape}, wanted uint8{shape}")
+    raise ConfigError(f"{where}: video is {video.dtype}{video.shape}, wanted uint8{shape}")
   if not 0 <= identity < 2**32:
-    raise ValueError(f"{where}: an id is from 0 to 2**32 - 1")
+    raise ConfigError(f"{where}: an id is from 0 to 2**32 - 1")
   if identity in ids:
-    raise ValueError(f"{where}: another clip has this id; ids are unique in a dataset")
+    raise ConfigError(f"{where}: another clip has this id; ids are unique in a dataset")
   ids.add(identity)
   rate = float(({"fps": fps} | example)["fps"])
   if not 0 < rate < np.inf:
-    raise ValueError(f"{where}: fps is {rate}, wanted a finite number above 0")
+    raise ConfigError(f"{where}: fps is {rate}, wanted a finite number above 0")
   return {
     "video": np.ascontiguousarray(video),
     "caption": example["caption"],
@@ -200,8 +200,9 @@ class Source:
     config: which clips.
 
   Raises:
-    ValueError: the directory is missing, empty, damaged or no dataset of clips, has no such split,
-      or holds clips of another size than the config asks for.
+    ValueError: the directory is missing, empty or no dataset, has no such split, or holds clips of
+      another size than the config asks for.
+    ConfigError: a file of it is damaged, or not of clips; the file is named.
   """
 
   finite = True
@@ -248,11 +249,11 @@ def _open(path: Path) -> tfds.core.DatasetBuilder:
   """The tfds builder of the dataset in `path`."""
   make = "write one with `python -m data_pipelines.video_folder`"
   if not path.is_dir():
-    raise ConfigError(f"no directory {path}: it should hold a dataset of clips; {make}")
+    raise ValueError(f"no directory {path}: it should hold a dataset of clips; {make}")
   if not any(path.iterdir()):
-    raise ConfigError(f"{path} is empty: it should hold a dataset of clips; {make}")
+    raise ValueError(f"{path} is empty: it should hold a dataset of clips; {make}")
   if lost := [n for n in (tfds_files.INFO, tfds_files.FEATURES) if not (path / n).exists()]:
-    raise ConfigError(f"{path} is no tfds dataset (it lacks {' and '.join(lost)}); {make}")
+    raise ValueError(f"{path} is no tfds dataset (it lacks {' and '.join(lost)}); {make}")
   return tfds_files.open_dataset(path)
 
 
@@ -270,9 +271,9 @@ def _stored_shape(builder: tfds.core.DatasetBuilder, config: Config) -> tuple[in
     )
   frames, height, width, channels = shape
   if config.frames is not None and config.frames > frames:
-    raise ConfigError(f"{config.path} has clips of {frames} frames, but frames={config.frames}")
+    raise ValueError(f"{config.path} has clips of {frames} frames, but frames={config.frames}")
   if config.size is not None and (height, width) != (config.size, config.size):
-    raise ConfigError(
+    raise ValueError(
       f"{config.path} has clips of {height}x{width} pixels (HxW), but size={config.size}: "
       "change size, or make the dataset again at that size"
     )

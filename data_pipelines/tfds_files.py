@@ -80,19 +80,20 @@ class Records:
     split: its split, or a slice of it.
 
   Raises:
-    ConfigError: no such split or slice, or a shard is missing, damaged, or holds another number of
-      records than dataset_info.json says.
+    ValueError: no such split, or nothing in it.
+    ConfigError: a shard is missing, damaged, or holds another number of records than
+      dataset_info.json says.
   """
 
   def __init__(self, path: Path, builder: tfds.core.DatasetBuilder, split: str):
     name = split.split("[")[0]
     if name not in builder.info.splits:
       known = ", ".join(sorted(builder.info.splits))
-      raise ConfigError(f"{path} has no split {name!r}; it has: {known}")
+      raise ValueError(f"{path} has no split {name!r}; it has: {known}")
     with errors(f"{path}: split {split!r} cannot be read"):
       parts = builder.info.splits[split].file_instructions
     if not parts:
-      raise ConfigError(f"{path}: split {split!r} has no clips in it")
+      raise ValueError(f"{path}: split {split!r} has no clips in it")
     with errors(f"{path}: split {split!r} cannot be read"):
       self._records: Any = builder.as_data_source(split)
     self._shards = [Path(part.filename) for part in parts]

@@ -45,13 +45,13 @@ class Cutting:
   def __post_init__(self) -> None:
     for name in ("frames", "size", "stride"):
       if getattr(self, name) < 1:
-        raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
     if self.fps is not None and not SLOWEST_FPS <= self.fps <= FASTEST_FPS:
-      raise ValueError(
+      raise ConfigError(
         f"--fps must be above 0, from {SLOWEST_FPS:g} to {FASTEST_FPS:g}, got {self.fps}"
       )
     if (size := self.frames * self.size**2 * 3) > LARGEST_CLIP:
-      raise ValueError(
+      raise ConfigError(
         f"--frames={self.frames} of --size={self.size} make clips of {size / 1e9:.1f} GB; "
         f"the most is {LARGEST_CLIP / 1e9:.1f} GB"
       )

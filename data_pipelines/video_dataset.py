@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines import data_card, video_cut, video_splits
+from videojax.errors import ConfigError
 
 RECORD = "video_folder.json"
 
 
-class NoClipsError(ValueError):
+class NoClipsError(ConfigError):
   """Nothing in the folder makes a clip; the message says why."""
 
 
@@ -143,7 +144,7 @@ def write(
 
   Raises:
     NoClipsError: there is nothing to write.
-    ValueError: a split would be empty.
+    ConfigError: a split would be empty.
   """
   files = [[video_cut.Clip(**clip) for clip in record["clips"]] for record in records]
   skipped, options = _skipped(records), pieces.options

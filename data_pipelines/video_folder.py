@@ -61,10 +61,10 @@ def build(
     A summary in words.
 
   Raises:
-    ValueError: no such folder, no clips in it, or `out` holds something else.
+    ConfigError: no such folder, no clips in it, or `out` holds something else.
   """
   if not source.is_dir():
-    raise ValueError(f"--source: no directory {source}")
+    raise ConfigError(f"--source: no directory {source}")
   partial = partial_of(out)
   left_out: dict[str, str] = {}
   if identities is None:
@@ -78,7 +78,7 @@ def build(
   texts, lost = captions.read_captions(source, identities)
   if not texts:
     more = data_card.listing("; skipped", left_out) if left_out else ""
-    raise ValueError(f"--source: {source} has no files in it; nothing was written{more}")
+    raise ConfigError(f"--source: {source} has no files in it; nothing was written{more}")
   _claim(partial, options.cutting())
   pieces, dataset = partial / "pieces", partial / "dataset"
   if cluster:
@@ -172,7 +172,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def _finished(out: Path, partial: Path, state: Mapping[str, Any]) -> str:
   """The summary of the dataset in `out`, if that is what this command would make."""
   if not (out / video_dataset.RECORD).is_file():
-    raise ValueError(f"--out: {out} holds something else; nothing was written. Choose another")
+    raise ConfigError(f"--out: {out} holds something else; nothing was written. Choose another")
   record = files.read_json(out / video_dataset.RECORD)
   if not isinstance(record, dict) or not all(
     isinstance(record.get(name), kind)
@@ -182,14 +182,14 @@ def _finished(out: Path, partial: Path, state: Mapping[str, Any]) -> str:
       f"{out / video_dataset.RECORD} is damaged; choose another --out, or delete it"
     )
   if different := _differences(record["options"], state["options"]):
-    raise ValueError(
+    raise ConfigError(
       f"--out: {out} was made with other options: {different}. Nothing was written: choose "
       "another --out, or delete it"
     )
   old, new = record["files"], state["files"]
   changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
   if changed:
-    raise ValueError(
+    raise ConfigError(
       f"--out: {out} was made from other files: {len(changed)} are new, changed or gone "
       f"({data_card.shown(changed[0])}, ...). Nothing was written: choose another --out, or "
       "delete it"
@@ -207,10 +207,10 @@ def _claim(partial: Path, cutting: video_cut.Cutting) -> None:
     files.write_json(claim, wanted)
     return
   if not claim.exists():
-    raise ValueError(f"{partial} is not ours: move it, or choose another --out")
+    raise ConfigError(f"{partial} is not ours: move it, or choose another --out")
   claimed = files.read_json(claim)
   if different := _differences(claimed if isinstance(claimed, dict) else {}, wanted):
-    raise ValueError(
+    raise ConfigError(
       f"{partial} holds unfinished work with other options: {different}. Nothing was written: "
       "finish it with those, delete it, or choose another --out"
     )
@@ -248,7 +248,7 @@ def _results(jobs: Iterable[Callable[[], Any]], workers: int) -> Iterator[Any]:
       for future in concurrent.futures.as_completed(futures):
         yield future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
-      raise ValueError(
+      raise ConfigError(
         "a worker process died (out of memory?); the same command goes on from here"
       ) from error
     finally:
@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
   flags = _parse(argv)
   try:
     if flags.workers < 1:
-      raise ValueError(f"--workers must be at least 1, got {flags.workers}")
+      raise ConfigError(f"--workers must be at least 1, got {flags.workers}")
     stride = flags.frames if flags.stride is None else flags.stride
     options = video_dataset.Options(flags.frames, flags.size, flags.fps, stride, flags.splits)
     if flags.beam:

@@ -273,7 +273,7 @@ def test_the_module_that_a_dataset_names_is_not_imported(tmp_path: Path, monkeyp
 def test_what_a_dataset_says_of_its_files_is_checked(tmp_path: Path, change, says: str):
   write(tmp_path / "c", make_videos(4))
   _edit(tmp_path / "c" / "dataset_info.json", change)
-  with pytest.raises(ConfigError, match=says):
+  with pytest.raises(ValueError, match=says):
     clips.Source(clips.Config(str(tmp_path / "c")))
 
 
