@@ -51,7 +51,7 @@ Divided by: {rule}.
 
     {command}
 
-Files are decoded frame by frame. A shot ends where a frame differs in layout and colours from the
+Files are decoded frame by frame, of several video tracks the first. A shot ends where a frame differs in layout and colours from the
 one before, far more than the neighbouring frames do from each other (fades and dissolves are not
 found); no clip crosses the end of a shot. Frames are the ones nearest in time to an even grid, scaled
 by area so that the shorter side fits, and cropped in the centre; pixels that are not square are

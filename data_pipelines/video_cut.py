@@ -118,7 +118,7 @@ def cut_file(path: Path, name: str, pieces: Path, cutting: Cutting) -> dict[str,
   if (finished := _finished(done)) and {k: finished.get(k) for k in state} == state:
     return finished
   frames = frames_path(pieces, name)
-  partial = frames.with_suffix(".partial")
+  partial = _partial(pieces, name)
   record = state | left_out(name, None)
   try:
     with partial.open("wb") as file:
@@ -150,6 +150,15 @@ def left_out(name: str, reason: str | None) -> dict[str, Any]:
 
 def frames_path(pieces: Path, name: str) -> Path:
   return pieces / f"{key(name)}.frames"
+
+
+def _partial(pieces: Path, name: str) -> Path:
+  return frames_path(pieces, name).with_suffix(".partial")
+
+
+def is_begun(pieces: Path, name: str) -> bool:
+  """Whether a process was cutting the file when it ended."""
+  return _partial(pieces, name).exists()
 
 
 def open_frames(path: Path, size: int) -> np.ndarray:

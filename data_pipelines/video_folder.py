@@ -228,10 +228,17 @@ def _cut_all(
   records = {}
   with _progress() as progress:
     task = progress.add_task("cutting", total=len(jobs), clips=0)
-    for record in _results(jobs.values(), min(workers, len(jobs))):
-      records[record["name"]] = record
-      kept = sum(clip["reason"] == "kept" for clip in record["clips"])
-      progress.update(task, advance=1, clips=progress.tasks[task].fields["clips"] + kept)
+    try:
+      for record in _results(jobs.values(), min(workers, len(jobs))):
+        records[record["name"]] = record
+        kept = sum(clip["reason"] == "kept" for clip in record["clips"])
+        progress.update(task, advance=1, clips=progress.tasks[task].fields["clips"] + kept)
+    except concurrent.futures.process.BrokenProcessPool as error:
+      begun = [name for name in media if video_cut.is_begun(pieces, name)]
+      raise ConfigError(
+        "a worker process died (out of memory, or a film that breaks its decoder); the same "
+        f"command goes on from here\n{data_card.listing('it cut one of', dict.fromkeys(begun, ''))}"
+      ) from error
   return [records[name] for name in media]
 
 
@@ -247,10 +254,6 @@ def _results(jobs: Iterable[Callable[[], Any]], workers: int) -> Iterator[Any]:
     try:
       for future in concurrent.futures.as_completed(futures):
         yield future.result()
-    except concurrent.futures.process.BrokenProcessPool as error:
-      raise ConfigError(
-        "a worker process died (out of memory?); the same command goes on from here"
-      ) from error
     finally:
       pool.shutdown(cancel_futures=True)
 

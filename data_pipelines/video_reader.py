@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ CUT_FLOOR = 0.12  # of 0 to 2; in bikes.mp4 the calmest cut is 0.32, motion alon
 CUT_RATIO = 3.0  # a cut stands out from its neighbourhood, fast motion does not
 CUT_WINDOW = 8  # frames on either side
 BACK_S, GAP_S = 1.0, 3600.0  # time stamps that jump further back or on are no film's
+PLAYLISTS = frozenset(("concat", "dash", "hls", "imf", "sdp"))
+HEIF = frozenset(("avif", "heic", "heim", "heis", "heix", "mif1"))
 WHOLE = 0.9  # of the promised duration: less is a truncated file
 
 
@@ -81,8 +84,13 @@ class VideoFile:
     """Finds the stream and its rate."""
     if not self._container.streams:
       raise UnreadableError("truncated or not a video (no streams in it)")
+    kind = self._container.format.name
+    if kind in PLAYLISTS:  # the films that it names would be there twice, and in two splits
+      raise UnreadableError(f"a playlist ({kind}), no film")
+    if self._container.metadata.get("major_brand") in HEIF:  # its streams are tiles of the picture
+      raise UnreadableError("a HEIF or AVIF image; convert it to PNG or JPEG")
     pictures = [s for s in self._container.streams.video if not _is_cover(s)]
-    if not pictures or self._container.format.name == "tty":  # tty draws any .txt as a video
+    if not pictures or kind == "tty":  # tty draws any .txt as a video
       raise UnreadableError("no video in it")
     self.stream = pictures[0]
     if not self.stream.codec_context:
@@ -253,7 +261,7 @@ def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
   """
   check_file(path)
   try:
-    with Image.open(path) as opened:
+    with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
       pictures = getattr(opened, "n_frames", 1)
       if pictures > 1 and opened.format != "MPO":  # phones put copies behind the picture
         raise UnreadableError(f"{pictures} pictures in one file; only single ones are read")

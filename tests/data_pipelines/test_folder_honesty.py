@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,25 @@ def test_a_half_written_piece_is_cut_again(tmp_path: Path, write_video, numbered
   (tmp_path / "d.partial" / "cutting.json").write_text(json.dumps(cutting))
   assert run(tmp_path / "v", tmp_path / "d", splits="train:1") == 0
   assert len(kept(tmp_path / "d")) == 2
+
+
+def test_a_film_that_kills_its_worker_is_named(tmp_path: Path, write_video, numbered):
+  """A stand-in for a decoder that crashes: the worker ends itself while it cuts one file."""
+  for name in ("a.mkv", "b.mkv"):
+    write_video(tmp_path / "v" / name, numbered(8))
+  site = tmp_path / "site"
+  site.mkdir()
+  (site / "sitecustomize.py").write_text(
+    "import os\n"
+    "from data_pipelines import video_cut\n"
+    "real = video_cut._read_video\n"
+    "video_cut._read_video = lambda path, *a: "
+    "os._exit(9) if path.name == 'b.mkv' else real(path, *a)\n"
+  )
+  flags = ["--frames=4", "--size=32", "--workers=2", f"--out={tmp_path / 'd'}"]
+  done = subprocess.run(
+    [sys.executable, "-m", "data_pipelines.video_folder", f"--source={tmp_path / 'v'}", *flags],
+    capture_output=True, text=True, env=os.environ | {"PYTHONPATH": f"{site}:{os.getcwd()}"},
+  )  # fmt: skip
+  assert done.returncode == 2 and "Traceback" not in done.stderr
+  assert "a worker process died" in done.stderr and "  b.mkv" in done.stderr

@@ -207,3 +207,18 @@ def test_pipes_are_never_opened(tmp_path: Path):
   os.mkfifo(tmp_path / "i.png")
   for name in ("v.mp4", "i.png"):
     assert cut(tmp_path / name, tmp_path / "p", 1, 16)[0]["skipped"] == "no regular file"
+
+
+def test_a_playlist_is_no_film_again(tmp_path: Path, write_video: Callable, numbered: Callable):
+  write_video(tmp_path / "a.ts", numbered(8), 24, "mpeg2video", "yuv420p")
+  (tmp_path / "list.m3u8").write_text(
+    "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n#EXT-X-ENDLIST\n"
+  )
+  (tmp_path / "list.ffconcat").write_text("ffconcat version 1.0\nfile a.ts\n")
+  assert "a playlist (hls)" in cut(tmp_path / "list.m3u8", tmp_path / "p")[0]["skipped"]
+  assert "a playlist (concat)" in cut(tmp_path / "list.ffconcat", tmp_path / "p")[0]["skipped"]
+
+
+def test_an_image_in_tiles_is_not_shown_by_one_tile(tmp_path: Path):
+  Image.new("RGB", (64, 64), "red").save(tmp_path / "a.avif")
+  assert "AVIF image" in cut(tmp_path / "a.avif", tmp_path / "p", 1)[0]["skipped"]
