@@ -233,7 +233,7 @@ def _cut_all(
         records[record["name"]] = record
         kept = sum(clip["reason"] == "kept" for clip in record["clips"])
         progress.update(task, advance=1, clips=progress.tasks[task].fields["clips"] + kept)
-    except concurrent.futures.process.BrokenProcessPool as error:
+    except concurrent.futures.BrokenExecutor as error:
       begun = [name for name in media if video_cut.is_begun(pieces, name)]
       raise ConfigError(
         "a worker process died (out of memory, or a film that breaks its decoder); the same "
