@@ -24,7 +24,7 @@ def check(source: str, out: str, arguments: Sequence[str]) -> None:
   beam.Pipeline(options=PipelineOptions(list(arguments)))
   for path in [source, out] if is_url(source) else [out]:
     if set("*?[") & set(path):
-      raise ValueError(f"{path}: Beam reads *, ? and [ as patterns; choose another name")
+      raise errors.ConfigError(f"{path}: Beam reads *, ? and [ as patterns; choose another name")
 
 
 def open_file(path: str, write: bool = False) -> Any:
@@ -69,7 +69,7 @@ def fetch_texts(source: str, near: Path, ours: Sequence[str]) -> dict[str, list[
     By name below `source`, the identity of all files but hidden ones.
 
   Raises:
-    ValueError: there are none.
+    ConfigError: there are none.
   """
   files = {}
   for path, identity in match(f"{source}/**"):
@@ -78,7 +78,7 @@ def fetch_texts(source: str, near: Path, ours: Sequence[str]) -> dict[str, list[
     if not (hidden or name.endswith("/") or path.startswith(tuple(ours))):
       files[name] = identity
   if not files:
-    raise ValueError(f"--source: {source} has no files in it; nothing was written")
+    raise errors.ConfigError(f"--source: {source} has no files in it; nothing was written")
   near.mkdir(parents=True)
   texts = [n for n in files if n.endswith(".txt") or n.split("/")[-1] in captions.TABLES]
   with concurrent.futures.ThreadPoolExecutor(32) as pool:

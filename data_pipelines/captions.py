@@ -1,11 +1,17 @@
 """Captions of a folder of videos: a .txt beside the file, or a captions.jsonl / captions.csv."""
 
 import csv
-import json
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from videojax import files
+from videojax.errors import ConfigError
 
 TABLES = ("captions.jsonl", "captions.csv")
+LONGEST = 2**17 - 1  # characters; more is no caption, and the most that a cell may have
+COLUMNS = ("file", "caption")
 
 
 def read_captions(source: Path, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -20,49 +26,94 @@ def read_captions(source: Path, names: Iterable[str]) -> tuple[dict[str, str], l
 
   Returns:
     (caption by file, '' where there is none, of all files that are no captions themselves; files
-    that a table names but that do not exist).
+    that a table names but that do not exist or are captions).
 
   Raises:
-    ValueError: a table lacks a column, or a line of it is no JSON.
+    ConfigError: a table or text cannot be read, or a row of a table is not one file and its
+      caption, or has a file that another row has; file and row are named.
   """
   names = list(names)
   tables = {name for name in names if PurePosixPath(name).name in TABLES}
   texts = {name for name in names if name.endswith(".txt")}
   captions: dict[str, str] = {}
+  places: dict[str, str] = {}
   for table in sorted(tables):
-    folder = PurePosixPath(table).parent
-    for file, caption in _rows(source / table):
-      captions[str(folder / file)] = caption.strip()
-  lost = sorted(set(captions) - set(names))
+    for place, file, caption in _rows(source / table):
+      name = str(PurePosixPath(table).parent / file)
+      if name in places:
+        raise ConfigError(f"{place}: {file!r} has a caption already, from {places[name]}")
+      places[name], captions[name] = place, caption
   beside = {
     name: text
     for name in names
     if name not in tables | texts
     and (text := str(PurePosixPath(name).with_suffix(".txt"))) in texts
   }
-  for name, text in beside.items():
-    captions[name] = (source / text).read_text("utf-8-sig", errors="replace").strip()
   media = dict.fromkeys(sorted(set(names) - tables - set(beside.values())), "")
+  lost = sorted(captions.keys() - media)
+  for name, text in beside.items():
+    captions[name] = _caption(files.read_text(source / text), str(source / text))
   return media | {k: v for k, v in captions.items() if k in media}, lost
 
 
-def _rows(table: Path) -> Iterator[tuple[str, str]]:
-  """(file, caption) of each row."""
-  with table.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
-    rows = _json_rows(table, lines) if table.suffix == ".jsonl" else csv.DictReader(lines)
-    try:
-      for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not {"file", "caption"} <= set(row):
-          raise ValueError(f"{table}, row {number}: wanted the columns `file` and `caption`")
-        yield str(row["file"]), str(row["caption"] or "")
-    except csv.Error as error:
-      raise ValueError(f"{table} cannot be read: {error}") from error
+def _rows(table: Path) -> Iterator[tuple[str, str, str]]:
+  """(place in the table, file, caption) of each row."""
+  lines = io.StringIO(files.read_text(table), newline="")
+  for place, row in (_json_rows if table.suffix == ".jsonl" else _csv_rows)(table, lines):
+    if not isinstance(row, dict) or not set(COLUMNS) <= set(row):
+      raise ConfigError(f"{place}: wanted the columns `file` and `caption`")
+    file, caption = (row[name] for name in COLUMNS)
+    if not isinstance(file, str) or not file:
+      raise ConfigError(f"{place}: `file` is {_brief(file)}, wanted a path in text")
+    yield place, file, _caption(caption, place)
 
 
-def _json_rows(table: Path, lines: Iterable[str]) -> Iterator[object]:
+def _json_rows(table: Path, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
   for number, line in enumerate(lines, 1):
     if line.strip():
-      try:
-        yield json.loads(line)
-      except json.JSONDecodeError as error:
-        raise ValueError(f"{table}, line {number}: no JSON ({error})") from error
+      place = f"{table}, line {number}"
+      yield place, files.parse_json(line, place)
+
+
+def _csv_rows(table: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+  """Rows are counted as a spreadsheet does: the header is row 1, empty rows count."""
+  number, header = 0, None
+  try:
+    for number, row in enumerate(csv.reader(lines, strict=True), 1):
+      place = f"{table}, row {number}"
+      if header is None:
+        header = row
+        if any(header.count(name) != 1 for name in COLUMNS):
+          raise ConfigError(
+            f"{place}: wanted the columns `file` and `caption`, each once, with commas between "
+            f"them, found {_brief(header)}"
+          )
+      elif row and len(row) != len(header):
+        raise ConfigError(
+          f"{place}: {len(row)} cells, wanted {len(header)}; a caption with commas stands in "
+          'double quotes ("...")'
+        )
+      elif row:
+        yield place, dict(zip(header, row))
+  except csv.Error as error:
+    raise ConfigError(f"{table}, row {number + 1}: {error}") from None
+  if header is None:
+    raise ConfigError(f"{table} is empty: wanted the columns `file` and `caption`")
+
+
+def _caption(text: Any, place: str) -> str:
+  """The caption, when it can be one."""
+  if not isinstance(text, str):
+    raise ConfigError(f"{place}: the caption is {_brief(text)}, wanted text")
+  if len(text) > LONGEST:
+    raise ConfigError(f"{place}: the caption has {len(text)} characters, over {LONGEST}")
+  if "\0" in text:
+    raise ConfigError(f"{place}: a null byte in the caption; is the file UTF-16? Save it as UTF-8")
+  if any("\ud800" <= letter <= "\udfff" for letter in text):
+    raise ConfigError(f"{place}: half a character (a lone surrogate) in the caption")
+  return text.strip()
+
+
+def _brief(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 80 else f"{text[:80]}..."

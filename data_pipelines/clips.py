@@ -22,6 +22,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 
+from data_pipelines import tfds_files
+from videojax.errors import ConfigError
+
 NAME = "clips"
 VERSION = "1.0.0"
 CHANNELS = 3
@@ -57,11 +60,11 @@ def write_clips(
     The number of examples by split.
 
   Raises:
-    ValueError: `out` holds something, a split is empty, or an example does not fit.
+    ConfigError: `out` holds something, a split is empty, or an example does not fit.
   """
   out = Path(out)
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise ValueError(f"{out} exists already; nothing was written. Choose another directory")
+    raise ConfigError(f"{out} exists already; nothing was written. Choose another directory")
   shape = (frames, height, width, CHANNELS)
   with _at_once(out) as temporary:
     writer = _writer(temporary, shape, fps, description, extra_metadata or {})
@@ -94,11 +97,13 @@ def _fill(
   for split, examples in splits.items():
     checked = (_checked(example, shape, fps, ids, split) for example in examples)
     while batch := list(itertools.islice(checked, EXAMPLES_PER_WRITE)):
-      writer.add_examples({split: batch})
+      with tfds_files.errors("the dataset cannot be written"):  # a full disk
+        writer.add_examples({split: batch})
       counts[split] += len(batch)
     if not counts[split]:
-      raise ValueError(f"split {split!r} has no clips; nothing was written")
-  writer.close_all()
+      raise ConfigError(f"split {split!r} has no clips; nothing was written")
+  with tfds_files.errors("the dataset cannot be written"):
+    writer.close_all()
   return counts
 
 
@@ -144,17 +149,20 @@ def _checked(
   video, identity = example["video"], int(example["id"])
   where = f"clip with id {identity} of split {split!r}"
   if video.shape != shape or video.dtype != np.uint8:
-    raise ValueError(f"{where}: video is {video.dtype}{video.shape}, wanted uint8{shape}")
+    raise ConfigError(f"{where}: video is {video.dtype}{video.shape}, wanted uint8{shape}")
   if not 0 <= identity < 2**32:
-    raise ValueError(f"{where}: an id is from 0 to 2**32 - 1")
+    raise ConfigError(f"{where}: an id is from 0 to 2**32 - 1")
   if identity in ids:
-    raise ValueError(f"{where}: another clip has this id; ids are unique in a dataset")
+    raise ConfigError(f"{where}: another clip has this id; ids are unique in a dataset")
   ids.add(identity)
+  rate = float(({"fps": fps} | example)["fps"])
+  if not 0 < rate < np.inf:
+    raise ConfigError(f"{where}: fps is {rate}, wanted a finite number above 0")
   return {
     "video": np.ascontiguousarray(video),
     "caption": example["caption"],
     "id": identity,
-    "fps": float(({"fps": fps} | example)["fps"]),
+    "fps": rate,
   }
 
 
@@ -192,25 +200,20 @@ class Source:
     config: which clips.
 
   Raises:
-    ValueError: the directory is missing, empty, damaged or no dataset of clips, has no such split,
-      or holds clips of another size than the config asks for.
+    ValueError: the directory is missing, empty or no dataset, has no such split, or holds clips of
+      another size than the config asks for.
+    ConfigError: a file of it is damaged, or not of clips; the file is named.
   """
 
   finite = True
 
   def __init__(self, config: Config):
     self.config = config
-    builder = _open(Path(config.path))
+    path = Path(config.path)
+    builder = _open(path)
     stored = _stored_shape(builder, config)
     self.shape = (config.frames or stored[0], *stored[1:])
-    name = config.split.split("[")[0]
-    if name not in builder.info.splits:
-      known = ", ".join(sorted(builder.info.splits))
-      raise ValueError(f"{config.path} has no split {name!r}; it has: {known}")
-    lost = [p for p in builder.info.splits[name].filepaths if not os.path.exists(p)]
-    if lost:
-      raise ValueError(f"{config.path} is damaged: {os.path.basename(lost[0])} is missing")
-    self._records = builder.as_data_source(config.split)
+    self._records = tfds_files.Records(path, builder, config.split)
 
   def __len__(self) -> int:
     return len(self._records)
@@ -249,26 +252,24 @@ def _open(path: Path) -> tfds.core.DatasetBuilder:
     raise ValueError(f"no directory {path}: it should hold a dataset of clips; {make}")
   if not any(path.iterdir()):
     raise ValueError(f"{path} is empty: it should hold a dataset of clips; {make}")
-  if not (path / "dataset_info.json").is_file() or not (path / "features.json").is_file():
-    raise ValueError(
-      f"{path} is no tfds dataset (it lacks dataset_info.json or features.json); {make}"
-    )
-  try:
-    return tfds.builder_from_directory(path)
-  except Exception as error:  # whatever a damaged JSON file makes tfds raise
-    raise ValueError(f"{path} cannot be read as a tfds dataset: {error}") from error
+  if lost := [n for n in (tfds_files.INFO, tfds_files.FEATURES) if not (path / n).exists()]:
+    raise ValueError(f"{path} is no tfds dataset (it lacks {' and '.join(lost)}); {make}")
+  return tfds_files.open_dataset(path)
 
 
 def _stored_shape(builder: tfds.core.DatasetBuilder, config: Config) -> tuple[int, int, int, int]:
   """(T,H,W,C) as stored, checked against what the config asks for."""
   features = builder.info.features
-  missing = {"video", "caption", "id", "fps"} - set(features)
-  if missing or len(features["video"].shape) != 4:
-    raise ValueError(
-      f"{config.path} is a tfds dataset, but not of clips: wanted video [T,H,W,C], caption, id "
-      f"and fps, found {', '.join(f'{k} {v.shape}' for k, v in features.items())}"
+  wanted = {"video": "uint8", "caption": "object", "id": "uint32", "fps": "float32"}
+  found = {name: np.dtype(feature.np_dtype).name for name, feature in features.items()}
+  shape: tuple[Any, ...] = features["video"].shape if "video" in features else ()
+  if not wanted.items() <= found.items() or len(shape) != 4 or None in shape or 0 in shape:
+    told = (f"{name} {found[name]}{list(features[name].shape)}" for name in found)
+    raise ConfigError(
+      f"{config.path} is a tfds dataset, but not of clips: wanted video uint8[T,H,W,C], caption, "
+      f"id uint32 and fps float32, found {', '.join(told)}"
     )
-  frames, height, width, channels = features["video"].shape
+  frames, height, width, channels = shape
   if config.frames is not None and config.frames > frames:
     raise ValueError(f"{config.path} has clips of {frames} frames, but frames={config.frames}")
   if config.size is not None and (height, width) != (config.size, config.size):

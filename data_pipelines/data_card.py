@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+UNLIKE = 2.0  # rates that differ by more are warned of
 LISTED = 20  # most names in a message
 SHEET_CLIPS, SHEET_FRAMES, SHEET_SIDE, SHEET_GAP = 12, 16, 96, 2  # most rows, columns; pixels
 REASONS = {
@@ -24,6 +25,7 @@ CARD = """# Clips cut from `{source}`
 
 {total} clips of {frames} frames, {size}x{size} pixels, {rate}: {hours:.3f} hours one after another
 (overlapping clips count each), from {source_hours:.3f} hours of video in {used} of {files} files.
+{warnings}
 
 ![contact sheet](contact_sheet.png)
 
@@ -49,11 +51,15 @@ Divided by: {rule}.
 
     {command}
 
-Files are decoded frame by frame. A shot ends where a frame differs in layout and colours from the
+Files are decoded frame by frame, of several video tracks the first. A shot ends where a frame differs in layout and colours from the
 one before, far more than the neighbouring frames do from each other (fades and dissolves are not
 found); no clip crosses the end of a shot. Frames are the ones nearest in time to an even grid, scaled
 by area so that the shorter side fits, and cropped in the centre; pixels that are not square are
-made square. Colours are RGB; transparency is ignored, interlaced video is left as it is.
+made square. Marks of rotation and mirroring are obeyed. Colours are 8-bit RGB of ordinary video
+(BT.709; of images sRGB, by their colour profiles): HDR (PQ, HLG) is shown with its reference white,
+203 nits, as white, and all that is brighter as white; BT.2020 and Display P3 are converted, what they
+have beyond BT.709 is clipped. Films that do not say their colours are taken for BT.601. Transparency
+is ignored, interlaced video is left as it is.
 
 `manifest.jsonl` has one line per clip or dropped piece: file, start_frame and end_frame (decoded
 frames of the file from 0, the end excluded), start_s, source_fps, fps, shot, reason, and for kept
@@ -82,8 +88,10 @@ def listing(title: str, reasons: Mapping[str, str]) -> str:
 
 def report(dropped: Mapping[str, int], skipped: Mapping[str, str]) -> str:
   """What was left out, in a few lines."""
-  pieces = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
-  return f"dropped pieces: {pieces}\n" + listing("skipped files", skipped)
+  lines = [f"  {count} {reason}: {REASONS[reason]}" for reason, count in sorted(dropped.items())]
+  return "\n".join(
+    ["dropped pieces:" + ("" if lines else " none"), *lines, listing("skipped files", skipped)]
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +106,8 @@ class Card:
     rule: how the splits were made.
     counts: clips by split.
     rates: the fps of every clip.
+    slowest: the file of the lowest rate.
+    fastest: of the highest.
     source_seconds: of all files that gave clips.
     dropped: pieces by reason.
     skipped: reason by file.
@@ -111,6 +121,8 @@ class Card:
   rule: str
   counts: Mapping[str, int]
   rates: Sequence[float]
+  slowest: str
+  fastest: str
   source_seconds: float
   dropped: Mapping[str, int]
   skipped: Mapping[str, str]
@@ -119,10 +131,23 @@ class Card:
   def summary(self) -> str:
     """The card in a few lines, for the screen."""
     by_split = ", ".join(f"{count} {split}" for split, count in self.counts.items())
-    return (
+    lines = [
       f"{self.files} files, {len(self.rates)} clips ({by_split}), "
-      f"{len(self.skipped)} files skipped\n" + report(self.dropped, self.skipped)
-    )
+      f"{len(self.skipped)} files skipped",
+      report(self.dropped, self.skipped),
+    ]
+    return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings())])
+
+  def warnings(self) -> list[str]:
+    """What the reader must know before training on it."""
+    low, high = min(self.rates), max(self.rates)
+    if self.frames == 1 or high <= UNLIKE * low:
+      return []
+    return [
+      f"{low:g} frames per second ({shown(self.slowest)}) and {high:g} ({shown(self.fastest)}) "
+      f"stand in one dataset: from frame to frame the same motion is {high / low:.1f} times as "
+      "large in the first; --fps=RATE brings all files to one rate"
+    ]
 
   def markdown(self) -> str:
     low, high = min(self.rates), max(self.rates)
@@ -136,6 +161,7 @@ class Card:
       frames=self.frames,
       size=self.size,
       rate=f"{rate} frames per second",
+      warnings="".join(f"\n**Warning:** {text}.\n" for text in self.warnings()),
       hours=sum(self.frames / fps for fps in self.rates) / 3600,
       source_hours=self.source_seconds / 3600,
       used=self.files - len(self.skipped),

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 
 from data_pipelines import beam_tools, video_cut, video_dataset, video_folder, video_splits
 from data_pipelines.beam_tools import is_url
+from videojax.errors import ConfigError
 
 INFO = "dataset_info.json"
 
@@ -36,7 +37,7 @@ def build(source: str, out: str, options: video_dataset.Options, arguments: Sequ
     A summary in words.
 
   Raises:
-    ValueError: Beam is not installed, or as `video_folder.build`.
+    ConfigError: Beam is not installed, or as `video_folder.build`.
   """
   beam_tools.check(source, out, arguments)
   source, out = source.rstrip("/"), out.rstrip("/")
@@ -54,8 +55,8 @@ def build(source: str, out: str, options: video_dataset.Options, arguments: Sequ
     finished = beam_tools.fetch_record(out, target, video_dataset.RECORD)
     try:
       summary = video_folder.build(near, target, options, 1, cluster, files)
-    except ValueError as error:
-      raise ValueError(str(error).replace(str(target), out)) from error
+    except ConfigError as error:
+      raise ConfigError(str(error).replace(str(target), out)) from error
     if not finished:
       beam_tools.publish(target, cluster.shards, out, video_dataset.RECORD)
       beam_tools.delete(f"{partial}/**")

@@ -15,10 +15,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from data_pipelines import video_reader
+from videojax import files
+from videojax.errors import ConfigError
 
 STILL_LEVELS = 16  # a pixel has changed when a channel moved by so many of 255 levels
 STILL_SHARE = 0.005  # a clip is still when at no time more than this share of pixels has changed
 DISTINCT_SHARE = 0.75  # fewer different frames than this: the source is too slow for the rate
+SLOWEST_FPS, FASTEST_FPS = 0.001, 1000.0
+LARGEST_CLIP = 2**31 - 2**20  # bytes; a record of a dataset holds no more
 IMAGE_FPS = 1.0  # an image has no rate of its own
 
 
@@ -41,9 +45,16 @@ class Cutting:
   def __post_init__(self) -> None:
     for name in ("frames", "size", "stride"):
       if getattr(self, name) < 1:
-        raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-    if self.fps is not None and not 0 < self.fps <= 1000:
-      raise ValueError(f"--fps must be above 0 and at most 1000, got {self.fps}")
+        raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
+    if self.fps is not None and not SLOWEST_FPS <= self.fps <= FASTEST_FPS:
+      raise ConfigError(
+        f"--fps must be above 0, from {SLOWEST_FPS:g} to {FASTEST_FPS:g}, got {self.fps}"
+      )
+    if (size := self.frames * self.size**2 * 3) > LARGEST_CLIP:
+      raise ConfigError(
+        f"--frames={self.frames} of --size={self.size} make clips of {size / 1e9:.1f} GB; "
+        f"the most is {LARGEST_CLIP / 1e9:.1f} GB"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +115,11 @@ def cut_file(path: Path, name: str, pieces: Path, cutting: Cutting) -> dict[str,
   """
   done = pieces / f"{key(name)}.json"
   state = {"name": name, "identity": identity(path), "cutting": dataclasses.asdict(cutting)}
-  if done.exists():
-    record = json.loads(done.read_text())
-    if {k: record[k] for k in state} == state:
-      return record
+  if (finished := _finished(done)) and {k: finished.get(k) for k in state} == state:
+    return finished
   frames = frames_path(pieces, name)
-  partial = frames.with_suffix(".partial")
-  record = state | {"skipped": None, "seconds": 0.0, "shots": 0, "clips": []}
+  partial = _partial(pieces, name)
+  record = state | left_out(name, None)
   try:
     with partial.open("wb") as file:
       read = _read_image if is_image(path) else _read_video
@@ -121,14 +130,35 @@ def cut_file(path: Path, name: str, pieces: Path, cutting: Cutting) -> dict[str,
     partial.write_bytes(b"")
     record["skipped"] = str(error)
   partial.replace(frames)
-  written = done.with_suffix(".writing")
-  written.write_text(json.dumps(record))
-  written.replace(done)
+  files.write_text(done, json.dumps(record))
   return record
+
+
+def _finished(done: Path) -> dict[str, Any] | None:
+  """The record of a file that was cut before; a damaged one counts as none."""
+  try:
+    record = files.read_json(done)
+  except ConfigError:
+    return None
+  return record if isinstance(record, dict) else None
+
+
+def left_out(name: str, reason: str | None) -> dict[str, Any]:
+  """The record of a file before it is cut, or for ever where there is a reason to skip it."""
+  return {"name": name, "skipped": reason, "seconds": 0.0, "shots": 0, "clips": []}
 
 
 def frames_path(pieces: Path, name: str) -> Path:
   return pieces / f"{key(name)}.frames"
+
+
+def _partial(pieces: Path, name: str) -> Path:
+  return frames_path(pieces, name).with_suffix(".partial")
+
+
+def is_begun(pieces: Path, name: str) -> bool:
+  """Whether a process was cutting the file when it ended."""
+  return _partial(pieces, name).exists()
 
 
 def open_frames(path: Path, size: int) -> np.ndarray:
@@ -174,7 +204,6 @@ def _read_video(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
   """Decodes a video once: writes the frames that the grid picks, and finds the shots."""
   with video_reader.VideoFile(path) as video:
     fps = cutting.fps or video.fps
-    aspect = float(video.stream.sample_aspect_ratio or 1)
     resize, unlike = video_reader.Resizer(cutting.size), video_reader.CutScore()
     index, time_s, sound, damages, score = [], [], [], [], []
 
@@ -191,7 +220,7 @@ def _read_video(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
     for place, picture, count in _nearest(watched(), fps, 0.5 / video.fps):
       kept = picture.sound
       if kept:
-        file.write(resize(picture.frame, aspect).tobytes())
+        file.write(resize(picture.frame, video.pixel_aspect).tobytes())
       rows += [written if kept else -1] * count
       places += [place] * count
       written += kept

@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines import data_card, video_cut, video_splits
+from videojax.errors import ConfigError
 
 RECORD = "video_folder.json"
 
 
-class NoClipsError(ValueError):
+class NoClipsError(ConfigError):
   """Nothing in the folder makes a clip; the message says why."""
 
 
@@ -143,7 +144,7 @@ def write(
 
   Raises:
     NoClipsError: there is nothing to write.
-    ValueError: a split would be empty.
+    ConfigError: a split would be empty.
   """
   files = [[video_cut.Clip(**clip) for clip in record["clips"]] for record in records]
   skipped, options = _skipped(records), pieces.options
@@ -160,6 +161,8 @@ def write(
     rule=rule,
     counts=pieces.write_clips(dataset, kept, rule, float(np.median(rates))),
     rates=rates,
+    slowest=kept[int(np.argmin(rates))].clip.file,
+    fastest=kept[int(np.argmax(rates))].clip.file,
     source_seconds=sum(r["seconds"] for r in records if r["name"] not in skipped),
     dropped=collections.Counter(e.clip.reason for e in entries if e.split is None),
     skipped=skipped,
@@ -194,9 +197,10 @@ def _skipped(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
       pieces = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
       skipped[record["name"]] = f"no clip in it (pieces: {pieces})"
   if len(skipped) == len(records):
+    dropped = collections.Counter(c["reason"] for record in records for c in record["clips"])
     raise NoClipsError(
       f"no clips in the {len(records)} files of --source; nothing was written\n"
-      + data_card.listing("skipped files", skipped)
+      + data_card.report(dropped, skipped)
     )
   return skipped
 

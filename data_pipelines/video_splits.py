@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from data_pipelines import video_cut
+from videojax.errors import ConfigError
 
 BY_FILE = "whole files, in an order drawn by the hash of their names"
 BY_PART = (
@@ -19,19 +20,19 @@ def parse_splits(text: str) -> dict[str, float]:
   """'train:0.9,validation:0.1' -> {'train': 0.9, 'validation': 0.1}.
 
   Raises:
-    ValueError: not of that form, a share is not positive, or they do not sum to 1.
+    ConfigError: not of that form, a share is not positive, or they do not sum to 1.
   """
   shares = {}
   for part in text.split(","):
     match = re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*:\s*([0-9.]+(?:e-?\d+)?)\s*", part)
     if not match or match[1] in shares or match[1] == "all":  # tfds has its own 'all'
-      raise ValueError(f"splits={text!r}: wanted name:share,..., as in train:0.9,validation:0.1")
+      raise ConfigError(f"splits={text!r}: wanted name:share,..., as in train:0.9,validation:0.1")
     try:
       shares[match[1]] = float(match[2])
     except ValueError:
-      raise ValueError(f"splits={text!r}: {match[2]} is no number") from None
+      raise ConfigError(f"splits={text!r}: {match[2]} is no number") from None
   if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
-    raise ValueError(f"splits={text!r}: the shares must be positive and sum to 1")
+    raise ConfigError(f"splits={text!r}: the shares must be positive and sum to 1")
   return shares
 
 
@@ -48,7 +49,7 @@ def assign(
     ([(clip, its split or None when dropped)], the rule in words).
 
   Raises:
-    ValueError: a split would get no clip.
+    ConfigError: a split would get no clip.
   """
   if len(shares) == 1:
     pairs, rule = [_all_in(clips, *shares) for clips in files], ONE
@@ -59,7 +60,7 @@ def assign(
   assigned = list(itertools.chain.from_iterable(pairs))
   empty = set(shares) - {split for _, split in assigned}
   if empty:
-    raise ValueError(
+    raise ConfigError(
       f"split {sorted(empty)[0]!r} would have no clips: give it a larger share, ask for a smaller "
       "--stride (clips then overlap), or for one split: --splits=train:1"
     )

@@ -77,7 +77,10 @@ def read_text(path: Path) -> str:
   except FileNotFoundError:
     raise ConfigError(f"{path} is not there") from None
   except UnicodeDecodeError as error:
-    raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    line = error.object.count(b"\n", 0, error.start) + 1
+    raise ConfigError(
+      f"{path} is not UTF-8 text (line {line}, byte {error.start}); save it as UTF-8"
+    ) from None
   except (OSError, ValueError) as error:  # ValueError: a null byte in the name
     if isinstance(error, ConfigError):
       raise

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import clips
+from videojax import data
+from videojax.errors import ConfigError
 
 
 def make_videos(count: int, frames: int = 4, size: int = 8, seed: int = 0) -> np.ndarray:
@@ -191,7 +193,7 @@ def test_a_directory_without_clips_is_told_so(tmp_path: Path):
   assert "no tfds dataset" in error(tmp_path)
   for name in ("dataset_info.json", "features.json"):
     (tmp_path / name).write_text("{")
-  assert "cannot be read as a tfds dataset" in error(tmp_path)
+  assert "features.json is damaged" in error(tmp_path)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path):
@@ -200,3 +202,143 @@ def test_a_missing_shard_is_named(tmp_path: Path):
   with pytest.raises(ValueError, match="damaged: clips-train.array_record-00000 is missing"):
     clips.Source(clips.Config(str(tmp_path / "c")))
   assert len(clips.Source(clips.Config(str(tmp_path / "c"), split="validation"))) == 2
+
+
+def _edit(path: Path, change) -> None:
+  value = json.loads(path.read_text())
+  change(value)
+  path.write_text(json.dumps(value))
+
+
+def _class(name: str) -> dict:
+  return {"pythonClassName": name, "tensor": {"dtype": "uint8", "shape": {}}}
+
+
+EVIL = "evil_features.Feature"
+SEQUENCE = "tensorflow_datasets.core.features.sequence_feature.Sequence"
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda f: f.update(pythonClassName=EVIL),
+    lambda f: f["featuresDict"]["features"]["video"].update(pythonClassName=EVIL),
+    lambda f: f["featuresDict"]["features"].update(more=_class(EVIL)),
+    lambda f: f["featuresDict"]["features"].update(more={"python_class_name": EVIL, "text": {}}),
+    lambda f: f["featuresDict"]["features"].update(
+      more={"pythonClassName": SEQUENCE, "sequence": {"feature": _class(EVIL)}}
+    ),
+    lambda f: f.update(type=EVIL, content={}),
+    lambda f: f["featuresDict"]["features"]["fps"].update(
+      featuresDict={"features": {"x": _class(EVIL)}}
+    ),
+  ],
+)
+def test_a_dataset_imports_no_code(tmp_path: Path, monkeypatch, change):
+  write(tmp_path / "c", make_videos(4))
+  (tmp_path / "evil_features.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  _edit(tmp_path / "c" / "features.json", change)
+  with pytest.raises(ConfigError, match="features.json"):
+    clips.Source(clips.Config(str(tmp_path / "c")))
+  assert not (tmp_path / "ran").exists() and "evil_features" not in sys.modules
+
+
+def test_the_module_that_a_dataset_names_is_not_imported(tmp_path: Path, monkeypatch):
+  write(tmp_path / "c", make_videos(4))
+  (tmp_path / "evil_module.py").write_text("raise SystemExit\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  _edit(tmp_path / "c" / "dataset_info.json", lambda i: i.update(moduleName="evil_module"))
+  source = pickle.loads(pickle.dumps(clips.Source(clips.Config(str(tmp_path / "c")))))
+  assert source[0]["id"] == 1000 and "evil_module" not in sys.modules
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (lambda i: i.update(name="../other/clips"), "makes no name of a file"),
+    (lambda i: i["splits"][0].update(filepathTemplate="../{SPLIT}"), "makes no name of a file"),
+    (lambda i: i["splits"][0].update(filepathTemplate="{SPLIT:>999999999}"), "makes no name"),
+    (lambda i: i["splits"][0].update(filepath_template="/etc/passwd"), "is not known"),
+    (lambda i: i["splits"][0].update(name="../x"), "makes no name of a file"),
+    (lambda i: i["splits"][0].update(shardLengths=["4"]), "holds 2 records, but .* says 4"),
+    (lambda i: i["splits"][0].update(shardLengths=[-1]), "whole numbers"),
+    (lambda i: i["splits"][0].update(shardLengths=[]), "no clips in it"),
+    (lambda i: i.update(fileFormat="tfrecord"), "wanted 'array_record'"),
+    (lambda i: i.update(splits=None), "wanted `splits`"),
+    (lambda i: i.update(version="new"), "cannot be read as a tfds dataset"),
+    (lambda i: i.update(unknown=1), "cannot be read as a tfds dataset"),
+  ],
+)
+def test_what_a_dataset_says_of_its_files_is_checked(tmp_path: Path, change, says: str):
+  write(tmp_path / "c", make_videos(4))
+  _edit(tmp_path / "c" / "dataset_info.json", change)
+  with pytest.raises(ValueError, match=says):
+    clips.Source(clips.Config(str(tmp_path / "c")))
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{", "[" * 100_000, "\x00"])
+def test_files_that_are_no_json_object_are_named(tmp_path: Path, text: str):
+  for name in ("features.json", "dataset_info.json", "metadata.json"):
+    out = tmp_path / name.replace(".", "")
+    write(out, make_videos(4))
+    (out / name).write_text(text)
+    if name == "metadata.json" and text in ("null", "[]"):
+      continue  # nothing of it is used
+    with pytest.raises(ConfigError, match=name):
+      clips.Source(clips.Config(str(out)))
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.999])
+def test_a_shard_that_is_cut_short_is_named_when_it_is_opened(tmp_path: Path, share: float):
+  write(tmp_path / "c", make_videos(40, 8, 32))
+  shard = tmp_path / "c" / "clips-train.array_record-00000"
+  shard.write_bytes(shard.read_bytes()[: int(shard.stat().st_size * share)])
+  with pytest.raises(ConfigError, match="clips-train.array_record-00000 is cut short"):
+    clips.Source(clips.Config(str(tmp_path / "c")))
+
+
+def test_a_damaged_record_is_one_line_with_its_shard_in_the_loaders_threads_too(tmp_path: Path):
+  write(tmp_path / "c", make_videos(40, 8, 32))
+  shard = tmp_path / "c" / "clips-train.array_record-00000"
+  damaged = bytearray(shard.read_bytes())
+  damaged[200_000:200_100] = bytes(100)
+  shard.write_bytes(damaged)
+  source = clips.Source(clips.Config(str(tmp_path / "c")))
+  loader = data.Loader({"c": source}, [1], batch_size=4, seed=0)
+  with pytest.raises(ConfigError, match="array_record-00000 is damaged") as caught:
+    list(zip(range(20), loader.batches()))
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("name", "dtype"), [("video", "int8"), ("id", "int64"), ("fps", "float64")]
+)
+def test_numbers_of_another_type_are_not_taken_for_pixels(tmp_path: Path, name: str, dtype: str):
+  write(tmp_path / "c", make_videos(4))
+  _edit(
+    tmp_path / "c" / "features.json",
+    lambda f: f["featuresDict"]["features"][name]["tensor"].update(dtype=dtype),
+  )
+  with pytest.raises(ConfigError, match=f"wanted video uint8.*found .*{name} {dtype}"):
+    clips.Source(clips.Config(str(tmp_path / "c")))
+
+
+def test_a_full_disk_leaves_one_line_and_no_dataset(tmp_path: Path):
+  """Files of at most 100 kB stand for it."""
+  code = (
+    "import resource, sys, numpy as np\n"
+    "from data_pipelines import clips\n"
+    "from videojax.errors import ConfigError\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+    "video = np.random.default_rng(0).integers(0, 255, (400, 1, 16, 16, 3), np.uint8)\n"
+    "examples = [dict(video=v, caption='', id=i) for i, v in enumerate(video)]\n"
+    "size = dict(frames=1, height=16, width=16, fps=1.0, description='')\n"
+    "try:\n"
+    f"  clips.write_clips({str(tmp_path / 'c')!r}, dict(train=examples), **size)\n"
+    "except ConfigError as error:\n"
+    "  print(error)\n"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert "cannot be written" in done.stdout and "File too large" in done.stdout
+  assert not list(tmp_path.iterdir())

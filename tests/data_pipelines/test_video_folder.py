@@ -276,11 +276,16 @@ def test_two_workers_write_the_same_bytes_as_one(tmp_path: Path, videos: Path, d
     ({"size": -3}, "--size must be at least 1, got -3"),
     ({"fps": 0}, "--fps must be above 0"),
     ({"fps": "nan"}, "--fps must be above 0"),
+    ({"fps": "inf"}, "--fps must be above 0"),
+    ({"fps": 1e-300}, "--fps must be above 0"),
+    ({"size": 100_000}, "make clips of 120.0 GB; the most is 2.1 GB"),
     ({"stride": 0}, "--stride must be at least 1"),
     ({"workers": 0}, "--workers must be at least 1"),
     ({"splits": "train"}, "wanted name:share"),
     ({"splits": "train:0.5,test:0.1"}, "positive and sum to 1"),
     ({"splits": "train:0.5,train:0.5"}, "wanted name:share"),
+    ({"splits": "train:nan"}, "wanted name:share"),
+    ({"splits": "train:1,test:0"}, "positive and sum to 1"),
     ({"frames": 400}, "no clip in it (pieces: 1 short)"),
   ],
 )
@@ -308,7 +313,7 @@ def test_a_folder_without_videos_and_a_bad_table_are_told_so(
   (tmp_path / "v" / "captions.csv").unlink()
   (tmp_path / "v" / "captions.jsonl").write_text("{oops\n")
   assert run(tmp_path / "v", tmp_path / "d") == 2
-  assert "captions.jsonl, line 1: no JSON" in capsys.readouterr().err
+  assert "captions.jsonl, line 1 is damaged" in capsys.readouterr().err
   assert [p.name for p in tmp_path.iterdir()] == ["v"]
 
 

@@ -1,0 +1,191 @@
+"""A stored tfds dataset, opened and read with errors that name the file.
+
+tfds imports the classes that features.json names, and opens the paths that dataset_info.json makes.
+A dataset comes from anywhere, so both are checked as data before tfds sees them.
+"""
+
+import bisect
+import concurrent.futures
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from google.protobuf import json_format, message
+
+from videojax import files
+from videojax.errors import ConfigError
+
+INFO, FEATURES, METADATA = "dataset_info.json", "features.json", "metadata.json"
+_TFDS = "tensorflow_datasets.core.features."
+_DICT = f"{_TFDS}features_dict.FeaturesDict"
+_LEAVES = {  # class -> the field of its settings; these import nothing
+  f"{_TFDS}tensor_feature.Tensor": "tensor",
+  f"{_TFDS}scalar.Scalar": "tensor",
+  f"{_TFDS}text_feature.Text": "text",
+}
+_NOTES = {"description", "valueRange"}
+_NAME = r"[A-Za-z0-9_]+"
+_TEMPLATE = r"(\{(DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\}|[A-Za-z0-9_.-])+"
+# What tfds, protobuf and array_record raise on files that are damaged or of another version.
+_TFDS_ERRORS = (
+  json_format.Error,
+  message.Error,
+  ArithmeticError,
+  AssertionError,
+  AttributeError,
+  LookupError,
+  NotImplementedError,
+  OSError,
+  RuntimeError,
+  TypeError,
+  ValueError,
+)
+
+
+def open_dataset(path: Path) -> tfds.core.DatasetBuilder:
+  """The tfds builder of the dataset in `path`; none of its code is run.
+
+  Raises:
+    ConfigError: a file is missing, damaged, or names a class or a path that is not of a dataset of
+      numbers and text.
+  """
+  _check_features(path / FEATURES)
+  _check_info(path / INFO)
+  if (path / METADATA).exists():
+    files.read_json(path / METADATA)
+  with errors(f"{path} cannot be read as a tfds dataset"):
+    return tfds.builder_from_directory(path)
+
+
+@contextlib.contextmanager
+def errors(what: str) -> Iterator[None]:
+  """What tfds raises inside becomes a ConfigError that begins with `what`."""
+  try:
+    yield
+  except _TFDS_ERRORS as error:
+    raise ConfigError(f"{what} ({_line(error)})") from error
+
+
+class Records:
+  """The examples of a split by index; safe from several threads.
+
+  Args:
+    path: directory of the dataset, for messages.
+    builder: from `open_dataset`.
+    split: its split, or a slice of it.
+
+  Raises:
+    ValueError: no such split, or nothing in it.
+    ConfigError: a shard is missing, damaged, or holds another number of records than
+      dataset_info.json says.
+  """
+
+  def __init__(self, path: Path, builder: tfds.core.DatasetBuilder, split: str):
+    name = split.split("[")[0]
+    if name not in builder.info.splits:
+      known = ", ".join(sorted(builder.info.splits))
+      raise ValueError(f"{path} has no split {name!r}; it has: {known}")
+    with errors(f"{path}: split {split!r} cannot be read"):
+      parts = builder.info.splits[split].file_instructions
+    if not parts:
+      raise ValueError(f"{path}: split {split!r} has no clips in it")
+    with errors(f"{path}: split {split!r} cannot be read"):
+      self._records: Any = builder.as_data_source(split)
+    self._shards = [Path(part.filename) for part in parts]
+    self._ends = list(itertools.accumulate(part.take for part in parts))
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+      list(pool.map(_check_shard, self._shards, [part.examples_in_shard for part in parts]))
+
+  def __len__(self) -> int:
+    return self._ends[-1]
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < len(self):
+      raise IndexError(f"index {index} is not in [0, {len(self)})")
+    shard = self._shards[bisect.bisect_right(self._ends, index)]
+    with errors(f"{shard} is damaged: one of its records makes no clip"):
+      return self._records[index]
+
+
+def _line(error: Exception) -> str:
+  return " ".join(str(error).split())[:300] or "no reason given"
+
+
+def _check_features(path: Path) -> None:
+  """Raises unless features.json is a flat dictionary of tensors, numbers and texts."""
+  features = files.read_json(path)
+  allowed = {"pythonClassName", "featuresDict", *_NOTES}
+  if not isinstance(features, dict) or features.get("pythonClassName") != _DICT:
+    raise ConfigError(f"{path}: wanted pythonClassName {_DICT!r} at the top; nothing was read")
+  named = features.get("featuresDict")
+  named = named.get("features") if isinstance(named, dict) else None
+  if set(features) - allowed or not isinstance(named, dict):
+    raise ConfigError(f"{path}: wanted pythonClassName and featuresDict.features, no more")
+  for name, feature in named.items():
+    kind = feature.get("pythonClassName") if isinstance(feature, dict) else None
+    if not isinstance(kind, str) or kind not in _LEAVES:
+      raise ConfigError(
+        f"{path}: feature {name!r} is of class {kind!r}, which would be imported; only these are "
+        f"read: {', '.join(_LEAVES)}"
+      )
+    if extra := set(feature) - {"pythonClassName", _LEAVES[kind], *_NOTES}:
+      raise ConfigError(f"{path}: feature {name!r} has {sorted(extra)[0]!r}, which is not known")
+    if not re.fullmatch(_NAME, name):
+      raise ConfigError(f"{path}: {name!r} is no name of a feature: letters, digits, _")
+
+
+def _check_info(path: Path) -> None:
+  """Raises unless dataset_info.json names array_record files in its own folder."""
+  info = files.read_json(path)
+  if not isinstance(info, dict):
+    raise ConfigError(f"{path}: wanted a JSON object")
+  splits = info.get("splits")
+  if not isinstance(splits, list) or not splits:
+    raise ConfigError(f"{path}: wanted `splits`, a list of at least one")
+  if info.get("fileFormat") != "array_record":
+    raise ConfigError(f"{path}: fileFormat is {info.get('fileFormat')!r}, wanted 'array_record'")
+  _check_text(path, info, "name", _NAME)
+  for split in splits:
+    if not isinstance(split, dict):
+      raise ConfigError(f"{path}: a split is {split!r}, wanted a JSON object")
+    _check_text(path, split, "name", _NAME)
+    if split.get("filepathTemplate", "") != "":
+      _check_text(path, split, "filepathTemplate", _TEMPLATE)
+    lengths = split.get("shardLengths")
+    if not isinstance(lengths, list) or not all(_is_count(length) for length in lengths):
+      raise ConfigError(
+        f"{path}: shardLengths of split {split['name']!r} must be a list of whole numbers"
+      )
+  for part in (info, *splits):  # protobuf takes file_format for fileFormat, too
+    if odd := [key for key in part if "_" in key]:
+      raise ConfigError(f"{path}: {odd[0]!r} is not known")
+
+
+def _check_text(path: Path, values: Mapping[str, Any], key: str, pattern: str) -> None:
+  value = values.get(key)
+  if not isinstance(value, str) or not re.fullmatch(pattern, value):
+    raise ConfigError(f"{path}: {key} is {value!r}, which makes no name of a file in its folder")
+
+
+def _is_count(value: Any) -> bool:
+  """Whether this is a whole number as protobuf writes it, in text or as a number."""
+  return re.fullmatch("[0-9]{1,18}", str(value)) is not None
+
+
+def _check_shard(shard: Path, records: int) -> None:
+  """Raises unless the shard is there, whole (its last block is), and of so many records."""
+  if not shard.exists():
+    raise ConfigError(f"{shard.parent} is damaged: {shard.name} is missing")
+  if not shard.is_file():  # a pipe would wait for ever
+    raise ConfigError(f"{shard} is no regular file")
+  with errors(f"{shard} is cut short, changed, or may not be read"):
+    reader = array_record_module.ArrayRecordReader(str(shard), options="readahead_buffer_size:0")
+    found = reader.num_records()
+    reader.close()
+  if found != records:
+    raise ConfigError(f"{shard} holds {found} records, but {INFO} says {records}")
