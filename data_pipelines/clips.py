@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,9 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 
 from data_pipelines import tfds_files
+from videojax import settings
 from videojax.errors import ConfigError
+from videojax.settings import Range, Width
 
 NAME = "clips"
 VERSION = "1.0.0"
@@ -180,17 +182,12 @@ class Config:
 
   path: str
   split: str = "train"
-  frames: int | None = None
-  size: int | None = None
-  caption_bytes: int = 64
+  frames: Width | None = None
+  size: Width | None = None
+  caption_bytes: Annotated[int, Range(0, 2**16)] = 64
 
   def __post_init__(self) -> None:
-    for name in ("frames", "size"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"clips: {name} must be at least 1 or None, got {value}")
-    if self.caption_bytes < 0:
-      raise ValueError(f"clips: caption_bytes must be at least 0, got {self.caption_bytes}")
+    settings.check(self)
 
 
 class Source:

@@ -25,7 +25,7 @@ World: x to the right, y down; speeds per second.
 
 import dataclasses
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ from jaxtyping import Array, Float, UInt32
 from data_pipelines import indexed
 from data_pipelines import world_physics as physics
 from data_pipelines.indexed import Indexed, make_clips
+from videojax import settings
+from videojax.settings import Natural, Positive, Range, Seed, Width
 
 EXTENT = 10.0
 FIRST_S = 0.01  # time of the first frame
@@ -129,28 +131,23 @@ class Config:
     ValueError: no such name, or clips that the known frames do not determine.
   """
 
-  size: int
+  size: Annotated[int, Range(16, 2**14)]  # at 16 the smallest ball is 1.6 px wide
   scenario: str = "uniform"
   grid: str = "30K"
   split: str = "train"
-  frames: int = 32
-  known: int = 3
-  seed: int = 0
-  fps: float = 10.0
+  frames: Width = 32
+  known: Natural = 3
+  seed: Seed = 0
+  fps: Positive = 10.0
   extent: ClassVar[float] = EXTENT
 
   def __post_init__(self) -> None:
+    settings.check(self)
     for name, table in (("scenario", SCENARIOS), ("grid", GRIDS), ("split", SPLITS)):
       if getattr(self, name) not in table:
         raise ValueError(
           f"phyworld: no {name} {getattr(self, name)!r}; there are {', '.join(table)}"
         )
-    if not self.size >= 16:
-      raise ValueError(
-        f"phyworld: size={self.size} must be at least 16: there the smallest ball is 1.6 px wide"
-      )
-    if not self.fps > 0:
-      raise ValueError(f"phyworld: fps={self.fps} must be above 0")
     if not 2 <= self.known < self.frames:
       raise ValueError(
         f"phyworld: known={self.known}, frames={self.frames}: known must be from 2, for velocity "

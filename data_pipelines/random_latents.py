@@ -5,13 +5,17 @@ Alphabet: B batch, T frames, H W height width, C channels, L text or image token
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
 from data_pipelines.indexed import Indexed
+from videojax import settings
+from videojax.settings import Count, Positive, Range, Width
+
+Length = Annotated[int, Range(0, 2**17)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +32,21 @@ class Config:
     volumes: name -> channels of those that lie over the latent and are not made of it.
   """
 
-  frames: int
-  height: int
-  width: int
-  channels: int
-  classes: int | None = None
-  text_length: int = 0
-  text_width: int = 0
-  image_length: int = 0
-  image_width: int = 0
-  fps: float = 1.0
+  frames: Width
+  height: Width
+  width: Width
+  channels: Width
+  classes: Count | None = None
+  text_length: Length = 0
+  text_width: Length = 0
+  image_length: Length = 0
+  image_width: Length = 0
+  fps: Positive = 1.0
   scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  volumes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  volumes: Mapping[str, Width] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self) -> None:
+    settings.check(self)
 
 
 class Source(Indexed):

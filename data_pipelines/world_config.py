@@ -5,7 +5,12 @@ World: [0, extent]^2, x to the right, y down; speeds per second. Mass is radius^
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from videojax import settings
+from videojax.settings import Count, Natural, NonNegative, Positive, Range, Seed, Share, Width
+
+Pixels = Annotated[int, Range(1, 2**14)]  # a side of a clip
 
 # Complementary pairs about a grey background. The discs of a clip take one colour of each pair:
 # then their colours are linearly independent, and a picture unmixes into its discs.
@@ -98,45 +103,33 @@ class Config:
     ValueError: no such scene or split, or a world that no clip can obey.
   """
 
-  size: int
-  frames: int
-  known: int = 3
+  size: Pixels
+  frames: Width
+  known: Natural = 3
   scenes: tuple[str, ...] = ("one", "two", "collision")
   split: str = "train"
-  clips: int | None = None
-  seed: int = 0
-  speed: tuple[float, float] = (1.0, 4.0)
-  radius: tuple[float, float] = (0.7, 1.4)
-  extent: float = 10.0
-  fps: float = 10.0
-  still: float = 0.0
-  pan: float = 0.0
-  zoom: float = 0.0
+  clips: Count | None = None
+  seed: Seed = 0
+  speed: tuple[Positive, Positive] = (1.0, 4.0)
+  radius: tuple[Positive, Positive] = (0.7, 1.4)
+  extent: Positive = 10.0
+  fps: Positive = 10.0
+  still: Share = 0.0
+  pan: NonNegative = 0.0
+  zoom: NonNegative = 0.0
   brush: bool = False
 
   def __post_init__(self) -> None:
-    for name in ("scenes", "speed", "radius"):  # lists, when they come from JSON
-      object.__setattr__(self, name, tuple(getattr(self, name)))
+    settings.check(self)
     if self.split not in SPLITS:
       raise ValueError(f"worlds: no split {self.split!r}; there are {', '.join(SPLITS)}")
     unknown = [name for name in self.scenes if name not in SCENES]
     if unknown or not self.scenes:
       raise ValueError(f"worlds: no scenes {unknown or '()'}; there are {', '.join(SCENES)}")
-    for name in ("size", "frames", "extent", "fps"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"worlds: {name} must be above 0, got {getattr(self, name)}")
-    if self.clips is not None and not 0 < self.clips < 2**31:
-      raise ValueError(f"worlds: clips must be from 1 to 2**31 - 1, or None, got {self.clips}")
-    if not 0 <= self.seed < 2**32:
-      raise ValueError(f"worlds: seed must be from 0 to 2**32 - 1, got {self.seed}")
     for name in ("speed", "radius"):
       low, high = getattr(self, name)
-      if not 0 < low <= high:
-        raise ValueError(f"worlds: {name} must be (lowest, highest) above 0, got {(low, high)}")
-    if not 0 <= self.still <= 1 or min(self.pan, self.zoom) < 0:
-      raise ValueError(
-        f"worlds: still={self.still} must be in [0, 1], pan={self.pan} and zoom={self.zoom} >= 0"
-      )
+      if low > high:
+        raise ValueError(f"{name}={(low, high)} must be (lowest, highest)")
     if self.moves_camera and any(s.bar for s in self.drawn_scenes):
       raise ValueError("worlds: a camera that moves and an occluder do not go together")
     self._check_known()

@@ -19,6 +19,7 @@ def pixels_as_features(monkeypatch):
   monkeypatch.setattr(i3d, "load", lambda path=None: {"w": np.zeros(1, np.float32)})
   colours = lambda weights, clips, pixels: clips.mean((2, 3)).reshape(len(clips), -1)
   monkeypatch.setattr(fvd, "features", colours)
+  monkeypatch.setattr(i3d, "MIN_FRAMES", 1)
 
 
 def evaluator(**changes):

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
   ("videojax.errors", 0),
   ("videojax.files", 0),
+  ("videojax.settings", 0),
   ("videojax.host", 0),
   ("videojax.sharding", 1),
   ("videojax.media", 1),
@@ -33,6 +34,7 @@ LAYERS = [
   ("videojax.sample", 5),
   ("videojax.evaluate", 6),
   ("videojax.config", 7),
+  ("videojax.overrides", 8),
   ("videojax.rundir", 8),
   ("videojax.program", 8),
   ("videojax.resume", 9),

@@ -57,9 +57,17 @@ def continued(
 
 
 def takes(config: Any, masks: Sequence[str]) -> tuple[str, ...]:
-  """What a model goes on from: 'low', the clip to enlarge, 'sparse', the frames to fill between."""
+  """What a model goes on from: 'low', the clip to enlarge, 'sparse', the frames to fill between.
+
+  Raises:
+    ConfigError: it goes on from no clip.
+  """
   low = any(name == "low" for name, _ in config.volumes)
   sparse = config.known is not None and masks[0] == "sparse"
+  if not (low or sparse):
+    raise ConfigError(
+      "a run in the middle of a cascade takes volume 'low' or mask 'sparse'; this one has neither"
+    )
   return ("low",) * low + ("sparse",) * sparse
 
 
@@ -89,11 +97,11 @@ def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> Non
   for number, (e, run) in enumerate([*chain, (experiment, workdir)]):  # before any clip is made
     rundir.check_same(run, rundir.read_config(run), to_json(e))
     open_checkpoints(run, "cascade")
-    if number and not takes(e.model.config, e.condition.masks):
-      raise ConfigError(
-        f"{run}: a run in the middle of a cascade takes volume 'low' or mask 'sparse'; this one "
-        "has neither"
-      )
+    try:
+      if number:
+        takes(e.model.config, e.condition.masks)
+    except ConfigError as error:
+      raise ConfigError(f"{run}: {error}") from None
   made: Any = None
   size = 0
   for e, run in [*chain, (experiment, workdir)]:

@@ -373,12 +373,12 @@ def test_the_example_has_the_agreed_schema():
     ({"scenario": "uniforn"}, "no scenario 'uniforn'"),
     ({"grid": "30k"}, "no grid '30k'"),
     ({"split": "ood"}, "no split 'ood'"),
-    ({"size": 8}, "at least 16"),
+    ({"size": 8}, r"size=8 must be in \[16, 16384\]"),
     ({"known": 1}, "known must be from 2"),
     ({"known": 32}, "known must be from 2"),
-    ({"fps": 0.0}, "fps=0.0 must be above 0"),
+    ({"fps": 0.0}, "fps=0.0 must be > 0"),
     ({"scenario": "collision", "known": 4}, "balls may meet after"),
-    ({"seed": -1}, "seed must be"),
+    ({"seed": -1}, r"seed=-1 must be in \[0, 4294967295\]"),
   ],
 )
 def test_an_impossible_world_is_refused(changes, message):

@@ -534,14 +534,14 @@ def test_the_longest_caption_fits():
     ({"known": 16}, "known must be"),
     ({"split": "id", "known": 2, "scenes": ("gravity",)}, "known >= 3, for gravity"),
     ({"split": "id", "known": 1, "scenes": ("one",)}, "known >= 2, for velocity"),
-    ({"size": 0}, "size must be above 0"),
+    ({"size": 0}, r"size=0 must be in \[1, 16384\]"),
     ({"size": 4}, "half a pixel"),
     ({"radius": (2.0, 3.0)}, "of the box"),
     ({"radius": (1.0, 1.0), "split": "combination"}, "no small and large"),
     ({"frames": 40, "known": 30, "split": "fast"}, "touch within"),
     ({"frames": 4, "split": "occluder", "speed": (0.5, 1.0)}, "behind a bar"),
     ({"speed": (4.0, 1.0)}, "lowest, highest"),
-    ({"seed": -1}, "seed must be"),
+    ({"seed": -1}, r"seed=-1 must be in \[0, 4294967295\]"),
   ],
 )
 def test_an_impossible_world_is_refused(changes, message):
