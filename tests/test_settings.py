@@ -203,7 +203,7 @@ def test_what_only_sampling_uses_is_traced_before_the_first_step(tmp_path):
   from videojax.train import train
 
   e = tiny(sampler__window=3, sampler__stride=1)
-  with pytest.raises(ConfigError, match="evaluate.splits|sampling"):
+  with pytest.raises(ConfigError, match=r"by windows of 3 frames \(sampler\.window\): patch"):
     train(e, tmp_path / "run", devices=jax.devices()[:1])
   assert not (tmp_path / "run" / "config.json").exists()
 

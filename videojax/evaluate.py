@@ -137,8 +137,10 @@ class Evaluator:
         jax.eval_shape(self._errors, params, example)
         jax.eval_shape(self._generate, params, example)
       except (TypeError, ValueError) as error:  # shapes that do not fit raise either
-        where = "sampling as training's clips" if split is None else f"evaluate.splits.{split}"
-        raise ConfigError(f"{where}: {error}") from error
+        where = "the training clips" if split is None else f"evaluate.splits.{split}"
+        window = self.experiment.sampler.window
+        how = f", by windows of {window} frames (sampler.window)" if window else ""
+        raise ConfigError(f"measuring and sampling {where}{how}: {error}") from error
     frames = self.train_task.source.shape[0]
     if self.config.fvd_clips and frames < i3d.MIN_FRAMES:
       raise ConfigError(
