@@ -5,23 +5,25 @@ allocates nothing.
 """
 
 import contextlib
+import dataclasses
 import importlib.util
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from videojax import hlo
 from videojax.config import Experiment
 from videojax.errors import ConfigError
 from videojax.host import settings_of_no_tpu
 from videojax.models.attention import compiling_for
-from videojax.program import Program, compile_sample, compile_step
+from videojax.program import Program, check_divides, compile_sample, compile_step
 from videojax.scaling import roofline
-from videojax.sharding import make_mesh
+from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, mesh_sizes
 from videojax.task import Task
 
 STEPS = ("train", "sample")
@@ -63,6 +65,37 @@ def gpus(name: str) -> tuple[str, int] | None:
   """(kind, number) of 'h100:8': there is no compiler for GPUs that are not here, all is counted."""
   kind, _, number = name.partition(":")
   return (GPUS[kind], int(number)) if kind in GPUS and number.isdigit() else None
+
+
+def check_mesh(e: Experiment, devices: int, slices: int = 1) -> None:
+  """The mesh is of so many devices in so many slices, and splits the batch evenly.
+
+  Raises:
+    ConfigError: with the flags of a mesh and a batch that would do.
+  """
+  sized = e.on_devices(devices)
+  try:
+    sizes = mesh_sizes(e.mesh, devices, slices)
+    check_divides(sized, AbstractMesh(tuple(sizes), MESH_AXES))
+  except ConfigError as error:
+    raise ConfigError(f"{error}. This would do: {_nearest(sized, devices, slices)}") from None
+
+
+def _nearest(e: Experiment, devices: int, slices: int) -> str:
+  """Flags: of the config's mesh, what these devices can keep, and of its batch a bit more."""
+  seq, tensor = max(e.mesh.seq, 1), max(e.mesh.tensor, 1)
+  if devices // slices % (seq * tensor):
+    seq = tensor = 1
+  rest = devices // slices // (seq * tensor)
+  fsdp = rest if e.mesh.fsdp == -1 else math.gcd(e.mesh.fsdp, rest)
+  mesh = MeshConfig(data=rest // fsdp * slices, fsdp=fsdp, seq=seq, tensor=tensor)
+  had, sizes = dataclasses.asdict(e.mesh), dataclasses.asdict(mesh)
+  flags = [f"--config.mesh.{axis}={n}" for axis, n in sizes.items() if n != had[axis]]
+  ways = mesh.data * mesh.fsdp * e.accumulate
+  if e.batch_size % ways:
+    flags += ["--config.clips_per_device=None"] * (e.clips_per_device is not None)
+    flags.append(f"--config.batch_size={-(-e.batch_size // ways) * ways}")
+  return " ".join(flags)
 
 
 @contextlib.contextmanager
