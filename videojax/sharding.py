@@ -90,13 +90,19 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     ConfigError: see `mesh_sizes`.
   """
   devices = jax.devices() if devices is None else devices
-  tpu = devices[0].platform == "tpu"
-  slices = len({getattr(device, "slice_index", None) for device in devices}) if tpu else 1
+  slices = number_of_slices(devices)
   sizes = mesh_sizes(config, len(devices), slices)
   auto = (AxisType.Auto,) * len(sizes)  # given: make_mesh's default has changed between releases
-  if not tpu:
+  if devices[0].platform != "tpu":
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)
   return Mesh(_on_torus(sizes, slices, devices), MESH_AXES, axis_types=auto)
+
+
+def number_of_slices(devices: list[jax.Device]) -> int:
+  """Of TPUs: how many slices they are, joined by the data centre's network."""
+  if devices[0].platform != "tpu":
+    return 1
+  return len({getattr(device, "slice_index", None) for device in devices})
 
 
 def _on_torus(sizes: list[int], slices: int, devices: list[jax.Device]) -> np.ndarray:
