@@ -112,7 +112,7 @@ check_flags() {
 check_config() {
   local file=${1%%:*}
   [[ ! $there || $1 != "$there"* ]] || return 0 # only they can see it
-  [[ ! $there || $file != /* ]] || die "--config=$1: give the path in this repository, or in $there"
+  [[ ! $there || /$file != *//* && /$file/ != */../* ]] || die "--config=$1: give the path in this repository, or in $there"
   [[ -f $file ]] || die "--config=$1: there is no file $file in $PWD"
 }
 

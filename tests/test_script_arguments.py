@@ -118,6 +118,7 @@ ODD = ["", "a b", "-x", "A", "a/b", "a;b", "$(touch made)", "a\nb", "\u00e9", "a
     (["tpu_vm.sh", "run", "toy", "--config=gs://other/x.py", GS[1]], TPU, "workdir's bucket"),
     (["tpu_vm.sh", "run", "toy", "--config=/home/x.py", GS[1]], TPU, "in this repository"),
     (["tpu_vm.sh", "run", "toy", "--config=no.py", GS[1]], TPU, "no file no.py"),
+    (["gke/run.sh", "toy", f"--config=../{ROOT.name}/{RUN[0][9:]}"], POD, "in this repository"),
     (["tpu_vm.sh", "run", "toy", *GS], TPU | {"COMMITTED": "1"}, "last commit"),
     (["tpu_vm.sh", "run", "toy", *GS], TPU | {"FITS": "2"}, "videojax.fits 16 1 --config="),
     (["tpu_vm.sh", "run", "toy", *GS], TPU | {"TYPE": "v5p-32", "FITS": "2"}, "fits 16 1"),

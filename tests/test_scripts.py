@@ -183,10 +183,10 @@ def test_dry_run_prints_the_commands_and_gives_none(stubs, command, environment,
   assert all("--list" in call for call in stubs.calls())  # a sweep's cells are counted
 
 
-def test_list_has_a_line_for_each_cell_which_the_scripts_count(monkeypatch, capsys):
+def test_list_has_a_line_for_each_cell_which_the_scripts_count(monkeypatch, tmp_path, capsys):
   monkeypatch.chdir(ROOT)
   config = "experiments/scaling/worlds_smoke.py"
-  argv = ["launch", "--mode=sweep", f"--config={config}", "--workdir=/tmp/none", "--list"]
+  argv = ["launch", "--mode=sweep", f"--config={config}", f"--workdir={tmp_path}", "--list"]
   monkeypatch.setattr(sys, "argv", argv)
   assert launch.main(argv) == 0
   out = capsys.readouterr().out
