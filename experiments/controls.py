@@ -11,8 +11,9 @@ them do: with both at once a pan says little of what will be seen, and nothing i
 A sixth of the steps are single frames, for temporal guidance.
 
 ':scalars' takes the scalars alone. Beside strokes and edges, which say more, they are needed in
-about one row of twenty, and 12,000 steps do not teach them. Hardware, time and effects:
-docs/controls.md.
+about one row of twenty, and 12,000 steps do not teach them.
+Expect, on two cores: frozen loss .087 (affine denoiser .807), a stroke of .541 px a frame followed
+at .438, 13 min 5 s; ':scalars' 7 min 49 s, its loss not given: docs/controls.md.
 """
 
 from ml_collections import ConfigDict

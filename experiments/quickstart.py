@@ -5,7 +5,8 @@
 One or two discs of six colours in a box, 8 frames of 16x16 at 7 frames a second; the model is given
 two frames and continues them. Patches hold all frames of 2x2 pixels, 64 tokens a clip. It predicts
 the clean clip and is judged by velocity, drawn towards noisy levels, where motion is decided.
-Hardware, time and result: docs/LOG.md.
+Expect, on two cores: frozen loss .098 (affine denoiser .801), .65 px off (.37 of the repeated
+frame's), 152 s of training: README, three seeds; docs/LOG.md, 2026-11-22.
 """
 
 from ml_collections import ConfigDict

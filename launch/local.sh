@@ -14,10 +14,12 @@
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "${BASH_SOURCE[0]%/*}/lib.sh"
-need_flag config "$@"
+check_flags "$@"
 need_flag workdir "$@"
+check_workdir "$value"
+number 1 PROCESSES DEVICES PORT
 processes=${PROCESSES:-1}
-[[ $processes =~ ^[1-9][0-9]*$ ]] || die "PROCESSES=$processes must be a number from 1 on"
+((${PORT:-1} < 65536)) || die "PORT=$PORT must be at most 65535"
 command=("${PYTHON:-python}" -m videojax.launch "$@")
 if ((processes == 1)); then
   [[ $dry ]] || exec "${command[@]}"

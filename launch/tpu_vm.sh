@@ -7,7 +7,7 @@
 #     --config=FILE --workdir=gs://BUCKET/DIR [more arguments of videojax.launch]
 #   ZONE=us-east1-d launch/tpu_vm.sh [--dry-run] delete NAME    stops it first, so that it saves
 #
-#   TYPE     accelerator type: v6e-8, v5litepod-16, v5p-32, v4-8, ...
+#   TYPE     accelerator type: v6e-8, v5litepod-16 (or v5e-16), v5p-32, v4-8, ...
 #   SPOT     1: costs less and may be preempted
 #   RUNTIME  software version of the VM; follows from TYPE
 #   WAIT     60 s, before it looks again at a VM that is being made, or was lost
@@ -23,6 +23,11 @@ source "${BASH_SOURCE[0]%/*}/lib.sh"
 need ZONE
 verb=$1 name=$2 wait=${WAIT:-60}
 shift 2
+[[ $verb == run || $verb == delete ]] || die "'$verb' is neither run nor delete; see --help"
+[[ $verb == delete ]] || need TYPE
+match NAME "$name" "[a-z]([a-z0-9-]{0,61}[a-z0-9])?" "up to 63 of a-z, 0-9 and -, from a letter on"
+match ZONE "$ZONE" "[a-z]+(-[a-z0-9]+)+" "a zone, like us-east1-d"
+cd "$root"
 
 tpus() { run gcloud compute tpus "$@" --zone="$ZONE" --quiet; }
 on_all() { tpus tpu-vm ssh "$name" --worker=all --command="$1"; }
@@ -30,31 +35,53 @@ state() { tpus "$1" describe "$name" --format="value($2)" 2>/dev/null || true; }
 delete() { tpus queued-resources delete "$name" --force || tpus tpu-vm delete "$name"; }
 
 if [[ $verb == delete ]]; then
+  (($# == 0)) || die "'$1': delete takes a NAME and nothing else"
   on_all "pkill -TERM -f '^[.]venv/bin/python -m videojax.launch'; flock videojax.lock true" || true
   delete
   exit
 fi
-[[ $verb == run ]] || die "'$verb' is neither run nor delete; see --help"
-need TYPE
-need_flag config "$@"
-need_flag workdir "$@"
+number 0 WAIT
+match RUNTIME "${RUNTIME:-}" "[a-z0-9.-]+" "a software version, like v2-alpha-tpuv6e"
+spot
+TYPE=${TYPE/#v5e-/v5litepod-} # as gcloud calls it
+match TYPE "$TYPE" "(v6e|v5litepod)-(1|4|8|16|32|64|128|256)|(v2|v3|v4|v5p)-[1-9][0-9]{0,4}" \
+  "like v6e-8, v5litepod-16, v5p-32 or v4-8"
+devices=${TYPE#*-}
+[[ $TYPE == v6e-* || $TYPE == v5l* ]] || ((devices % 8 == 0)) || die "TYPE=$TYPE must be a multiple of 8 cores"
 case $TYPE in
   v6e-*) runtime=v2-alpha-tpuv6e ;;
-  v5p-*) runtime=v2-alpha-tpuv5 ;;
-  v5lite*) runtime=v2-alpha-tpuv5-lite ;;
+  v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
+  v5p-*) runtime=v2-alpha-tpuv5 devices=$((devices / 2)) ;; # of two cores each
+  v4-*) runtime=tpu-ubuntu2204-base devices=$((devices / 2)) ;;
   *) runtime=tpu-ubuntu2204-base ;;
 esac
+there=gs:// # config and data may be there; else a worker has what is committed
+check_flags "$@"
+need_flag workdir "$@"
 bucket=""
-[[ $value != gs://* ]] || bucket=${value#gs://} bucket=${bucket%%/*}
+if [[ $value == gs://* ]]; then
+  [[ $value =~ ^gs://([a-z0-9][a-z0-9._-]+)/[^/] ]] || die "--workdir=$value must be gs://BUCKET/DIR"
+  bucket=${BASH_REMATCH[1]}
+else
+  check_workdir "$value"
+  warn "--workdir=$value is on the VM's disk, which is deleted with it, and each host has its own:" \
+    "give gs://BUCKET/DIR"
+fi
+if [[ $config == gs://* ]]; then
+  [[ $config == "gs://$bucket/"* ]] || die "--config=$config is not in the workdir's bucket, which alone is mounted"
+else
+  git cat-file -e "HEAD:./${config%%:*}" 2>/dev/null || die "--config=$config is not in the last commit, which the VM gets"
+fi
+check_mesh "$devices" 1 "$@"
 files=$(mktemp -d) # the commit travels as a bundle, so that the run can name it
 trap 'rm -rf "$files"' EXIT
-run git -C "${BASH_SOURCE[0]%/*}" bundle create -q "$files/videojax.bundle" HEAD
+run git bundle create -q "$files/videojax.bundle" HEAD
 
 # The lock: what a run uses is not changed, and of two commands the second waits for the first.
 # tee goes on when its output is closed, so that a lost connection does not end the run.
 install="flock videojax.lock bash -c 'rm -rf videojax && git clone -q videojax.bundle videojax &&"
 install+=" bash videojax/launch/tpu_setup.sh $bucket'"
-launch=$(printf '%q ' .venv/bin/python -m videojax.launch "${@//gs:\/\/$bucket\///mnt/gs/$bucket/}")
+launch=$(quote .venv/bin/python -m videojax.launch "${@//gs:\/\/$bucket\///mnt/gs/$bucket/}")
 launch="set -o pipefail; cd videojax && flock ../videojax.lock $launch 2>&1 | tee -aip ../videojax.log"
 
 ready() { # waits for the VM, asks for it where there is none

@@ -91,7 +91,14 @@ tests.make_pods` makes this page; pods.json holds all numbers.
 Cases (experiments/bench): `dit_xl_4k`, 0.6B, 4,096 tokens a clip; `wan_14b_76k`, 14.3B, 75,600
 tokens a clip. bf16 products; state: fp32 master weights, AdamW's two moments and gradients (16
 bytes a parameter over the devices of fsdp and seq; each EMA would be 4 more). Peak: of one device,
-with state, activations and what is gathered. Seconds: an estimate, by scaling/roofline.py.
+with state, activations and what is gathered. Too much: beyond what XLA leaves to programs, which is
+15.75 of v5e's 16 GiB. Seconds: an estimate, by scaling/roofline.py.
+
+`plan` ends with exit code 0 where the step fits, 3 where it does not (`--search`: where nothing
+that was tried does), 1 where a setting is wrong. Slices are chip:shape, or as gcloud names them:
+v5e:4x4 is v5litepod-16 (v5e-16). A mesh that a slice cannot have is refused with the flags of one
+that it can. Compiling takes 15 s (XL) to 60 s (14B) on two quiet cores, minutes where blocks differ
+in size and are no loop (U-Nets); `plan` says so before, and the seconds after.
 
 | case | slice | devices | mesh | clips | remat | state | peak | fits | s/step | MFU |
 |---|---|---|---|---|---|---|---|---|---|---|

@@ -54,6 +54,7 @@ LAYERS = [
   ("videojax.jobs", 11),
   ("videojax.sweep", 12),
   ("videojax.launch", 13),
+  ("videojax.fits", 13),
 ]
 # Beyond the layers: packages that must not know each other.
 APART = [

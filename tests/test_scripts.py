@@ -23,13 +23,18 @@ LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.rglob("*.sh"))
 COMMANDS = [p for p in SCRIPTS if os.access(p, os.X_OK)]  # the others are sourced
 RUN = ["--config=experiments/quickstart.py", "--workdir=/shared/runs/toy"]
+SWEEP = "experiments/scaling/worlds_isoflop.py"
 GS = ["--config=experiments/quickstart.py", "--workdir=gs://bucket/runs/toy"]
 TPU = {"ZONE": "us-east1-d", "TYPE": "v6e-16", "SPOT": "1", "WAIT": "0"}
 POD = {"IMAGE": "registry/videojax:1", "CLAIM": "runs"}
 
-# Each call is a line of $CALLS, its words divided by \x1f; what it answers is taken from $ANSWERS.
+# Each call ends with \x1e in $CALLS, each of its words with \x1f; answers come from $ANSWERS.
 STUB = r"""#!/usr/bin/env bash
-{ printf '%s\x1f' "${0##*/}" "$@"; echo; } >> "$CALLS"
+case "${0##*/} $*" in # questions, which change nothing
+  *videojax.fits*) echo "error: asked: $*" >&2; exit "${FITS:-0}" ;;
+  "git cat-file"*) exit "${COMMITTED:-0}" ;;
+esac
+{ printf '%s\x1f' "${0##*/}" "$@"; printf '\x1e'; } >> "$CALLS"
 next() { local line; line=$(head -n1 "$1" 2>/dev/null); sed -i 1d "$1" 2>/dev/null; echo "$line"; }
 case "${0##*/} $*" in
   *--list*) seq "$CELLS" ;;
@@ -67,8 +72,8 @@ class Stubs:
 
   def run(self, command: list, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-      [str(word) for word in command], env=self.environment | environment, cwd=ROOT,
-      capture_output=True, text=True, timeout=60,
+      command, env=self.environment | environment, cwd=ROOT, capture_output=True, text=True,
+      timeout=60,
     )  # fmt: skip
 
   def script(self, name: str, *arguments: str, **environment: str) -> str:
@@ -78,8 +83,8 @@ class Stubs:
     return done.stdout
 
   def calls(self, name: str = "") -> list[list[str]]:
-    text = self.log.read_text() if self.log.exists() else ""
-    calls = [line.split("\x1f")[:-1] for line in text.splitlines()]
+    text = self.log.read_bytes().decode() if self.log.exists() else ""
+    calls = [call.split("\x1f")[:-1] for call in text.split("\x1e")[:-1]]
     return [call for call in calls if not name or call[0] == name]
 
 
@@ -112,9 +117,7 @@ def test_scripts_are_sound_shell(script):
   subprocess.run([check, "-x", script], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize(
-  "script", [p for p in COMMANDS if p.name != "tpu_setup.sh"], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("script", COMMANDS, ids=lambda p: p.name)
 def test_help_is_the_comment_at_the_top(stubs, script):
   out = stubs.run([script, "--help"]).stdout
   assert f"launch/{script.relative_to(LAUNCH)} " in out and "--dry-run" in out
@@ -144,12 +147,12 @@ def test_help_is_the_comment_at_the_top(stubs, script):
     (["gke/run.sh", "toy", RUN[0]], POD | {"TPU": "v6e", "TOPOLOGY": "16"}, "TOPOLOGY=16"),
     (["gke/run.sh", "toy", RUN[0]], POD | {"TPU": "v6e", "TOPOLOGY": "2x4", "SLICES": "2"},
      "SLICES=2"),
-    (["gke/sweep.sh", "sweep.py"], POD, "CONFIG NAME"),
-    (["gke/sweep.sh", "sweep.py", "toy"], POD | {"SHARES": "some"}, "'some'"),
-    (["gke/sweep.sh", "sweep.py", "toy"], POD | {"TPU": "v6e", "TOPOLOGY": "4x4"}, "4 hosts"),
+    (["gke/sweep.sh", SWEEP], POD, "CONFIG NAME"),
+    (["gke/sweep.sh", SWEEP, "toy"], POD | {"SHARES": "some"}, "'some'"),
+    (["gke/sweep.sh", SWEEP, "toy"], POD | {"TPU": "v6e", "TOPOLOGY": "4x4"}, "4 hosts"),
     (["slurm/run.sh", "--", *RUN], {}, "--config="),
-    (["slurm/sweep.sh", "sweep.py", "/shared"], {}, "CONFIG WORKDIR TASKS"),
-    (["slurm/sweep.sh", "sweep.py", "/shared", "--gres=gpu:1"], {}, "--gres=gpu:1"),
+    (["slurm/sweep.sh", SWEEP, "/shared"], {}, "CONFIG WORKDIR TASKS"),
+    (["slurm/sweep.sh", SWEEP, "/shared", "--gres=gpu:1"], {}, "--gres=gpu:1"),
   ],
 )  # fmt: skip
 def test_what_is_missing_is_told_in_a_line(stubs, command, environment, words):
@@ -168,9 +171,9 @@ def test_what_is_missing_is_told_in_a_line(stubs, command, environment, words):
       "tpu-vm scp", "tpu_setup.sh", "videojax.launch"]),
     (["tpu_vm.sh", "delete", "toy"], TPU, ["pkill -TERM", "queued-resources delete"]),
     (["gke/run.sh", "toy", RUN[0]], POD, ["python -m videojax.launch"]),
-    (["gke/sweep.sh", "sweep.py", "toy"], POD | {"SHARES": "2"}, ["--cells=", "--mode=sweep"]),
+    (["gke/sweep.sh", SWEEP, "toy"], POD | {"SHARES": "2"}, ["--cells=", "--mode=sweep"]),
     (["slurm/run.sh", *RUN, "--", "--time=1"], {}, ["sbatch "]),
-    (["slurm/sweep.sh", "sweep.py", "/shared", "2"], {}, ["sbatch ", "afterok:ARRAY"]),
+    (["slurm/sweep.sh", SWEEP, "/shared", "2"], {}, ["sbatch ", "afterok:ARRAY"]),
   ],
 )  # fmt: skip
 def test_dry_run_prints_the_commands_and_gives_none(stubs, command, environment, printed):
@@ -180,10 +183,10 @@ def test_dry_run_prints_the_commands_and_gives_none(stubs, command, environment,
   assert all("--list" in call for call in stubs.calls())  # a sweep's cells are counted
 
 
-def test_list_has_a_line_for_each_cell_which_the_scripts_count(monkeypatch, capsys):
+def test_list_has_a_line_for_each_cell_which_the_scripts_count(monkeypatch, tmp_path, capsys):
   monkeypatch.chdir(ROOT)
   config = "experiments/scaling/worlds_smoke.py"
-  argv = ["launch", "--mode=sweep", f"--config={config}", "--workdir=/tmp/none", "--list"]
+  argv = ["launch", "--mode=sweep", f"--config={config}", f"--workdir={tmp_path}", "--list"]
   monkeypatch.setattr(sys, "argv", argv)
   assert launch.main(argv) == 0
   out = capsys.readouterr().out
@@ -218,7 +221,7 @@ def test_tpu_vm_is_asked_for_and_waited_for_and_finished_runs_are_not_repeated(s
   assert spoken(calls) == [ASKED, *GIVEN]
   assert all({"--zone=us-east1-d", "--quiet"} <= set(call) for call in calls)
   (bundled,) = stubs.calls("git")
-  assert bundled[3:5] == ["bundle", "create"] and bundled[-1] == "HEAD"
+  assert bundled[1:3] == ["bundle", "create"] and bundled[-1] == "HEAD"
   assert bundled[-2] in one(calls, "scp")
   asked = one(calls, "create")
   assert {"toy", "--node-id=toy", "--accelerator-type=v6e-16", "--spot"} <= set(asked)
@@ -350,6 +353,7 @@ def jobs(manifest: str) -> dict[str, dict]:
     spec = job["template"]["spec"]
     pod = spec["template"]["spec"]
     (box,) = pod["containers"]
+    box["command"] = [word.replace("$$", "$") for word in box["command"]]  # as Kubernetes does
     out[job["name"]] = job | spec | {"pod": pod, "box": box, "template": None}
   return out
 
@@ -425,7 +429,7 @@ def test_stopped_pods_start_again_however_often_and_failed_ones_some_times(stubs
 @pytest.mark.parametrize("number,shares", [(10, 3), (10, 4), (10, 10), (3, 8)])
 def test_gke_shares_cover_each_cell_once_before_the_report(stubs, number, shares):
   environment = POD | {"SHARES": str(shares), "CELLS": str(number)}
-  set_ = jobs(stubs.script("gke/sweep.sh", "sweep.py:cpu", "toy", **environment))
+  set_ = jobs(stubs.script("gke/sweep.sh", f"{SWEEP}:cpu", "toy", **environment))
   cells, report = set_["cells"], set_["report"]
   assert report["dependsOn"] == [{"name": "cells", "status": "Complete"}]
   assert cells["completions"] == cells["parallelism"] <= min(shares, number)
@@ -437,11 +441,11 @@ def test_gke_shares_cover_each_cell_once_before_the_report(stubs, number, shares
   parts = [word.removeprefix("--cells=") for c in calls for word in c if "--cells=" in word]
   assert covered(parts, number) == [1] * number
   assert [c[:-1] for c in calls] == [report["box"]["command"]] * len(calls)
-  assert report["box"]["command"][-2:] == ["--config=sweep.py:cpu", "--workdir=/runs/toy"]
+  assert report["box"]["command"][-2:] == [f"--config={SWEEP}:cpu", "--workdir=/runs/toy"]
 
 
 def test_gke_sweep_of_one_share_is_one_pod(stubs):
-  assert list(jobs(stubs.script("gke/sweep.sh", "sweep.py", "toy", **POD))) == ["report"]
+  assert list(jobs(stubs.script("gke/sweep.sh", SWEEP, "toy", **POD))) == ["report"]
 
 
 # --- SLURM ----------------------------------------------------------------------------------------
@@ -480,7 +484,7 @@ def test_slurm_job_goes_back_into_the_queue_only_when_it_was_stopped(stubs, code
 
 @pytest.mark.parametrize("number,tasks", [(10, 3), (10, 4), (10, 1), (3, 8)])
 def test_slurm_shares_cover_each_cell_once_before_the_report(stubs, number, tasks):
-  command = ["sweep.py:cpu", "/shared/sweep", str(tasks), "--gres=gpu:1"]
+  command = [f"{SWEEP}:cpu", "/shared/sweep", str(tasks), "--gres=gpu:1"]
   stubs.script("slurm/sweep.sh", *command, CELLS=str(number))
   array, report = stubs.calls("sbatch")
   assert "--gres=gpu:1" in array and "--gres=gpu:1" in report
@@ -493,7 +497,7 @@ def test_slurm_shares_cover_each_cell_once_before_the_report(stubs, number, task
   *shares, whole = stubs.calls("srun")
   assert covered([c[-1].removeprefix("--cells=") for c in shares], number) == [1] * number
   assert all(c[:-1] == whole for c in shares)
-  assert whole[-3:] == ["--mode=sweep", "--config=sweep.py:cpu", "--workdir=/shared/sweep"]
+  assert whole[-3:] == ["--mode=sweep", f"--config={SWEEP}:cpu", "--workdir=/shared/sweep"]
 
 
 # --- here -----------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from videojax.host import (
 )
 
 STOPPED = 143  # what a process ended by SIGTERM returns: the job is not done
+TOO_LARGE = 3  # plan: it does not fit
 MANY = ("train", "evaluate", "sample", "bench")  # modes that several processes run together
 
 
@@ -85,12 +86,18 @@ def export(c: Command) -> None:
   export(c.experiment, c.workdir)
 
 
-def plan(c: Command) -> None:
-  from videojax.plan import Target, plan
+def plan(c: Command) -> int:
+  from videojax.plan import DoesNotFit, Target, plan
 
   name, f = c.flags.topology, c.flags
+  if name is None and (f.search or f.slices != 1 or f.step != "train"):
+    raise ConfigError("--slices, --step and --search are of --topology, which is not given")
   target = None if name is None else Target(name, f.slices, f.step, f.search)
-  plan(c.experiment, c.workdir, target)
+  try:
+    return 0 if plan(c.experiment, c.workdir, target).get("fits", True) else TOO_LARGE
+  except DoesNotFit as error:
+    log.error(str(error))
+    return TOO_LARGE
 
 
 def bench(c: Command) -> None:
@@ -129,7 +136,7 @@ def sweep(c: Command) -> None:
     raise ConfigError(str(error)) from error
 
 
-MODES: dict[str, Callable[[Command], None]] = {
+MODES: dict[str, Callable[[Command], int | None]] = {
   f.__name__: f
   for f in (train, evaluate, sample, effects, cascade, export, plan, bench, coordinates, sweep)
 }
@@ -150,7 +157,8 @@ def parse(argv: list[str]) -> Command:
   flags.DEFINE_string("cells", None, "sweep: i:j, only these of its cells", **define)
   flags.DEFINE_bool("list", False, "sweep: show the cells and how they stand", **define)
   flags.DEFINE_float("max-seconds", None, "sweep: stop, saved, after so long", **define)
-  flags.DEFINE_string("topology", None, "plan: compile for these TPUs, e.g. v5p:4x4x4", **define)
+  topology = f"plan: compile for these TPUs, e.g. v5p:4x4x4; exit code {TOO_LARGE}: does not fit"
+  flags.DEFINE_string("topology", None, topology, **define)
   flags.DEFINE_integer("slices", 1, "plan: so many slices of that topology", **define)
   flags.DEFINE_bool("search", False, "plan: find the mesh, batch and remat", **define)
   flags.DEFINE_enum("step", "train", ["train", "sample"], "plan: which step", **define)
@@ -251,7 +259,7 @@ def run(command: Command) -> int:
     keep_freed_memory()
   compilation_cache()
   try:
-    MODES[command.flags.mode](command)
+    return MODES[command.flags.mode](command) or 0
   except Preempted as stop:
     print(f"{stop}; the same command continues")
     return STOPPED
@@ -262,7 +270,6 @@ def run(command: Command) -> int:
     text = f"{error.strerror}: {error.filename}" if error.filename else str(error)
     log.error(distributed.signed(text))
     return 1
-  return 0
 
 
 if __name__ == "__main__":

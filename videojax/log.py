@@ -90,7 +90,8 @@ def clock_text(seconds: float | int) -> str:
 
 def error(text: str) -> None:
   """A user's mistake, on standard error."""
-  Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(text)}")
+  console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+  console.print(f"[bold red]error:[/] {_plain(text)}")
 
 
 def _plain(text: str) -> str:

@@ -20,6 +20,7 @@ from videojax.models.layers import REMATS
 from videojax.program import (
   Counts,
   check_divides,
+  check_loss,
   create_state,
   make_update,
   parameters_by_part,
@@ -27,10 +28,14 @@ from videojax.program import (
   task_products,
 )
 from videojax.scaling import flops, roofline
-from videojax.scaling.cost_tables import price_per_hour
+from videojax.scaling.cost_tables import price_per_hour, priced
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, mesh_sizes
 from videojax.task import Task
 from videojax.work import Sent, step_work
+
+
+class DoesNotFit(ConfigError):
+  """No way to run it that was tried fits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,10 @@ class Target:
   slices: int = 1
   step: str = "train"
   search: bool = False
+
+  def __post_init__(self):
+    if not 1 <= self.slices <= 64:
+      raise ConfigError(f"--slices={self.slices} must be from 1 to 64")
 
 
 def plan(experiment: Experiment, workdir: Path, target: Target | None = None) -> dict[str, Any]:
@@ -75,16 +84,18 @@ def plan(experiment: Experiment, workdir: Path, target: Target | None = None) ->
 def compiled(experiment: Experiment, target: Target) -> dict[str, Any]:
   """The plan for TPUs, by their compiler."""
   devices = topology.open_topology(target.name, target.slices)
-  e, tried = experiment.on_devices(len(devices)), None
+  e, tried, kind = experiment.on_devices(len(devices)), None, devices[0].device_kind
   if target.search:
     from videojax.search import search  # it plans too
 
     e, tried = search(e, devices)
+  topology.check_mesh(e, len(devices), target.slices)
   written = needs(e, make_mesh(e.mesh, devices))
   written |= {"topology": target.name, "slices": target.slices, "search": tried}
   written |= topology.compile_for(e, devices, target.step)
-  if target.step == "train" and written["collectives"] is not None:
-    written |= times(e, written, devices[0].device_kind)
+  known = roofline.memory(kind) is not None
+  if target.step == "train" and written["collectives"] is not None and known:
+    written |= times(e, written, kind)
   return written
 
 
@@ -94,6 +105,7 @@ def counted(experiment: Experiment, target: Target) -> dict[str, Any]:
   if target.slices > 1 or target.search or target.step != "train":
     raise ConfigError(f"--topology={target.name}: --slices, --step and --search are for TPUs")
   e = experiment.on_devices(number)
+  topology.check_mesh(e, number)
   mesh = AbstractMesh(tuple(mesh_sizes(e.mesh, number)), MESH_AXES)
   written = needs(e, mesh)
   with compiling_for("gpu"):
@@ -106,7 +118,8 @@ def counted(experiment: Experiment, target: Target) -> dict[str, Any]:
     "topology": target.name, "slices": 1, "search": None, "step": "train",
     "peak_bytes": arguments + temporary, "argument_bytes": arguments,
     "temporary_bytes": temporary, "fits": arguments + temporary <= memory.hbm_bytes,
-    "over_bytes": max(arguments + temporary - memory.hbm_bytes, 0), "collectives": None,
+    "over_bytes": max(arguments + temporary - memory.hbm_bytes, 0),
+    "usable_bytes": memory.hbm_bytes, "memory_bytes": memory.hbm_bytes, "collectives": None,
     "reason": "counted, not compiled: without XLA's own temporaries",
   }  # fmt: skip
   return written | times(e, written, kind)
@@ -115,12 +128,13 @@ def counted(experiment: Experiment, target: Target) -> dict[str, Any]:
 def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
   """All that is known without compiling."""
   check_divides(e, mesh)
+  tasks = {name: e.task(name) for name in e.data}
+  check_loss(e, tasks)
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
   shardings = state_shardings(e, abstract, mesh)
   kinds: dict[str, dict[str, Any]] = {}
-  for name in e.data:
-    task = e.task(name)
+  for name, task in tasks.items():
     products = task_products(e, task)
     tokens = Counts.of(e, task).tokens
     kinds[name] = {
@@ -209,22 +223,24 @@ def with_remat(e: Experiment, remat: str) -> Experiment:
 def kept_bytes(task: Task) -> int:
   """What the forward pass of one clip keeps for the backward pass, under the remat policy.
 
-  These are the residuals of `jax.vjp` of the loss; XLA may keep less.
+  These are the residuals of `jax.vjp` of the loss, of which XLA may keep less: what a second clip
+  adds to them, since the weights are among them too, some only as copies in 16 bits.
   """
-  carried = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)),
-    stack_examples(task.source, [0]),
-  )
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
   params, codec = task.model.abstract_params, task.codec.abstract_params
 
   def residuals(params: dict, codec: dict, carried: Any, keys: Any) -> Any:
     return jax.vjp(lambda p: task.loss(p | codec, carried, keys)[0].mean(), params)[1]
 
-  kept = jax.tree.leaves(jax.eval_shape(residuals, params, codec, carried, keys))
-  own = sum(math.prod(p.shape) * p.dtype.itemsize for p in jax.tree.leaves(params))
-  total = sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in kept)
-  return max(total - own, 0)
+  def size(clips: int) -> int:
+    carried = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)),
+      stack_examples(task.source, [0] * clips),
+    )
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), clips))
+    kept = jax.tree.leaves(jax.eval_shape(residuals, params, codec, carried, keys))
+    return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in kept)
+
+  return size(2) - size(1)
 
 
 def times(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -236,7 +252,7 @@ def times(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
   bound, parts = roofline.bound(work, kind), roofline.estimate(work, kind)
   seconds = sum(parts.values())
   hours = seconds * e.total_steps / 3600
-  price = price_per_hour(kind, written["devices"])
+  price, chip = price_per_hour(kind, written["devices"]), priced(kind)
   return {
     "bound_seconds": bound,
     "estimate_seconds": seconds,
@@ -245,4 +261,6 @@ def times(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
     / written["devices"] / seconds / (flops.peak_flops_per_s(kind) or math.nan),
     "hours": hours,
     "price_dollars": None if price is None else hours * price,
+    "dollars_per_chip_hour": None if chip is None else float(chip.price),
+    "price_source": None if chip is None else chip.price_source,
   }  # fmt: skip

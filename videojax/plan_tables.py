@@ -1,16 +1,19 @@
 """plan.json as tables for people."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from videojax.log import clock_text
+from videojax.topology import clips_flag
 
 
 def show(written: dict[str, Any]) -> None:
   """Prints a plan."""
-  console = Console(soft_wrap=True, highlight=False)
+  console = Console(soft_wrap=True, highlight=False, emoji=False)
   table = _table("parameters", "part", "number")
   for part, number in written["parameters"].items():
     table.add_row(part, f"{number:,}")
@@ -62,15 +65,16 @@ def _show_search(console: Console, tried: list[dict[str, Any]]) -> None:
   table = _table("search", *columns)
   for row in tried:
     table.add_row(
-      " x ".join(f"{axis} {n}" for axis, n in row["mesh"].items() if n > 1) or "one device",
-      str(row["batch_size"]), row["remat"], f"{row['seconds_per_clip']:.3g}",
-      size_text(row["peak_bytes"]), "yes" if row["fits"] else "no",
+      mesh_text(row["mesh"]), str(row["batch_size"]), row["remat"],
+      f"{row['seconds_per_clip']:.3g}", size_text(row["peak_bytes"]),
+      "yes" if row["fits"] else "no",
     )  # fmt: skip
   console.print(table)
   best = tried[-1]
   sizes = " ".join(f"--config.mesh.{axis}={n}" for axis, n in best["mesh"].items())
   console.print(
-    f"to run it: {sizes} --config.clips_per_device=None --config.batch_size={best['batch_size']} "
+    f"to run it: {sizes} --config.batch_size={best['batch_size']} "
+    f"{clips_flag(best['batch_size'], math.prod(best['mesh'].values()))} "
     f"--config.model.remat={best['remat']}"
   )
 
@@ -79,18 +83,12 @@ def _show_topology(console: Console, written: dict[str, Any]) -> None:
   if written["search"]:
     _show_search(console, written["search"])
   slices = f"{written['slices']} x " if written["slices"] > 1 else ""
-  mesh = " x ".join(f"{axis} {n}" for axis, n in written["mesh"].items() if n > 1) or "one device"
   console.print(
-    f"{slices}{written['topology']}: {written['devices']} devices, {mesh}; "
+    f"{slices}{written['topology']}: {written['devices']} devices, {mesh_text(written['mesh'])}; "
     f"attention {written['attention']}; {written['step']} step"
   )
   if not written["fits"]:
-    reason = f" ({written['reason']})" if "reason" in written else ""
-    console.print(
-      f"does not fit: a device needs {size_text(written['peak_bytes'])}, "
-      f"{size_text(written['over_bytes'])} too much{reason}",
-      markup=False,
-    )
+    _show_too_large(console, written)
   else:
     note = f" ({written['reason']})" if "reason" in written else ""
     console.print(
@@ -102,6 +100,17 @@ def _show_topology(console: Console, written: dict[str, Any]) -> None:
     _show_collectives(console, written)
   if "bound_seconds" in written:
     _show_times(console, written)
+
+
+def _show_too_large(console: Console, written: dict[str, Any]) -> None:
+  usable, memory = written["usable_bytes"], written["memory_bytes"]
+  kept = f", of which XLA keeps {size_text(memory - usable)} for itself" * (usable < memory)
+  console.print(
+    f"does not fit: a device needs {size_text(written['peak_bytes'])} or more, "
+    f"{size_text(written['over_bytes'])} too much for its {size_text(memory)}{kept} "
+    f"({written.get('reason', 'the sum of what lives at once')})",
+    markup=False,
+  )
 
 
 def _show_collectives(console: Console, written: dict[str, Any]) -> None:
@@ -118,11 +127,19 @@ def _show_times(console: Console, written: dict[str, Any]) -> None:
   console.print(f"bound: at least {max(bound.values()):.3g} s a step (all at their peak: {parts})")
   parts = ", ".join(f"{k} {v:.3g}" for k, v in written["estimate_by_part"].items())
   price = written["price_dollars"]
-  money = f", {price:,.0f} dollars" if price is not None else ", no list price known"
+  money = ", no list price known"
+  if price is not None:
+    rate, source = written["dollars_per_chip_hour"], written["price_source"]
+    money = f", {price:,.{0 if price >= 10 else 2}f} dollars at {rate:.2f} a chip-hour ({source})"
   console.print(
     f"estimate: {written['estimate_seconds']:.3g} s a step ({parts}), MFU "
     f"{written['mfu_estimate']:.0%}; the run {clock_text(written['hours'] * 3600)}{money}"
   )
+
+
+def mesh_text(mesh: Mapping[str, int]) -> str:
+  """'data 4 x fsdp 16'."""
+  return " x ".join(f"{axis} {n}" for axis, n in mesh.items() if n > 1) or "one device"
 
 
 def size_text(size: int | float) -> str:

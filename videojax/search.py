@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,14 +13,16 @@ from jax.sharding import AbstractMesh
 from videojax import topology
 from videojax.config import Experiment
 from videojax.errors import ConfigError
-from videojax.plan import kept_bytes, state_bytes, with_remat
+from videojax.plan import DoesNotFit, kept_bytes, state_bytes, with_remat
+from videojax.plan_tables import mesh_text
 from videojax.program import Counts, create_state, make_update, state_shardings
 from videojax.scaling import roofline
-from videojax.sharding import MESH_AXES, MeshConfig
+from videojax.sharding import MESH_AXES, MeshConfig, number_of_slices
 from videojax.work import Sent, step_work
 
 REMATS = "none", "attention_dots", "attention_narrow", "attention", "full"
 BATCHES = 0.25, 0.5, 1, 2, 4  # of the config's
+WAYS = len(BATCHES) * len(REMATS)  # of a mesh
 COMPILED = 4  # the most that are compiled before giving up
 FULL = 0.85  # share of the memory that the count may take; the compiler needs the rest
 
@@ -34,6 +37,14 @@ class Candidate:
   bytes: int | float
   seconds_per_clip: float
 
+  @property
+  def text(self) -> str:
+    mesh = mesh_text(dataclasses.asdict(self.mesh))
+    return (
+      f"{mesh}, {self.batch_size} clips, remat {self.remat}: {self.seconds_per_clip:.3g} s a clip "
+      "by estimate"
+    )
+
   def apply(self, e: Experiment) -> Experiment:
     return dataclasses.replace(
       with_remat(e, self.remat), mesh=self.mesh, batch_size=self.batch_size, clips_per_device=None
@@ -44,23 +55,25 @@ def search(e: Experiment, devices: list[jax.Device]) -> tuple[Experiment, list[d
   """The fastest way, by estimate, that the compiler says fits, and the ways that were compiled.
 
   Raises:
-    ConfigError: none of the best fits.
+    DoesNotFit: none of the best does.
   """
   # Of equally fast ones the smallest first: the count of what is kept is not the compiler's.
   found = sorted(
     candidates(e, devices), key=lambda c: (float(f"{c.seconds_per_clip:.2g}"), c.bytes)
   )
   tried: list[dict[str, Any]] = []
-  for candidate in found[:COMPILED]:
+  best = found[:COMPILED]
+  for number, candidate in enumerate(best, 1):
+    print(f"search: candidate {number} of {len(best)}, {candidate.text}", flush=True)
     chosen = candidate.apply(e)
     made = topology.compile_for(chosen, devices)
     row = dataclasses.asdict(candidate) | {k: made[k] for k in ("fits", "peak_bytes")}
     tried.append(row)
     if made["fits"]:
       return chosen, tried
-  raise ConfigError(
-    f"--search: of {len(found)} ways to run this on {len(devices)} devices none of the best "
-    f"{len(tried)} fits: more devices, or a smaller model"
+  raise DoesNotFit(
+    f"--search: of {len(found)} ways to run this on {len(devices)} devices, whose count fits, none "
+    f"of the best {len(tried)} does: more devices, or a smaller model"
   )
 
 
@@ -68,13 +81,21 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
   """Every mesh, batch and remat whose count fits in the memory."""
   kind, number = devices[0].device_kind, len(devices)
   memory = roofline.memory(kind)
-  assert memory is not None
+  if memory is None:
+    raise ConfigError(f"--search: nothing is known of the memory of a {kind}")
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
   task = e.task(next(iter(e.data)))
   tokens = Counts.of(e, task).tokens
   kept = {r: kept_bytes(with_remat(e, r).task(next(iter(e.data)))) for r in REMATS}
-  for mesh in meshes(number, tokens, e.model.config.num_heads):
+  slices = number_of_slices(devices)
+  tried = [m for m in meshes(number, tokens, e.model.config.num_heads) if m.data % slices == 0]
+  print(f"search: counting {len(tried)} meshes, each with {WAYS} batches and remats", flush=True)
+  said = time.monotonic()
+  for done, mesh in enumerate(tried):
+    if time.monotonic() - said > 10:
+      said = time.monotonic()
+      print(f"search: {done} of {len(tried)} meshes are counted", flush=True)
     on = AbstractMesh(dataclasses.astuple(mesh), MESH_AXES)
     held = state_bytes(abstract, state_shardings(e, abstract, on))["total"]
     for times, remat in itertools.product(BATCHES, REMATS):
@@ -85,9 +106,9 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
       share = batch / e.accumulate / (mesh.data * mesh.fsdp * mesh.seq * mesh.tensor)
       size = held + kept[remat] * share
       if size <= FULL * memory.hbm_bytes:
-        tried = dataclasses.replace(with_remat(e, remat), batch_size=batch)
+        run = dataclasses.replace(with_remat(e, remat), batch_size=batch)
         sizes = dataclasses.asdict(mesh)
-        work = step_work(tried, sizes, kept[remat] * share, Sent.counted(tried, sizes))
+        work = step_work(run, sizes, kept[remat] * share, Sent.counted(run, sizes))
         seconds = sum(roofline.estimate(work, kind).values()) / batch
         yield Candidate(mesh, batch, remat, size, seconds)
 

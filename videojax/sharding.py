@@ -64,11 +64,11 @@ class MeshConfig:
       raise ValueError(f"mesh={dataclasses.asdict(self)}: sizes are >= 1, at most one may be -1")
 
 
-def mesh_sizes(config: MeshConfig, devices: int) -> list[int]:
+def mesh_sizes(config: MeshConfig, devices: int, slices: int = 1) -> list[int]:
   """The sizes of the mesh axes on so many devices.
 
   Raises:
-    ConfigError: if they do not multiply to that number.
+    ConfigError: if they do not multiply to that number, or the slices do not divide `data`.
   """
   sizes = list(dataclasses.astuple(config))
   if -1 in sizes:
@@ -78,6 +78,11 @@ def mesh_sizes(config: MeshConfig, devices: int) -> list[int]:
     raise ConfigError(
       f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are "
       f"{devices}: change the config's `mesh`"
+    )
+  if sizes[0] % slices:
+    raise ConfigError(
+      f"mesh.data={sizes[0]} is not a multiple of the {slices} slices: only `data` crosses the "
+      "network between slices"
     )
   return sizes
 
@@ -89,23 +94,25 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     ConfigError: see `mesh_sizes`.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = mesh_sizes(config, len(devices))
+  slices = number_of_slices(devices)
+  sizes = mesh_sizes(config, len(devices), slices)
   auto = (AxisType.Auto,) * len(sizes)  # given: make_mesh's default has changed between releases
   if devices[0].platform != "tpu":
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)
-  return Mesh(_on_torus(sizes, devices), MESH_AXES, axis_types=auto)
+  return Mesh(_on_torus(sizes, slices, devices), MESH_AXES, axis_types=auto)
 
 
-def _on_torus(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+def number_of_slices(devices: list[jax.Device]) -> int:
+  """Of TPUs: how many slices they are, joined by the data centre's network."""
+  if devices[0].platform != "tpu":
+    return 1
+  return len({getattr(device, "slice_index", None) for device in devices})
+
+
+def _on_torus(sizes: list[int], slices: int, devices: list[jax.Device]) -> np.ndarray:
   """TPUs placed so that mesh axes are rings of the network; `data` joins several slices."""
-  slices = len({getattr(device, "slice_index", None) for device in devices})
   if slices == 1:
     return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-  if sizes[0] % slices:
-    raise ConfigError(
-      f"mesh.data={sizes[0]} is not a multiple of the {slices} slices: only `data` crosses the "
-      "network between slices"
-    )
   return mesh_utils.create_hybrid_device_mesh(
     (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
   )

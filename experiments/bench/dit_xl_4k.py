@@ -1,7 +1,8 @@
 """Case C: DiT-XL's size on 16 latent frames of 32x32: 4,096 tokens, 128 text tokens.
 
 Heads of 72 as published; ':head64' and ':head128' cut the same width otherwise (18 and 9 heads).
-Measured on one H100: MFU .332; heads of 64 .382, of 128 .410 (docs/LOG.md, 2026-11-26).
+Measured on one H100: 476 ms a step, MFU .332; heads of 64 414 ms, .382, of 128 385 ms, .410
+(docs/LOG.md, 2026-11-26).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 MaxDiffusion's README: 36.0 s a step on 4 chips of v5p, global batch 1, sequence over 4 chips, full
 remat.
-Compiled for pods: docs/pods.md.
+Compiled for pods, not measured: docs/pods.md.
 """
 
 from ml_collections import ConfigDict

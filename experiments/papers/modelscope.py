@@ -17,6 +17,8 @@ Two CPU cores: a small U-Net of the same kind on the worlds of experiments/quick
 of 16x16 pixels, 8x8 latents of 12 channels, the first 2 given, so that motion can be measured),
 with that file's objective. Worlds have captions in bytes and this model takes embeddings, so it
 trains without text.
+Expect of ':cpu': frozen loss .187 (affine denoiser .801), 1.42 px off (repeated frame 1.754),
+398 s on two cores: docs/unets.md.
 """
 
 from ml_collections import ConfigDict

@@ -24,6 +24,8 @@ Run: parameters, tests/test_experiments.py; no training.
 Two CPU cores: a small U-Net on the worlds of experiments/quickstart.py (8 frames of 16x16 pixels,
 8x8 latents of 12 channels, the first 2 given, so that motion can be measured), with that file's
 objective, without text. There is no image model to start from: all of it trains.
+Expect of ':cpu': frozen loss .191 (affine denoiser .801), 1.70 px off (repeated frame 1.754),
+379 s on two cores: docs/unets.md.
 """
 
 from typing import Any

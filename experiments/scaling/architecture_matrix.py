@@ -7,7 +7,7 @@ DiTs whose attention is joint over all tokens, or alternates between frames and 
 prediction: data, velocity, v, noise, EDM's F. The six video U-Nets in their small forms
 (experiments/papers), which predict data, at their own learning rate. Data, loss space and steps'
 FLOPs are those of worlds_isoflop, so that one budget buys each architecture the steps it can pay.
-Hardware, time and result: docs/LOG.md.
+Loss, error and seconds: not measured (docs/LOG.md, 2026-11-24: set up only).
 """
 
 import importlib

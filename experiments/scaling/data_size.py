@@ -4,8 +4,8 @@
     --workdir=runs/data_size
 
 The model of worlds_isoflop at one width and budget, trained on 1,000, 10,000 or 100,000 clips, each
-seen once an epoch, or on clips that never repeat. Three seeds. Hardware, time and result:
-docs/LOG.md.
+seen once an epoch, or on clips that never repeat. Three seeds.
+Loss, error and seconds: not measured (docs/LOG.md, 2026-11-24: set up only).
 """
 
 from typing import Any

@@ -4,7 +4,8 @@
     --workdir=runs/head_size
 
 The model of worlds_isoflop at one width, heads of 16 to 128 numbers. The products are the same in
-all cells, and so are the steps. Three seeds. Hardware, time and result: docs/LOG.md.
+all cells, and so are the steps. Three seeds.
+Loss, error and seconds: not measured (docs/LOG.md, 2026-11-24: set up only).
 """
 
 from typing import Any

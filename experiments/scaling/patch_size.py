@@ -6,7 +6,7 @@
 The model of worlds_isoflop at one width and two budgets. A patch changes the tokens of a clip, and
 with them what a step costs: the steps follow from the budget. Losses of different patches are of
 the same clips and noise, so they compare; whether they rank models as coherence does is what this
-sweep shows. Hardware, time and result: docs/LOG.md.
+sweep shows. Loss, error and seconds: not measured (docs/LOG.md, 2026-11-24: set up only).
 """
 
 from typing import Any

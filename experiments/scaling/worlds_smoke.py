@@ -5,7 +5,8 @@
 
 The model and world of worlds_isoflop:cpu at four widths and two budgets; the third budget is
 predicted before it runs. It shows the machinery: so little compute makes no law of coherence, and
-one seed too few of the loss. Hardware, time and result: docs/LOG.md.
+one seed too few of the loss. Expect 302 s on two cores, with one cell more than now (docs/LOG.md,
+2026-11-24); loss and error: not kept.
 """
 
 from typing import Any

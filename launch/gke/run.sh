@@ -13,7 +13,7 @@
 #   RESTARTS  3, after failures. A run that was stopped and saved (143), or whose node was taken away,
 #             starts again however often
 #
-# --dry-run, before NAME, prints the command of the pods alone.
+# --dry-run prints the command of the pods alone.
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "${BASH_SOURCE[0]%/*}/../lib.sh"
@@ -21,12 +21,14 @@ source "${BASH_SOURCE[0]%/*}/../lib.sh"
 # shellcheck source=launch/gke/pod.sh
 source "${BASH_SOURCE[0]%/*}/pod.sh"
 shift
-need_flag config "$@"
+check_flags "$@"
+for word; do
+  [[ $word != --workdir* ]] || die "give no --workdir: it is /runs/$name, in the claim"
+done
 command=(python -m videojax.launch "$@" "--workdir=/runs/$name")
-[[ ! $dry ]] || { run "${command[@]}" && exit; }
-
 slices=${SLICES:-1} annotations="" environment="" network=""
 if [[ ! ${TPU:-} ]]; then
+  [[ $slices == 1 ]] || die "SLICES=$slices are of TPUs: give TPU and TOPOLOGY, or NODES"
   hosts=${NODES:-1}
   ((hosts == 1)) || environment="
     env:
@@ -43,6 +45,8 @@ elif ((hosts > 1)); then # jax finds the others by what GKE puts into the pods
 elif ((slices > 1)); then
   die "SLICES=$slices needs slices of several hosts; TOPOLOGY=$TOPOLOGY of $TPU has one"
 fi
+check_mesh $((hosts * slices * (chips ? chips : 1))) "$slices" "${command[@]:3}"
+[[ ! $dry ]] || { run "${command[@]}" && exit; }
 cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet

@@ -9,7 +9,7 @@
 #   GPUS    1, GPU their kind; or TPU=v6e TOPOLOGY=1x1, slices of one host
 #   PYTHON  python, which counts the cells here
 #
-# A pod that is evicted goes on where it was. --dry-run, before CONFIG, prints their commands alone.
+# A pod that is evicted goes on where it was. --dry-run prints their commands alone.
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "${BASH_SOURCE[0]%/*}/../lib.sh"
@@ -21,7 +21,7 @@ source "${BASH_SOURCE[0]%/*}/pod.sh"
 ((hosts == 1)) || die "TOPOLOGY=$TOPOLOGY of $TPU has $hosts hosts: a cell runs on one"
 split "$config" "${SHARES:-1}"
 sweep=(python -m videojax.launch --mode=sweep "--config=$config" "--workdir=/runs/$name")
-part="exec $(printf '%q ' "${sweep[@]}")--cells=\$((JOB_COMPLETION_INDEX * $each)):\$(((JOB_COMPLETION_INDEX + 1) * $each))"
+part="exec $(quote "${sweep[@]}") --cells=\$((JOB_COMPLETION_INDEX * $each)):\$(((JOB_COMPLETION_INDEX + 1) * $each))"
 if [[ $dry ]]; then
   ((shares == 1)) || run bash -c "$part"
   run "${sweep[@]}"

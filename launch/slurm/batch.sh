@@ -6,6 +6,14 @@
 # shellcheck disable=SC2034 # read by the scripts
 options=(--requeue --signal=TERM@120 --open-mode=append)
 
+# check_shared DIR: a directory that all nodes can see.
+check_shared() {
+  check_workdir "$1"
+  case $1 in
+    /tmp/* | /var/tmp/* | /dev/shm/*) warn "--workdir=$1 is another directory on each node" ;;
+  esac
+}
+
 # batch COMMAND: the batch script. A job that was stopped and saved goes back into the queue. It is
 # run by sh. scancel ends the script itself, so that a cancelled job does not.
 batch() {

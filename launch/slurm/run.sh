@@ -23,14 +23,19 @@ while (($#)) && [[ $1 != -- ]]; do
   shift
 done
 (($# == 0)) || shift
-need_flag config "${arguments[@]}"
+check_flags "${arguments[@]}"
 need_flag workdir "${arguments[@]}"
-gpus=${GPUS:-8}
+check_shared "$value"
+number 0 GPUS
+number 1 NODES TASKS
+gpus=${GPUS:-8} nodes=${NODES:-1}
 tasks=${TASKS:-$((gpus ? gpus : 1))}
-options+=(--job-name="${value##*/}" --nodes="${NODES:-1}" --ntasks-per-node="$tasks")
+check_mesh $((nodes * (gpus ? gpus : tasks))) 1 "${arguments[@]}"
+value=${value%/}
+options+=(--job-name="${value##*/}" --nodes="$nodes" --ntasks-per-node="$tasks")
 ((gpus == 0)) || options+=(--gres="gpu:$gpus")
 command=("${PYTHON:-python}" -m videojax.launch "${arguments[@]}")
 if ((tasks == 1 && gpus > 1)); then # under SLURM jax takes for granted that a process has one GPU
   command=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))" "${command[@]}")
 fi
-run sbatch "${options[@]}" "$@" --wrap "$(batch "$(printf '%q ' "${command[@]}")")"
+run sbatch "${options[@]}" "$@" --wrap "$(batch "$(quote "${command[@]}")")"

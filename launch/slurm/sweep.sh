@@ -17,10 +17,12 @@ source "${BASH_SOURCE[0]%/*}/../lib.sh"
 source "${BASH_SOURCE[0]%/*}/batch.sh"
 (($# >= 3)) || die "CONFIG WORKDIR TASKS are needed; see --help"
 config=$1 workdir=$2
+[[ $config != -* && $workdir != -* ]] || die "CONFIG WORKDIR TASKS come before the options of sbatch"
+check_shared "$workdir"
 split "$config" "$3"
 shift 3
-sweep=$(printf '%q ' "${PYTHON:-python}" -m videojax.launch --mode=sweep "--config=$config" "--workdir=$workdir")
+sweep=$(quote "${PYTHON:-python}" -m videojax.launch --mode=sweep "--config=$config" "--workdir=$workdir")
 options+=(--ntasks=1 "$@")
 array=$(run sbatch --parsable --job-name=sweep --array=0-$((shares - 1)) "${options[@]}" --wrap \
-  "$(batch "$sweep--cells=\$((SLURM_ARRAY_TASK_ID * $each)):\$(((SLURM_ARRAY_TASK_ID + 1) * $each))")")
+  "$(batch "$sweep --cells=\$((SLURM_ARRAY_TASK_ID * $each)):\$(((SLURM_ARRAY_TASK_ID + 1) * $each))")")
 run sbatch --job-name=sweep-end --dependency=afterok:"${array:-ARRAY}" "${options[@]}" --wrap "$(batch "$sweep")"

@@ -41,9 +41,13 @@ CHIPS = {
 
 def price_per_hour(kind: str, devices: int) -> float | None:
   """Dollars an hour of these devices, as assumed above; None: unknown."""
-  name, memory = flops.chip(kind), roofline.memory(kind)
-  prices = [float(chip.price) for chip in CHIPS.values() if chip.kind == name]
-  return prices[0] * devices / (memory.devices if memory else 1) if prices else None
+  chip, memory = priced(kind), roofline.memory(kind)
+  return None if chip is None else float(chip.price) * devices / (memory.devices if memory else 1)
+
+
+def priced(kind: str) -> Chip | None:
+  """The chip of a device kind of JAX, with its price and where that is from; None: unknown."""
+  return next((chip for chip in CHIPS.values() if chip.kind == flops.chip(kind)), None)
 
 
 @dataclasses.dataclass(frozen=True)
