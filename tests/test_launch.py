@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from videojax import launch
+from videojax.claim import claim
 
 ROOT = Path(__file__).parent.parent
 QUICK = "--config=experiments/quickstart.py:smoke"
@@ -113,6 +114,23 @@ def test_settings_that_do_not_fit_are_named_before_anything_is_written(
 ):
   code, _, err = command(QUICK, WIDE, f"--workdir={tmp_path / 'run'}", f"--config.{override}")
   assert code == 1 and words in err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", ["train", "plan", "evaluate"])
+def test_directory_that_another_process_writes_is_refused_untouched(command, tmp_path, mode):
+  with claim(tmp_path, "another's work", "" if mode == "train" else mode):
+    before = sorted(tmp_path.iterdir())
+    code, _, err = command(QUICK, WIDE, f"--workdir={tmp_path}", f"--mode={mode}")
+    assert code == 1 and "is in use by process" in err and "another's work" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_part_of_a_sweep_that_another_process_runs_is_refused(command, tmp_path):
+  where = f"--workdir={tmp_path / 'w'}"
+  with claim(tmp_path / "w", "another's work", "cells-0-1"):
+    code, _, err = command(*SWEEP, where, "--cells=0:1", "--max-seconds=0")
+    assert code == 1 and "is in use by process" in err
+    assert command(*SWEEP, where, "--cells=1:2", "--max-seconds=0")[0] == launch.STOPPED
 
 
 def test_workdir_that_cannot_be_made_is_named(command):
