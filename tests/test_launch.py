@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,24 @@ def test_mistakes_are_a_line_not_a_traceback():
   )  # fmt: skip
   assert done.returncode == 1 and "Traceback" not in done.stderr
   assert "learning_rate" in done.stderr and len(done.stderr.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_before_the_first_step_ends_the_process_at_once_with_a_line(tmp_path, number, mode):
+  """Also while it is in a library that lets Python wait for minutes, as a compiler does."""
+  busy = "import hashlib\nprint('busy', flush=True)\nhashlib.pbkdf2_hmac('md5', b'', b'', 10**9)\n"
+  (tmp_path / "experiment.py").write_text(busy)
+  with subprocess.Popen(
+    [sys.executable, "-m", "videojax.launch", f"--config={tmp_path / 'experiment.py'}",
+     f"--workdir={tmp_path / 'run'}", f"--mode={mode}"],
+    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  ) as child:  # fmt: skip
+    assert child.stdout.readline() == "busy\n"
+    child.send_signal(number)
+    _, err = child.communicate(timeout=30)
+  assert child.returncode == 128 + number and not (tmp_path / "run").exists()
+  assert err == f"stopped by {number.name}; the same command continues\n"
 
 
 @pytest.mark.parametrize(
