@@ -12,6 +12,7 @@ exists is never changed. With --beam the same functions run on many machines (vi
 
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
@@ -31,6 +32,7 @@ import rich.progress
 
 from data_pipelines import captions, data_card, video_cut, video_dataset
 from videojax import files
+from videojax.claim import claim
 from videojax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -308,6 +310,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   return flags
 
 
+def _claimed(out: str) -> contextlib.AbstractContextManager[None]:
+  """Nobody else makes this dataset meanwhile; a URL cannot be held."""
+  path = Path(out).absolute()
+  return contextlib.nullcontext() if "://" in out else claim(path.parent, "video_folder", path.name)
+
+
 def main(argv: list[str] | None = None) -> int:
   """The command; returns its exit code: 0 when there is a dataset, 2 when there is none."""
   flags = _parse(argv)
@@ -316,12 +324,13 @@ def main(argv: list[str] | None = None) -> int:
       raise ConfigError(f"--workers must be at least 1, got {flags.workers}")
     stride = flags.frames if flags.stride is None else flags.stride
     options = video_dataset.Options(flags.frames, flags.size, flags.fps, stride, flags.splits)
-    if flags.beam:
-      from data_pipelines import video_beam  # here, for it uses this module
+    with _claimed(flags.out):
+      if flags.beam:
+        from data_pipelines import video_beam  # here, for it uses this module
 
-      print(video_beam.build(flags.source, flags.out, options, flags.beam_options))
-    else:
-      print(build(Path(flags.source), Path(flags.out), options, flags.workers))
+        print(video_beam.build(flags.source, flags.out, options, flags.beam_options))
+      else:
+        print(build(Path(flags.source), Path(flags.out), options, flags.workers))
   except (ValueError, OSError) as error:
     print(f"video_folder: {error}", file=sys.stderr)
     return 2

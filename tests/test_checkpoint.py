@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import gc
 import json
 import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +174,72 @@ def test_a_damaged_data_file_is_named_and_the_checkpoint_before_is_used(tmp_path
   with pytest.raises(CheckpointError, match="damaged checkpoint 20"):
     _restore(tmp_path, 20)
   assert _restore(tmp_path, 10).step == 10
+
+
+@pytest.mark.parametrize("how", ["directory", "pipe", "no permission", "device error"])
+@pytest.mark.parametrize("name", ["manifest/metadata", "state/_METADATA", "state/manifest.ocdbt"])
+def test_a_file_that_cannot_be_read_counts_as_damage(tmp_path, monkeypatch, how, name):
+  _save(tmp_path, 10, 20)
+  path, fingerprint = tmp_path / "20" / name, integrity._fingerprint
+  if how in ("directory", "pipe"):
+    path.unlink()
+    (path.mkdir if how == "directory" else functools.partial(os.mkfifo, path))()
+  else:
+    number = errno.EACCES if how == "no permission" else errno.EIO
+
+    def fails(file):
+      if str(file) == str(path):
+        raise OSError(number, os.strerror(number), str(file))
+      return fingerprint(file)
+
+    monkeypatch.setattr(integrity, "_fingerprint", fails)
+  restored = _restore(tmp_path)
+  assert restored.step == 10 and len(restored.skipped) == 1
+  assert restored.skipped[0].startswith(f"checkpoint 20: file {name} ")
+
+
+@pytest.mark.parametrize("how", ["copied", "renamed"])
+def test_a_checkpoint_under_the_name_of_another_step_is_damaged(tmp_path, how):
+  _save(tmp_path, 10, 20, 30)
+  shutil.rmtree(tmp_path / "30")
+  (shutil.copytree if how == "copied" else os.rename)(tmp_path / "20", tmp_path / "30")
+  restored = _restore(tmp_path)
+  assert restored.step == (20 if how == "copied" else 10)
+  _assert_bit_equal(restored.state, _state(restored.step))
+  assert "checkpoint 30: it was saved as step 20" in restored.skipped[0]
+  with pytest.raises(CheckpointError, match="saved as step 20"):
+    _restore(tmp_path, 30)
+
+
+def test_a_checkpoint_of_a_version_that_did_not_seal_the_step_restores(tmp_path):
+  _save(tmp_path, 10, sidecar=False)
+  path = tmp_path / "10" / "manifest" / "metadata"
+  body = integrity.unseal(json.loads(path.read_text()))
+  del body["step"]
+  path.write_text(json.dumps(integrity.seal(body)))
+  assert _restore(tmp_path).step == 10
+
+
+@pytest.mark.parametrize("name", ["files.json", "_CHECKPOINT_METADATA", "commit_success.txt"])
+def test_a_missing_file_without_which_the_arrays_are_still_verified_is_named(tmp_path, name):
+  _save(tmp_path, 10)
+  assert _restore(tmp_path).lacks == []
+  (tmp_path / "10" / name).unlink()
+  restored = _restore(tmp_path)
+  assert (restored.step, restored.skipped, restored.lacks) == (10, [], [name])
+
+
+@pytest.mark.parametrize("what", ["file", "dangling link"])
+def test_what_stands_in_the_place_of_a_checkpoint_is_named_and_moved_aside(tmp_path, what):
+  _save(tmp_path, 10)
+  path = tmp_path / "20"
+  (path.touch if what == "file" else functools.partial(path.symlink_to, "nowhere"))()
+  with Checkpointer(tmp_path, keep_last=9) as checkpointer:
+    assert checkpointer.restore(_abstract(_state())).skipped == [
+      "checkpoint 20: it is no directory"
+    ]
+    assert checkpointer.save(20, _state(20), {})
+  assert _restore(tmp_path).step == 20
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from videojax import launch
+from videojax.claim import claim
 
 ROOT = Path(__file__).parent.parent
 QUICK = "--config=experiments/quickstart.py:smoke"
@@ -37,6 +39,24 @@ def test_mistakes_are_a_line_not_a_traceback():
   )  # fmt: skip
   assert done.returncode == 1 and "Traceback" not in done.stderr
   assert "learning_rate" in done.stderr and len(done.stderr.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_before_the_first_step_ends_the_process_at_once_with_a_line(tmp_path, number, mode):
+  """Also while it is in a library that lets Python wait for minutes, as a compiler does."""
+  busy = "import hashlib\nprint('busy', flush=True)\nhashlib.pbkdf2_hmac('md5', b'', b'', 10**9)\n"
+  (tmp_path / "experiment.py").write_text(busy)
+  with subprocess.Popen(
+    [sys.executable, "-m", "videojax.launch", f"--config={tmp_path / 'experiment.py'}",
+     f"--workdir={tmp_path / 'run'}", f"--mode={mode}"],
+    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  ) as child:  # fmt: skip
+    assert child.stdout.readline() == "busy\n"
+    child.send_signal(number)
+    _, err = child.communicate(timeout=30)
+  assert child.returncode == 128 + number and not (tmp_path / "run").exists()
+  assert err == f"stopped by {number.name}; the same command continues\n"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +133,23 @@ def test_settings_that_do_not_fit_are_named_before_anything_is_written(
 ):
   code, _, err = command(QUICK, WIDE, f"--workdir={tmp_path / 'run'}", f"--config.{override}")
   assert code == 1 and words in err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", ["train", "plan", "evaluate"])
+def test_directory_that_another_process_writes_is_refused_untouched(command, tmp_path, mode):
+  with claim(tmp_path, "another's work", "" if mode == "train" else mode):
+    before = sorted(tmp_path.iterdir())
+    code, _, err = command(QUICK, WIDE, f"--workdir={tmp_path}", f"--mode={mode}")
+    assert code == 1 and "is in use by process" in err and "another's work" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_part_of_a_sweep_that_another_process_runs_is_refused(command, tmp_path):
+  where = f"--workdir={tmp_path / 'w'}"
+  with claim(tmp_path / "w", "another's work", "cells-0-1"):
+    code, _, err = command(*SWEEP, where, "--cells=0:1", "--max-seconds=0")
+    assert code == 1 and "is in use by process" in err
+    assert command(*SWEEP, where, "--cells=1:2", "--max-seconds=0")[0] == launch.STOPPED
 
 
 def test_workdir_that_cannot_be_made_is_named(command):

@@ -12,6 +12,8 @@ LAYERS = [
   ("videojax.files", 0),
   ("videojax.settings", 0),
   ("videojax.host", 0),
+  ("videojax.stop", 0),
+  ("videojax.claim", 0),
   ("videojax.sharding", 1),
   ("videojax.media", 1),
   ("videojax.log", 1),

@@ -2,7 +2,8 @@
 
 A checkpoint is one directory, DIRECTORY/STEP, that appears whole by one rename:
 - `state`: the leaves of the pytree by path, written by orbax
-- `manifest`: the caller's metadata and, per leaf, shape, dtype and checksum; sealed by its SHA-256
+- `manifest`: step, the caller's metadata and, per leaf, shape, dtype and checksum; sealed by its
+  SHA-256
 - `files.json`: size and SHA-256 of each file, so that a damaged file can be named
 
 What orbax leaves open is closed here: it restores a flipped bit and casts to another dtype in
@@ -28,8 +29,9 @@ from videojax import distributed, integrity, settings
 from videojax.settings import Count
 
 _STATE, _MANIFEST, _FILES = "state", "manifest", "files.json"
+_TOP, _COMMIT = "_CHECKPOINT_METADATA", "commit_success.txt"  # orbax's own
 _UNFINISHED = ".orbax-checkpoint-tmp"  # orbax's suffix of a step that is not committed
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError)  # what damaged JSON raises
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError)  # what damaged JSON raises
 _DISK_REASONS = {
   "No space left on device": "the disk is full",
   "Disk quota exceeded": "the disk quota is used up",
@@ -67,12 +69,18 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """A verified checkpoint; `skipped` names the newer ones that are damaged, and why."""
+  """A verified checkpoint.
+
+  Attributes:
+    skipped: the newer ones that are damaged, and why.
+    lacks: its files that are missing or damaged without harm to what was restored.
+  """
 
   step: int
   state: Any
   metadata: dict[str, Any]
   skipped: list[str]
+  lacks: list[str]
 
 
 class Checkpointer:
@@ -142,7 +150,8 @@ class Checkpointer:
         f"not from {step}: save into another directory, or remove the newer ones"
       )
     leaves = integrity.by_path(state)
-    manifest = integrity.seal({"metadata": metadata, "leaves": integrity.describe(leaves)})
+    body = {"step": step, "metadata": metadata, "leaves": integrity.describe(leaves)}
+    manifest = integrity.seal(body)
     items = {_STATE: ocp.args.StandardSave(leaves), _MANIFEST: ocp.args.JsonSave(manifest)}
     self._saving = step
     with self._write_errors():  # force: orbax would else decline in silence; when is the caller's
@@ -197,7 +206,8 @@ class Checkpointer:
           self._damaged = [s for s in steps if s > candidate]
         treedef = jax.tree.structure(abstract_state)
         state = jax.tree.unflatten(treedef, [arrays[path] for path in wanted])
-        return Restored(candidate, state, metadata, skipped)
+        lacks = _lacking(self.directory / str(candidate)) if jax.process_index() == 0 else []
+        return Restored(candidate, state, metadata, skipped, lacks)
     if not skipped:
       return None
     what = "no sound checkpoint (move it away to start anew):" if step is None else "a damaged"
@@ -241,8 +251,7 @@ class Checkpointer:
       self._remove_unfinished()
       for step in self._damaged:
         aside = self.directory / f"{step}.damaged"
-        if aside.exists():
-          aside.rmtree()
+        _remove(aside)
         (self.directory / str(step)).rename(aside)
     ocp.multihost.sync_global_processes("videojax:checkpoints_tidied")
     self._damaged = []
@@ -270,7 +279,7 @@ class Checkpointer:
   def _remove_unfinished(self) -> None:
     for path in self.directory.iterdir() if self.directory.exists() else ():
       if _UNFINISHED in path.name:
-        path.rmtree()
+        _remove(path)
 
   @contextlib.contextmanager
   def _write_errors(self) -> Iterator[None]:
@@ -290,7 +299,13 @@ class Checkpointer:
 
   def _agreed_steps(self) -> list[int]:
     # Hosts may see a network directory at different moments: the main process's view counts.
-    steps = ocp.utils.checkpoint_steps(self.directory) if jax.process_index() == 0 else []
+    if jax.process_index() > 0:
+      return json.loads(_agree(""))
+    steps = set(ocp.utils.checkpoint_steps(self.directory))
+    with contextlib.suppress(FileNotFoundError):  # what stands in the place of one is damaged
+      steps |= {
+        int(p.name) for p in self.directory.iterdir() if p.name.isdecimal() and not p.is_dir()
+      }
     return json.loads(_agree(json.dumps(sorted(steps))))
 
 
@@ -302,10 +317,15 @@ def _check_retention(keep_last: int, keep_every_steps: int | None) -> None:
 
 
 def _read_manifest(directory: epath.Path) -> dict[str, Any]:
+  """What was sealed; `step` is absent in checkpoints of versions before 2026-11."""
   try:
-    return integrity.unseal(ocp.JsonCheckpointHandler().restore(directory / _MANIFEST))
+    body = integrity.unseal(ocp.JsonCheckpointHandler().restore(directory / _MANIFEST))
+    step, _, _ = body.get("step", int(directory.name)), body["leaves"], body["metadata"]
   except _UNREADABLE as error:
     raise _DamagedError(f"its manifest cannot be read: {_first_line(error)}") from error
+  if step != int(directory.name):
+    raise _DamagedError(f"it was saved as step {step}: its directory was copied or renamed")
+  return body
 
 
 def _listed_files(directory: epath.Path) -> dict[str, Any]:
@@ -316,7 +336,25 @@ def _listed_files(directory: epath.Path) -> dict[str, Any]:
     return {}
 
 
+def _lacking(directory: epath.Path) -> list[str]:
+  """Files beside the arrays and their checksums, which tell nothing of them, that are not sound."""
+  listed = _listed_files(directory)
+  marks = [name for name in (_COMMIT,) if f"{_STATE}/{name}" in listed]  # orbax writes both or none
+  lost = [name for name in (_TOP, *marks) if not (directory / name).is_file()]
+  return lost if listed else [*lost, _FILES]
+
+
+def _remove(path: epath.Path) -> None:
+  """A directory or a file, if it is there."""
+  if path.is_dir():
+    path.rmtree()
+  else:
+    path.unlink(missing_ok=True)
+
+
 def _file_damage(directory: epath.Path) -> str:
+  if not directory.is_dir():
+    return "it is no directory"
   problems = integrity.changed_files(directory, _listed_files(directory))
   if not problems:
     try:

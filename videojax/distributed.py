@@ -22,11 +22,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from videojax.errors import ConfigError
 
-# What train.asked_to_stop answers, as it travels; of several the last one counts.
+# What stop.asked_to_stop answers, as it travels; of several the last one counts.
 REASONS = ("", "the time limit", "SIGINT", "SIGTERM")
 GREETING, GO = "videojax: ", "all are here"
 METADATA_SECONDS = 3.0  # a TPU VM's metadata server answers in milliseconds
 SHARED_SECONDS = 30.0  # until a network file system shows a new file to all
+
+
+class AgreedError(ConfigError):
+  """What all processes raise together, so that none waits for another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +81,7 @@ def start(
   except ConfigError as error:
     raise ConfigError(_said_by(cluster.process, cluster.processes, str(error))) from None
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  # It would take SIGTERM away from train.asked_to_stop, and knows neither Ctrl-C nor a time limit.
+  # It would take SIGTERM away from stop.asked_to_stop, and knows neither Ctrl-C nor a time limit.
   jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
     cluster.address, cluster.processes, cluster.process, cluster.local_devices,
@@ -350,18 +354,37 @@ def first(value: bool) -> bool:
   return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if several() else value
 
 
+def agree(problem: str) -> None:
+  """Raises AgreedError, in all processes, where any of them has a problem; '': it has none."""
+  texts = [problem]
+  if several():
+    own = np.zeros(1024, np.uint8)
+    data = np.frombuffer(signed(problem).encode()[: own.size] if problem else b"", np.uint8)
+    own[: data.size] = data
+    rows = np.asarray(multihost_utils.process_allgather(own)).reshape(-1, own.size)
+    texts = [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
+  if said := [text for text in texts if text]:
+    more = f"; and {len(said) - 1} more" if len(said) > 1 else ""
+    raise AgreedError(said[0] + more)
+
+
 def check_shared(path: Path) -> None:
-  """Raises ConfigError, in all processes, where some do not see a file that process 0 wrote."""
+  """Raises AgreedError, in all processes, where some do not see what process 0 wrote."""
   if not several():
     return
   multihost_utils.sync_global_devices("videojax:check_shared")
   until = time.monotonic() + SHARED_SECONDS
-  while not path.exists() and time.monotonic() < until:
+  while (problem := _unseen(path)) and time.monotonic() < until:
     time.sleep(0.5)
-  sees = multihost_utils.process_allgather(np.int32(path.exists())).ravel()
-  if not sees.all():
-    blind = ", ".join(str(i) for i in np.flatnonzero(sees == 0))
-    raise ConfigError(f"process {blind} does not see {path}: --workdir must be on a shared disk")
+  agree(problem)
+
+
+def _unseen(path: Path) -> str:
+  try:
+    path.stat()
+  except OSError as error:
+    return f"does not see {path} ({error.strerror}): --workdir must be on a disk that all share"
+  return ""
 
 
 def agreed(asked: Callable[[], str], mesh: Mesh) -> Callable[[], str]:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -196,9 +197,14 @@ def changed_files(directory: epath.Path, expected: dict[str, Any]) -> list[str]:
 
 
 def _compare(path: epath.Path, size: int, sha256: str) -> str:
-  if not path.exists():
-    return "is missing"
-  found_size, found_sha256 = _fingerprint(path)
+  try:
+    if not path.exists():
+      return "is missing"
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for ever
+      return "is no file"
+    found_size, found_sha256 = _fingerprint(path)
+  except OSError as error:  # no permission, a device that fails
+    return f"cannot be read ({error.strerror or error})"
   if found_size != size:
     word = "truncated" if found_size < size else "too long"
     return f"is {word} ({found_size} of {size} bytes)"

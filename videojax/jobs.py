@@ -162,7 +162,7 @@ def write_sweep(workdir: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) ->
         f"{workdir} holds another sweep; nothing was changed. It differs in cells "
         f"{', '.join(changed[:5])}: choose another --workdir"
       )
-  elif workdir.exists() and any(workdir.iterdir()):
+  elif workdir.exists() and rundir.shown(workdir):
     raise ConfigError(f"{workdir} is not empty and holds no sweep: give --workdir a new directory")
   files.write_json(path, to_json(written))
 

@@ -3,11 +3,17 @@
 Flags -> config -> one mode. No logic here.
 """
 
+if __name__ == "__main__":  # before what takes its time to import
+  from videojax import stop
+
+  stop.listen()
+
+import contextlib
 import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +228,16 @@ def main(argv: list[str]) -> int:
     return 1
   try:
     code = run(command)
+    orderly = code in (0, STOPPED)
+  except distributed.AgreedError as error:
+    log.error(str(error))
+    code, orderly = 1, True
   except BaseException as error:
     if not distributed.several():
       raise
     log.error(distributed.signed(distributed.of_others(error) or traceback.format_exc()))
-    code = 1
-  return distributed.end(code, orderly=code in (0, STOPPED))
+    code, orderly = 1, False
+  return distributed.end(code, orderly=orderly)
 
 
 def join(command: Command) -> None:
@@ -259,17 +269,55 @@ def run(command: Command) -> int:
     keep_freed_memory()
   compilation_cache()
   try:
-    return MODES[command.flags.mode](command) or 0
+    with claimed(command):
+      return MODES[command.flags.mode](command) or 0
   except Preempted as stop:
     print(f"{stop}; the same command continues")
     return STOPPED
+  except distributed.AgreedError:
+    raise
   except (ConfigError, CheckpointError, NotFiniteError) as error:
     log.error(distributed.signed(str(error)))
     return 1
-  except OSError as error:  # a disk that is full, a directory that may not be written
-    text = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-    log.error(distributed.signed(text))
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+    log.error(
+      f"{distributed.signed(reason)}: the devices' memory does not suffice; fewer clips at a time "
+      "(batch_size, evaluate.batch_size), model.remat, more devices (mesh): --mode=plan tells them"
+    )
     return 1
+  except OSError as error:  # a disk that is full, a directory that may not be written
+    log.error(distributed.signed(disk_message(error)))
+    return 1
+
+
+@contextlib.contextmanager
+def claimed(command: Command) -> Iterator[None]:
+  """Holds --workdir for this command: process 0 does, for all; a sweep holds its parts itself.
+
+  What is not training adds files of its own to a run, which may be training.
+  """
+  from videojax import distributed
+  from videojax.claim import claim
+
+  mode, problem = command.flags.mode, ""
+  with contextlib.ExitStack() as held:
+    if mode != "sweep" and distributed.number() == 0:
+      try:
+        part = "" if mode == "train" else mode
+        held.enter_context(claim(command.workdir, f"--mode={mode}", part))
+      except (ConfigError, OSError) as error:
+        problem = disk_message(error) if isinstance(error, OSError) else str(error)
+    distributed.agree(problem)
+    distributed.check_shared(command.workdir)
+    yield
+
+
+def disk_message(error: OSError) -> str:
+  """'No space left on device: FILE'."""
+  return f"{error.strerror}: {error.filename}" if error.filename else str(error)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from videojax import optim, rundir, weights
-from videojax.checkpoint import Checkpointer
+from videojax.checkpoint import Checkpointer, Restored
 from videojax.config import Experiment, from_json
 from videojax.errors import ConfigError
 from videojax.optim import merge
@@ -41,8 +41,7 @@ def restore_or_create(
   seconds = dataclasses.asdict(Seconds())
   restored = checkpoints.restore(program.abstract)
   if restored is not None:
-    notes = [f"damaged, not used: {text}" for text in restored.skipped]
-    notes.append(f"resuming after step {restored.step}")
+    notes = [*damage_notes(restored), f"resuming after step {restored.step}"]
     return restored.state, restored.metadata["seconds"], notes
   if e.branch_from:
     run, _, step = e.branch_from.rpartition("@")
@@ -63,6 +62,14 @@ def restore_or_create(
     state = dataclasses.replace(state, **load_weights(e, state, program))
     return state, seconds, [f"initialised with the weights of {e.init_from}"]
   return state, seconds, []
+
+
+def damage_notes(restored: Restored) -> Iterator[str]:
+  """What was found damaged on the way to this checkpoint, and in it."""
+  for text in restored.skipped:
+    yield f"damaged, not used: {text}"
+  if restored.lacks:
+    yield f"checkpoint {restored.step} is sound, but lacks {', '.join(restored.lacks)}"
 
 
 def open_checkpoints(run: str | Path, what: str) -> Path:
@@ -123,4 +130,6 @@ def restore_weights(e: Experiment, run: Path, mesh: Mesh) -> tuple[dict, int]:
     restored = checkpoints.restore(abstract)
   if restored is None:
     raise ConfigError(f"{run} has no checkpoint yet")
+  for note in damage_notes(restored):
+    print(note)
   return evaluated(e, restored.state), restored.step

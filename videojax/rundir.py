@@ -68,10 +68,15 @@ def check_run(workdir: Path, experiment: Experiment) -> None:
     written = read_config(workdir)
     check_same(workdir, written, to_json(experiment))
     check_longer(workdir, experiment, written["total_steps"])
-  elif workdir.exists() and (not workdir.is_dir() or {p.name for p in workdir.iterdir()} - OURS):
+  elif workdir.exists() and (not workdir.is_dir() or shown(workdir) - OURS):
     raise ConfigError(
       f"{workdir} is not empty and holds no run: give --workdir a new or an empty directory"
     )
+
+
+def shown(directory: Path) -> set[str]:
+  """Names in a directory, but for hidden ones: claims, and files that were never finished."""
+  return {p.name for p in directory.iterdir() if not p.name.startswith(".")}
 
 
 def open_run(workdir: Path, experiment: Experiment) -> None:

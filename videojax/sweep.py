@@ -1,9 +1,10 @@
 """--mode=sweep: runs the cells of a sweep, one after the other, and what follows from them.
 
 Finished cells are skipped, interrupted ones resumed; one that diverged or crashed is recorded and
-costs only itself. Cells that differ in seed, length and learning rate share one program; of two
-that differ in length alone the longer goes on from where the shorter one began to decay. Held-out
-cells run after their loss was predicted. Several machines take `--cells=i:j` each (launch/).
+costs only itself; one that another process runs is left to it. Cells that differ in seed, length
+and learning rate share one program; of two that differ in length alone the longer goes on from
+where the shorter one began to decay. Held-out cells run after their loss was predicted. Several
+machines take `--cells=i:j` each (launch/); the same part is not run twice at a time.
 """
 
 import gc
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from videojax import files, jobs, rundir
 from videojax.checkpoint import CheckpointError
+from videojax.claim import InUseError, claim
 from videojax.errors import ConfigError, NotFiniteError
 from videojax.jobs import Job
 from videojax.log import clock_text
@@ -47,6 +49,15 @@ def sweep(
   console = Console(highlight=False, soft_wrap=True)
   every = [jobs.make_job(base, cell) for cell in cells]
   jobs.write_sweep(workdir, every, notes or {})
+  first, last, _ = part.indices(len(every))
+  with claim(workdir, f"cells {first}:{last} of a sweep", f"cells-{first}-{last}"):
+    run_part(every, part, workdir, deadline, console)
+
+
+def run_part(
+  every: Sequence[Job], part: slice, workdir: Path, deadline: float, console: Console
+) -> None:
+  """The cells of `part`, the held-out ones after the others; of all cells then the report."""
   chosen = jobs.in_order(every[part])
   console.print(jobs.statement(every, workdir), markup=False)
   run_all([job for job in chosen if not job.cell.held_out], every, workdir, deadline, console)
@@ -54,14 +65,23 @@ def sweep(
   waiting = [r.cell.name for r in read_sweep(workdir) if r.is_open and not r.cell.held_out]
   if held_out and not waiting:
     for budget in sorted({job.cell.budget for job in held_out if job.cell.budget}):
-      if not (workdir / "predictions" / f"{budget:.4g}.json").exists():
-        console.print(f"predicted: {predict(workdir, budget)}", markup=False)
+      predict_once(workdir, budget, console)
     run_all(held_out, every, workdir, deadline, console)
   elif held_out:
     console.print(f"held-out cells wait for the others: {', '.join(waiting)}", markup=False)
   # Of several machines the one with all cells reports.
   if part == slice(None) and any(row.status == "finished" for row in read_sweep(workdir)):
     console.print(f"report: {report(workdir)}", markup=False)
+
+
+def predict_once(workdir: Path, budget: float, console: Console) -> None:
+  """Predicts the held-out cells of a budget, or waits until another machine has."""
+  while not (workdir / "predictions" / f"{budget:.4g}.json").exists():
+    try:
+      with claim(workdir, "predicting", "predictions"):
+        console.print(f"predicted: {predict(workdir, budget)}", markup=False)
+    except InUseError:
+      time.sleep(1)
 
 
 def run_all(
@@ -76,17 +96,20 @@ def run_all(
     if clock > deadline:
       raise Preempted(f"stopped by the time limit before cell {job.cell.name}")
     trunk, said = jobs.trunk_of(job, every, workdir), f"[{number}/{len(todo)}] {job.cell.name}"
-    (run / "failed.json").unlink(missing_ok=True)
     try:
-      if program is None or program.key != job.program:
-        program = None
-        gc.collect()  # the old one's buffers go before the new one's come
-        program = Program(job.experiment, make_mesh(job.experiment.mesh))
-      how: Any = dict(program=program, trunk=trunk, deadline=deadline, quiet=True)
-      result = train(job.experiment, run, **how)
+      with claim(run, f"cell {job.cell.name} of a sweep"):
+        (run / "failed.json").unlink(missing_ok=True)
+        if program is None or program.key != job.program:
+          program = None
+          gc.collect()  # the old one's buffers go before the new one's come
+          program = Program(job.experiment, make_mesh(job.experiment.mesh))
+        how: Any = dict(program=program, trunk=trunk, deadline=deadline, quiet=True)
+        result = train(job.experiment, run, **how)
       said += f"  loss {result.frozen_loss.final if result else float('nan'):.4f}"
     except Preempted as stop:
       raise Preempted(f"cell {job.cell.name}: {stop}") from None
+    except InUseError as error:
+      said += f"  left to another: {error}"
     except ConfigError as error:
       raise ConfigError(f"cell {job.cell.name}: {error}") from None
     except (NotFiniteError, CheckpointError, jax.errors.JaxRuntimeError, ValueError) as error:

@@ -2,9 +2,8 @@
 
 import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from videojax.sample import write_samples
 from videojax.scaling import flops
 from videojax.sharding import fallbacks, local_rows, make_mesh, path_name
 from videojax.state import TrainState
+from videojax.stop import asked_to_stop
 from videojax.task import Task
 
 
@@ -104,8 +104,10 @@ def train(
       workdir, total_steps=e.total_steps, start=start, tensorboard=e.tensorboard,
       writes=main, quiet=quiet,
     )  # fmt: skip
-    with log, asked_to_stop(deadline) as asked:
-      stop = distributed.agreed(asked, mesh)
+    with log, contextlib.ExitStack() as handlers:
+      catch = lambda: distributed.agreed(handlers.enter_context(asked_to_stop(deadline)), mesh)
+      # Before and after the steps nothing is lost: one process alone then ends at once.
+      stop = catch() if distributed.several() else None
       for line in (*notes, *describe_run(e, tasks, mesh, start)):
         log.say(line)
       loader = Loader(
@@ -147,7 +149,7 @@ def train(
         for step, values in due.items():
           log.metrics(step, values | rates)
 
-      batches = loader.batches(start)
+      batches, stop = loader.batches(start), stop or catch()
       with jax.transfer_guard("disallow" if jax.process_count() == 1 else "allow"):
         clock = time.perf_counter()
         for before, number in dispatches(e, loader.mixture, start):
@@ -175,6 +177,8 @@ def train(
         done = int(jax.device_get(state.step))
         raise Preempted(f"stopped by {why} after step {done}, which is saved")
       seconds["step"] -= seconds["data_wait"]
+      if not distributed.several():
+        handlers.close()
 
       log.say("evaluating")
       clock = time.perf_counter()
@@ -217,36 +221,6 @@ def finished_steps(workdir: Path) -> int | None:
   """Steps of the finished run whose record is in `workdir`."""
   path = workdir / "result.json"
   return rundir.read_json(path)["steps"] if path.exists() else None
-
-
-@contextlib.contextmanager
-def asked_to_stop(deadline: float) -> Iterator[Callable[[], str]]:
-  """A function that names what asks to stop ('': nothing): a signal, or the time.
-
-  Handlers are put back after. A second signal is not waited for: it ends the process as if it had
-  not been caught.
-  """
-  asked = ""
-  before: dict[signal.Signals, Any] = {}
-  late = lambda: "the time limit" if time.perf_counter() > deadline else ""
-
-  def handle(number: int, _: object) -> None:
-    nonlocal asked
-    asked = signal.Signals(number).name
-    for each, handler in before.items():
-      signal.signal(each, handler)
-
-  try:
-    for each in (signal.SIGTERM, signal.SIGINT):
-      before[each] = signal.signal(each, handle)
-  except ValueError:  # not in the main thread, where signals do not arrive
-    yield late
-    return
-  try:
-    yield lambda: asked or late()
-  finally:
-    for each, handler in before.items():
-      signal.signal(each, handler)
 
 
 class Window:
