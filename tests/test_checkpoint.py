@@ -466,6 +466,27 @@ def test_a_full_disk_is_named_at_the_next_call(tmp_path, monkeypatch):
   assert _restore(tmp_path).step == 30
 
 
+_SAVE_TOO_MUCH = """
+import resource, sys, jax, numpy as np
+from videojax.checkpoint import Checkpointer, CheckpointError
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, resource.RLIM_INFINITY))
+state = {str(i): jax.numpy.asarray(np.random.default_rng(i).integers(0, 2**32, 2**16, np.uint32))
+         for i in range(40)}
+try:
+  with Checkpointer(sys.argv[1], keep_last=2) as checkpointer:
+    checkpointer.save(1, state, {})
+except CheckpointError as error:
+  print(error)
+"""
+
+
+def test_a_failed_write_is_one_message_and_no_traceback_of_a_task(tmp_path):
+  environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+  command = [sys.executable, "-c", _SAVE_TOO_MUCH, str(tmp_path)]
+  done = subprocess.run(command, capture_output=True, text=True, env=environment)
+  assert done.stdout.startswith("checkpoint 1 could not be written") and done.stderr == ""
+
+
 _SAVE_FOREVER = """
 import itertools, sys, jax, numpy as np
 from videojax.checkpoint import Checkpointer

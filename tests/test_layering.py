@@ -14,6 +14,7 @@ LAYERS = [
   ("videojax.host", 0),
   ("videojax.stop", 0),
   ("videojax.claim", 0),
+  ("videojax.quiet", 0),
   ("videojax.sharding", 1),
   ("videojax.media", 1),
   ("videojax.log", 1),

@@ -13,7 +13,6 @@ silence, does not look past a damaged newest step, and reports a full disk as a 
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from videojax import distributed, integrity, settings
+from videojax import distributed, integrity, quiet, settings
 from videojax.settings import Count
 
 _STATE, _MANIFEST, _FILES = "state", "manifest", "files.json"
@@ -37,8 +36,7 @@ _DISK_REASONS = {
   "Disk quota exceeded": "the disk quota is used up",
   "File too large": "a file reached the size limit (ulimit -f)",
 }
-# orbax narrates each save and dumps tracebacks of errors that the caller gets anyway.
-logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
+quiet.orbax()
 
 
 class CheckpointError(Exception):
