@@ -149,8 +149,8 @@ class Config:
       raise ValueError(
         f"phyworld: size={self.size} must be at least 16: there the smallest ball is 1.6 px wide"
       )
-    if not self.fps > 0:
-      raise ValueError(f"phyworld: fps={self.fps} must be above 0")
+    if not 0 < self.fps < math.inf:
+      raise ValueError(f"phyworld: fps={self.fps} must be above 0 and finite")
     if not 2 <= self.known < self.frames:
       raise ValueError(
         f"phyworld: known={self.known}, frames={self.frames}: known must be from 2, for velocity "

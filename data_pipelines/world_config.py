@@ -123,19 +123,21 @@ class Config:
     if unknown or not self.scenes:
       raise ValueError(f"worlds: no scenes {unknown or '()'}; there are {', '.join(SCENES)}")
     for name in ("size", "frames", "extent", "fps"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"worlds: {name} must be above 0, got {getattr(self, name)}")
+      if not 0 < getattr(self, name) < math.inf:
+        raise ValueError(f"worlds: {name} must be above 0 and finite, got {getattr(self, name)}")
     if self.clips is not None and not 0 < self.clips < 2**31:
       raise ValueError(f"worlds: clips must be from 1 to 2**31 - 1, or None, got {self.clips}")
     if not 0 <= self.seed < 2**32:
       raise ValueError(f"worlds: seed must be from 0 to 2**32 - 1, got {self.seed}")
     for name in ("speed", "radius"):
       low, high = getattr(self, name)
-      if not 0 < low <= high:
+      if not 0 < low <= high < math.inf:
         raise ValueError(f"worlds: {name} must be (lowest, highest) above 0, got {(low, high)}")
-    if not 0 <= self.still <= 1 or min(self.pan, self.zoom) < 0:
+    camera = all(0 <= value < math.inf for value in (self.pan, self.zoom))
+    if not 0 <= self.still <= 1 or not camera:
       raise ValueError(
-        f"worlds: still={self.still} must be in [0, 1], pan={self.pan} and zoom={self.zoom} >= 0"
+        f"worlds: still={self.still} must be in [0, 1], pan={self.pan} and zoom={self.zoom} finite "
+        "and >= 0"
       )
     if self.moves_camera and any(s.bar for s in self.drawn_scenes):
       raise ValueError("worlds: a camera that moves and an occluder do not go together")

@@ -377,6 +377,7 @@ def test_the_example_has_the_agreed_schema():
     ({"known": 1}, "known must be from 2"),
     ({"known": 32}, "known must be from 2"),
     ({"fps": 0.0}, "fps=0.0 must be above 0"),
+    ({"fps": float("inf")}, "fps=inf must be above 0 and finite"),
     ({"scenario": "collision", "known": 4}, "balls may meet after"),
     ({"seed": -1}, "seed must be"),
   ],
