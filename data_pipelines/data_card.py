@@ -67,7 +67,7 @@ clips split, id and caption. Read the clips with
 
     tfds.builder_from_directory(DIRECTORY).as_data_source({first_split!r})
 
-or, in an experiment, with the data source `clips`.
+or, in an experiment, with the data source `clips`; {captions}.
 """  # noqa: E501 (Markdown)
 
 
@@ -111,6 +111,7 @@ class Card:
     source_seconds: of all files that gave clips.
     dropped: pieces by reason.
     skipped: reason by file.
+    caption_bytes: of the longest caption.
     files: how many there were.
   """
 
@@ -126,6 +127,7 @@ class Card:
   source_seconds: float
   dropped: Mapping[str, int]
   skipped: Mapping[str, str]
+  caption_bytes: int
   files: int
 
   def summary(self) -> str:
@@ -135,8 +137,15 @@ class Card:
       f"{self.files} files, {len(self.rates)} clips ({by_split}), "
       f"{len(self.skipped)} files skipped",
       report(self.dropped, self.skipped),
+      self._captions(),
     ]
     return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings())])
+
+  def _captions(self) -> str:
+    """What the source `clips` must be told, for it cuts what is longer."""
+    if not self.caption_bytes:
+      return "there are no captions"
+    return f"the longest caption has {self.caption_bytes} bytes: caption_bytes={self.caption_bytes}"
 
   def warnings(self) -> list[str]:
     """What the reader must know before training on it."""
@@ -170,6 +179,7 @@ class Card:
       rule=self.rule,
       dropped="\n".join(dropped) or "| none | 0 | |",
       skipped="\n".join(skipped) or "None.",
+      captions=self._captions(),
       first_split=next(iter(self.counts)),
     )
 

@@ -158,8 +158,6 @@ class Config:
         f"phyworld: known={self.known}, fps={self.fps}: the balls may meet after {EARLIEST_S} s, "
         "and the known frames must end before"
       )
-    if not 0 <= self.seed < 2**32:
-      raise ValueError(f"phyworld: seed must be from 0 to 2**32 - 1, got {self.seed}")
 
   @property
   def balls(self) -> int:

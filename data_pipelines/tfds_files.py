@@ -28,6 +28,9 @@ _LEAVES = {  # class -> the field of its settings; these import nothing
   f"{_TFDS}scalar.Scalar": "tensor",
   f"{_TFDS}text_feature.Text": "text",
 }
+_DTYPES = {"bool", "string", "object", "float16", "float32", "float64"} | {
+  f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}  # of others tfds asks TensorFlow, which it imports
 _NOTES = {"description", "valueRange"}
 _NAME = r"[A-Za-z0-9_]+"
 _TEMPLATE = r"(\{(DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\}|[A-Za-z0-9_.-])+"
@@ -135,6 +138,10 @@ def _check_features(path: Path) -> None:
       )
     if extra := set(feature) - {"pythonClassName", _LEAVES[kind], *_NOTES}:
       raise ConfigError(f"{path}: feature {name!r} has {sorted(extra)[0]!r}, which is not known")
+    settings = feature.get("tensor", {"dtype": "string"})
+    dtype = settings.get("dtype") if isinstance(settings, dict) else None
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+      raise ConfigError(f"{path}: feature {name!r} has dtype {dtype!r}, which is not known")
     if not re.fullmatch(_NAME, name):
       raise ConfigError(f"{path}: {name!r} is no name of a feature: letters, digits, _")
 

@@ -166,6 +166,7 @@ def write(
     source_seconds=sum(r["seconds"] for r in records if r["name"] not in skipped),
     dropped=collections.Counter(e.clip.reason for e in entries if e.split is None),
     skipped=skipped,
+    caption_bytes=max(len(entry.caption.encode()) for entry in kept),
     files=len(records),
   )
   _describe(dataset, pieces, entries, card)

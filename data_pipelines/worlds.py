@@ -230,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
       description=f"Simulated worlds: {', '.join(same['scenes'])}",
       extra_metadata={"known": flags.known, "seed": flags.seed},
     )
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     parser.error(str(error))
   print(f"wrote {flags.out}: " + ", ".join(f"{n} clips of {s}" for s, n in counts.items()))
 

@@ -229,6 +229,7 @@ SEQUENCE = "tensorflow_datasets.core.features.sequence_feature.Sequence"
       more={"pythonClassName": SEQUENCE, "sequence": {"feature": _class(EVIL)}}
     ),
     lambda f: f.update(type=EVIL, content={}),
+    lambda f: f["featuresDict"]["features"]["fps"]["tensor"].update(dtype=EVIL),
     lambda f: f["featuresDict"]["features"]["fps"].update(
       featuresDict={"features": {"x": _class(EVIL)}}
     ),

@@ -377,6 +377,7 @@ def test_the_example_has_the_agreed_schema():
     ({"known": 1}, "known must be from 2"),
     ({"known": 32}, "known must be from 2"),
     ({"fps": 0.0}, "fps=0.0 must be > 0"),
+    ({"fps": float("inf")}, "fps=inf must be a finite number"),
     ({"scenario": "collision", "known": 4}, "balls may meet after"),
     ({"seed": -1}, r"seed=-1 must be in \[0, 4294967295\]"),
   ],

@@ -146,6 +146,7 @@ def test_the_summary_and_the_card_name_what_was_skipped_and_why(
   said = capsys.readouterr().out
   assert "6 files, 15 clips (12 train, 3 validation), 3 files skipped" in said
   assert "empty.mp4: empty file" in said and "text.mp4: truncated or not a video" in said
+  assert "the longest caption has 18 bytes: caption_bytes=18" in said
   assert "captions of files that are not there:\n  gone.mp4" in said and "hidden" not in said
   card = (dataset / "README.md").read_text()
   assert "15 clips of 4 frames, 32x32 pixels, 24 to 30 frames per second" in card
