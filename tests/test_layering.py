@@ -19,6 +19,7 @@ LAYERS = [
   ("videojax.media", 1),
   ("videojax.log", 1),
   ("videojax.records", 1),
+  ("videojax.tensors", 1),
   ("videojax.integrity", 1),
   ("videojax.distributed", 1),
   ("videojax.models", 2),

@@ -121,22 +121,6 @@ def test_image_models_weights_leave_what_goes_along_time_to_init_fresh(tmp_path)
 
 
 @pytest.mark.parametrize(
-  "name,content,words",
-  [
-    ("weights.ckpt", b"", "is a pickle"),
-    ("weights.safetensors", b"damaged", "cannot be read as safetensors"),
-    ("weights.safetensors.index.json", b"{}", "is damaged"),
-    ("nothing.here", None, "there is no such file"),
-  ],
-)
-def test_files_that_cannot_be_used_are_named(tmp_path, name, content, words):
-  if content is not None:
-    (tmp_path / name).write_bytes(content)
-  with pytest.raises(ConfigError, match=words):
-    weights.Tensors(tmp_path / name)
-
-
-@pytest.mark.parametrize(
   "layout,shape,inputs,there",
   [
     ("weight", (6, 2, 4), 1, (8, 6)),

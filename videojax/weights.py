@@ -5,7 +5,6 @@ there, its layout). Every tensor is used exactly once, or what is missing, extra
 listed and nothing is loaded. One tensor at a time is in memory, and each device gets its part.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,16 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Array
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from videojax.errors import ConfigError
-from videojax.files import replacing, write_json
+from videojax.files import write_json
 from videojax.models.layers import ParamInfo
+from videojax.tensors import INDEX, STEM, Tensors, write
 
-STEM = "diffusion_pytorch_model"  # diffusers' name of the files in a model's directory
-INDEX = ".index.json"
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 SHARD_BYTES = 5_000_000_000
 # Axes of one that a matrix has there behind (out, in), by layout.
 ONES = {"weight": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
@@ -69,68 +64,6 @@ def to_torch(value: np.ndarray, layout: str, inputs: int) -> np.ndarray:
   return np.ascontiguousarray(value.reshape(shape))
 
 
-# --- files ------------------------------------------------------------------------------------
-
-
-class Tensors:
-  """Named tensors of a safetensors file, or of several with an index; read one by one.
-
-  Args:
-    path: a file, its index, or a directory with either (diffusers').
-  Raises:
-    ConfigError: a pickle, or no such files, or damaged ones.
-  """
-
-  def __init__(self, path: Path):
-    if path.suffix in PICKLES:
-      raise ConfigError(
-        f"{path} is a pickle, which can run any code when it is read. Convert it where you trust "
-        "it: python -c \"import torch, safetensors.torch as s; w = torch.load('FILE', "
-        "weights_only=True); s.save_file(w.get('state_dict', w), 'FILE.safetensors')\""
-      )
-    files = self._files(path)
-    self.file: dict[str, Path] = {}
-    self.shape: dict[str, tuple[int, ...]] = {}
-    for file in files:
-      with _opened(file) as f:
-        for name in f.keys():  # noqa: SIM118 (no mapping)
-          if name in self.file:
-            raise ConfigError(f"{name} is in {self.file[name]} and in {file}")
-          self.file[name], self.shape[name] = file, tuple(f.get_slice(name).get_shape())
-
-  @staticmethod
-  def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-      choices = [path / f"{STEM}.safetensors", path / f"{STEM}.safetensors{INDEX}"]
-      found = [p for p in choices if p.exists()] or sorted(path.glob("*.safetensors"))
-      if len(found) != 1:
-        raise ConfigError(
-          f"{path} is no run directory, and has {len(found)} safetensors files"
-          + (f": name one of {', '.join(p.name for p in found)}" if found else "")
-        )
-      path = found[0]
-    if not path.exists():
-      raise ConfigError(f"{path} is no run directory, and there is no such file")
-    if not path.name.endswith(INDEX):
-      return [path]
-    try:
-      files = set(json.loads(path.read_text())["weight_map"].values())
-      return [path.parent / name for name in sorted(files)]
-    except (ValueError, KeyError, AttributeError) as error:
-      raise ConfigError(f"{path} is damaged ({error!r})") from None
-
-  def read(self, name: str) -> np.ndarray:
-    with _opened(self.file[name]) as f:
-      return f.get_tensor(name)
-
-
-def _opened(file: Path) -> Any:
-  try:
-    return safe_open(file, framework="numpy")
-  except (SafetensorError, OSError) as error:
-    raise ConfigError(f"{file} cannot be read as safetensors: {error}") from None
-
-
 # --- in and out -------------------------------------------------------------------------------
 
 
@@ -156,13 +89,13 @@ def load(
   """Parameters by path from published weights, in float32, where `abstract` says.
 
   Args:
-    path: see `Tensors`.
+    path: see tensors.Tensors.
     module, config: a model file with `names`, and its Config.
     info: of its parameters.
     abstract: shape and sharding of its parameters.
     fresh: regular expression; parameters whose path it matches (from the start) are left out.
   Raises:
-    ConfigError: tensors that are missing, extra or misshapen, by name.
+    ConfigError: tensors that are missing, extra, misshapen or not finite, by name.
   """
   tensors, elsewhere = Tensors(path), getattr(module, "OTHER_PARTS", ())
   taken = lambda p: not (fresh and re.match(fresh, p))
@@ -189,7 +122,7 @@ def load(
 
   def one(p: str, name: str, layout: str) -> Array:
     value = from_torch(tensors.read(name), layout, abstract[p].shape)
-    get = lambda index: np.asarray(value[index], np.float32)
+    get = lambda index: value[index]
     return jax.make_array_from_callback(value.shape, abstract[p].sharding, get)
 
   return {p: one(p, name, layout) for p, (name, layout) in names.items()}
@@ -231,8 +164,7 @@ def save(
     file = directory / f"{STEM}{several}.safetensors"
     tensors = {names[p][0]: _host(params[p], names[p][1], info[p].inputs) for p in part}
     where |= dict.fromkeys(tensors, file.name)
-    with replacing(file) as temporary:
-      save_file(tensors, temporary, metadata={"format": "pt"})
+    write(file, tensors)
     files.append(file)
   if len(parts) > 1:
     index = directory / f"{STEM}.safetensors{INDEX}"

