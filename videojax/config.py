@@ -294,7 +294,7 @@ def settings_of(key: str, config: Mapping[str, Any]) -> Any:
   return _module(section, where, values).Config
 
 
-def _module(section: str, where: str, values: Mapping[str, Any]) -> ModuleType:
+def _module(section: str, where: str, values: Mapping[Any, Any]) -> ModuleType:
   name = values.get("name", CodecSpec().name if section == "codec" else None)
   try:
     return settings.module(NAMED[section][0], name, *NAMED[section][1:])
@@ -360,13 +360,13 @@ def named(where: str, error: Exception) -> str:
   return f"{where}.{error}" if where else str(error)
 
 
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+def _tuples(values: Mapping[Any, Any]) -> dict[Any, Any]:
   """JSON has lists where dataclasses have tuples."""
   return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def unknown(key: str, known: list[str], where: str) -> str:
-  close = [repr(name) for name in difflib.get_close_matches(key, known, n=3, cutoff=0.5)]
+def unknown(key: Any, known: list[str], where: str) -> str:
+  close = [repr(name) for name in difflib.get_close_matches(str(key), known, n=3, cutoff=0.5)]
   hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(sorted(known))}"
   return f"{where} has no key {key!r}: {hint}"
 
