@@ -139,6 +139,20 @@ def test_a_label_that_the_model_does_not_have_is_not_the_null_label():
     assert np.isnan(of(label)).all()
 
 
+def test_text_that_is_padded_on_the_left_is_the_same_text():
+  e = tiny(model__text=8, model__known=None, condition__known_frames=0)
+  network = e.model.network(filled(e.model.abstract_params))
+  x, t = jnp.ones((1, 4, 16, 16, 3)), jnp.full((1, 1), 500.0)
+  words = jnp.arange(24.0).reshape(1, 3, 8) / 24
+  nothing = jnp.full((1, 2, 8), 7.0)
+  right = Cond(text=jnp.concatenate([words, nothing], 1), text_mask=jnp.arange(5)[None] < 3)
+  left = Cond(text=jnp.concatenate([nothing, words], 1), text_mask=jnp.arange(5)[None] >= 2)
+  np.testing.assert_array_equal(network(x, t, left), network(x, t, right))
+  assert not np.array_equal(
+    network(x, t, left), network(x, t, Cond(text=left.text, text_mask=right.text_mask))
+  )
+
+
 def test_more_classes_in_the_data_than_in_the_model_are_refused():
   data = {"name": "random_latents", "frames": 4, "height": 8, "width": 8, "channels": 3}
   values = tiny_dict(model__classes=10, model__known=None, condition__known_frames=0)

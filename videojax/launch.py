@@ -169,7 +169,9 @@ def parse(argv: list[str]) -> Command:
   flags.DEFINE_bool("search", False, "plan: find the mesh, batch and remat", **define)
   flags.DEFINE_enum("step", "train", ["train", "sample"], "plan: which step", **define)
   flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
-  flags.DEFINE_integer("replicas", None, "bench: so many runs in one step, by vmap", **define)
+  flags.DEFINE_integer(
+    "replicas", None, "bench: so many runs in one step, by vmap", lower_bound=1, **define
+  )
   flags.DEFINE_string("after", None, "cascade: RUN[,RUN], the stages before this one", **define)
   flags.DEFINE_string("coordinator", None, "of several processes: HOST:PORT of number 0", **define)
   flags.DEFINE_integer("processes", None, "how many; 1: no others, whatever is found", **define)

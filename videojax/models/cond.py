@@ -16,7 +16,7 @@ class Cond:
 
   Attributes:
     text: UTF-8 bytes [B,L] (uint8, zero padded) or precomputed embeddings [B,L,D].
-    text_mask: [B,L], True on real tokens, which come first.
+    text_mask: [B,L], True on real tokens.
     image: embeddings of an image [B,L,D], such as CLIP's.
     image_mask: [B,L], True on real tokens.
     label: class index [B]; -1 is "dropped".

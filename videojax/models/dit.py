@@ -354,7 +354,12 @@ class Model(nnx.Module):
       return None, None
     b = cond.text.shape[0]
     lengths = cond.text_mask.sum(-1, dtype=jnp.int32)
-    text = self.text(cond.text, lengths) if self.text is not None else cond.text
+    # Real tokens to the front, wherever the padding stood: attention counts from there.
+    order = jnp.argsort(~cond.text_mask, -1, stable=True)
+    text = jnp.take_along_axis(
+      cond.text, order.reshape(*order.shape, *(1,) * (cond.text.ndim - 2)), 1
+    )
+    text = self.text(text, lengths) if self.text is not None else text
     null = jnp.broadcast_to(self.null_text[...].astype(text.dtype), (b, 1, text.shape[-1]))
     return jnp.concatenate([null, text], 1), 1 + lengths
 
