@@ -203,6 +203,8 @@ def _read_image(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
 def _read_video(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
   """Decodes a video once: writes the frames that the grid picks, and finds the shots."""
   with video_reader.VideoFile(path) as video:
+    if video.fps > FASTEST_FPS:
+      raise video_reader.UnreadableError(f"its header says {video.fps:g} frames per second")
     fps = cutting.fps or video.fps
     resize, unlike = video_reader.Resizer(cutting.size), video_reader.CutScore()
     index, time_s, sound, damages, score = [], [], [], [], []
