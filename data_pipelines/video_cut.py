@@ -44,8 +44,10 @@ class Cutting:
 
   def __post_init__(self) -> None:
     for name in ("frames", "size", "stride"):
-      if getattr(self, name) < 1:
-        raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
+      if not 1 <= getattr(self, name) < 2**31:
+        raise ConfigError(
+          f"--{name} must be at least 1, got {getattr(self, name)} (most: 2**31 - 1)"
+        )
     if self.fps is not None and not SLOWEST_FPS <= self.fps <= FASTEST_FPS:
       raise ConfigError(
         f"--fps must be above 0, from {SLOWEST_FPS:g} to {FASTEST_FPS:g}, got {self.fps}"

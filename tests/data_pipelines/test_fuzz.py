@@ -19,7 +19,8 @@ VALUES = [None, 0, -1, 1e308, "", "../..", [], {}, True, [None], "9" * 50, "{SPL
 WORDS = [
   b"file", b"caption", b",", b"\n", b"\r\n", b'"', b"a.mp4", b"b.mp4", b"\xff", b"\xef\xbb\xbf",
   b"\0", b"{", b"}", b"[", b":", b"null", b"1e999", b"NaN", b"\xed\xa0\x80", b"\\ud800",
-  b"\xff\xfe", b"x" * 200_000, b"[" * 10_000, b"file,caption\n", b'{"file":"a.mp4","caption":"x"}\n',
+  b"\xff\xfe", b"x" * 200_000, b"[" * 10_000, b"file,caption\n",
+  b'{"file":"a.mp4","caption":"x"}\n',
 ]  # fmt: skip
 
 
