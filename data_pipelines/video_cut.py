@@ -44,8 +44,10 @@ class Cutting:
 
   def __post_init__(self) -> None:
     for name in ("frames", "size", "stride"):
-      if getattr(self, name) < 1:
-        raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
+      if not 1 <= getattr(self, name) < 2**31:
+        raise ConfigError(
+          f"--{name} must be at least 1, got {getattr(self, name)} (most: 2**31 - 1)"
+        )
     if self.fps is not None and not SLOWEST_FPS <= self.fps <= FASTEST_FPS:
       raise ConfigError(
         f"--fps must be above 0, from {SLOWEST_FPS:g} to {FASTEST_FPS:g}, got {self.fps}"
@@ -203,6 +205,8 @@ def _read_image(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
 def _read_video(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
   """Decodes a video once: writes the frames that the grid picks, and finds the shots."""
   with video_reader.VideoFile(path) as video:
+    if video.fps > FASTEST_FPS:
+      raise video_reader.UnreadableError(f"its header says {video.fps:g} frames per second")
     fps = cutting.fps or video.fps
     resize, unlike = video_reader.Resizer(cutting.size), video_reader.CutScore()
     index, time_s, sound, damages, score = [], [], [], [], []

@@ -303,6 +303,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   argv = sys.argv[1:] if argv is None else argv
   end = argv.index("--") if "--" in argv else len(argv)
   flags = parser.parse_args(argv[:end], argparse.Namespace(beam_options=argv[end + 1 :]))
+  if not flags.source or not flags.out:
+    parser.error("--source and --out must not be empty")
   if flags.beam_options and not flags.beam:
     parser.error("what follows -- goes to Apache Beam: add --beam")
   if "://" in flags.source + flags.out and not flags.beam:

@@ -277,6 +277,8 @@ def test_two_workers_write_the_same_bytes_as_one(tmp_path: Path, videos: Path, d
     ({"size": -3}, "--size must be at least 1, got -3"),
     ({"fps": 0}, "--fps must be above 0"),
     ({"fps": "nan"}, "--fps must be above 0"),
+    ({"frames": 10**400}, "--frames must be at least 1"),
+    ({"stride": 2**31}, "--stride must be at least 1"),
     ({"fps": "inf"}, "--fps must be above 0"),
     ({"fps": 1e-300}, "--fps must be above 0"),
     ({"size": 100_000}, "make clips of 120.0 GB; the most is 2.1 GB"),

@@ -64,7 +64,7 @@ def test_a_damaged_film_of_any_kind_is_skipped_by_name_or_cut(
   Image.fromarray(numbered(1)[0]).save(tmp_path / "i.jpg", exif=Image.Exif())
   for path in [*files, tmp_path / "i.png", tmp_path / "i.jpg"]:
     whole = path.read_bytes()
-    for number in range(25):
+    for number in range(8):
       data = bytearray(whole)
       places = rng.integers(0, min(len(data), 2000 if number % 2 else len(data)), 8)
       for place in places:
@@ -222,3 +222,17 @@ def test_a_playlist_is_no_film_again(tmp_path: Path, write_video: Callable, numb
 def test_an_image_in_tiles_is_not_shown_by_one_tile(tmp_path: Path):
   Image.new("RGB", (64, 64), "red").save(tmp_path / "a.avif")
   assert "AVIF image" in cut(tmp_path / "a.avif", tmp_path / "p", 1)[0]["skipped"]
+
+
+def test_a_rate_that_no_film_has_is_a_reason(
+  tmp_path: Path, write_video: Callable, numbered: Callable, monkeypatch: pytest.MonkeyPatch
+):
+  path = write_video(tmp_path / "v.mkv", numbered(1))
+  real = video_reader.VideoFile.__init__
+
+  def fast(self, path: Path) -> None:
+    real(self, path)
+    self.fps = 1e6
+
+  monkeypatch.setattr(video_reader.VideoFile, "__init__", fast)
+  assert "1e+06 frames per second" in cut(path, tmp_path / "p", 1)[0]["skipped"]
