@@ -132,8 +132,9 @@ def own_share(job: Job, jobs: Sequence[Job]) -> float:
 def is_finished(job: Job, workdir: Path) -> bool:
   """Whether the cell's record is there, or it failed in a way that repeats itself."""
   run = workdir / "cells" / job.cell.name
-  if (run / "failed.json").exists():
-    return str(rundir.read_json(run / "failed.json")["why"]).startswith("Diverged")
+  failed = rundir.read_sound(run / "failed.json", lambda value: isinstance(value, dict))
+  if failed is not None:
+    return str(failed.get("why")).startswith("Diverged")
   return finished_steps(run) == job.experiment.total_steps
 
 
