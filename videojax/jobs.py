@@ -132,9 +132,9 @@ def own_share(job: Job, jobs: Sequence[Job]) -> float:
 def is_finished(job: Job, workdir: Path) -> bool:
   """Whether the cell's record is there, or it failed in a way that repeats itself."""
   run = workdir / "cells" / job.cell.name
-  if (run / "failed.json").exists():
-    why = str(rundir.read_json(run / "failed.json")["why"])
-    return why.startswith(("Diverged", "NotFiniteError"))
+  failed = rundir.read_sound(run / "failed.json", lambda value: isinstance(value, dict))
+  if failed is not None:
+    return str(failed.get("why")).startswith(("Diverged", "NotFiniteError"))
   return finished_steps(run) == job.experiment.total_steps
 
 

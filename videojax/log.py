@@ -1,5 +1,6 @@
 """What a run says: metrics.jsonl as the truth, a progress line for people, TensorBoard if asked."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from videojax.errors import ConfigError
 from videojax.files import write_text
 
 
@@ -30,8 +32,7 @@ class Log:
     quiet = quiet or not writes
     self.console = Console(stderr=False, quiet=quiet, highlight=False, soft_wrap=True)
     self.path = workdir / "metrics.jsonl"
-    if writes:
-      _drop_after(self.path, start)
+    lost = _drop_after(self.path, start) if writes else 0
     self.file = open(self.path, "a", buffering=1) if writes else None  # noqa: SIM115
     self.events = _summary_writer(workdir, start) if tensorboard and writes else None
     live = self.console.is_terminal
@@ -43,6 +44,8 @@ class Log:
     self.bar = self.progress.add_task("training", total=total_steps, completed=start, text="")
     self.total_steps, self.live, self.last_line = total_steps, live, 0.0
     self.started, self.start = time.perf_counter(), start
+    if lost:
+      self.say(f"{self.path}: {lost} damaged lines are left out")
 
   def __enter__(self) -> "Log":
     self.progress.start()
@@ -51,7 +54,8 @@ class Log:
   def __exit__(self, *_: object) -> None:
     self.progress.stop()
     if self.file is not None:
-      self.file.close()
+      with contextlib.suppress(OSError):  # of a line that could not be written, which was said
+        self.file.close()
     if self.events is not None:
       self.events.close()
 
@@ -62,7 +66,10 @@ class Log:
   def metrics(self, step: int, values: dict[str, float]) -> None:
     """One line of metrics.jsonl, after `step` updates, and the progress line."""
     if self.file is not None:
-      self.file.write(json.dumps({"step": step, **values}) + "\n")
+      try:
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+      except OSError as error:  # a full disk
+        raise OSError(error.errno, error.strerror, str(self.path)) from None
     if self.events is not None:
       for name, value in values.items():
         self.events.add_scalar(name, value, step)
@@ -98,18 +105,28 @@ def _plain(text: str) -> str:
   return text.replace("[", "\\[")
 
 
-def _drop_after(path: Path, start: int) -> None:
-  """A resumed run repeats the steps after its checkpoint: their old lines go."""
+def _drop_after(path: Path, start: int) -> int:
+  """A resumed run repeats the steps after its checkpoint: their old lines go.
+
+  Returns: how many lines were damaged, which go too. The last one is not counted: a kill cuts it.
+  """
   if not path.exists():
-    return
-  kept = []
-  for line in path.read_text().splitlines():
-    try:
-      if json.loads(line)["step"] <= start:
-        kept.append(line)
-    except (ValueError, KeyError):  # the last line of a killed run may be half written
-      continue
-  write_text(path, "".join(line + "\n" for line in kept))
+    return 0
+  if not path.is_file():
+    raise ConfigError(f"{path} is no regular file: move it away")
+  lines = path.read_bytes().splitlines()
+  steps = [_step_of(line) for line in lines]
+  kept = [line for line, step in zip(lines, steps) if step is not None and step <= start]
+  write_text(path, "".join(line.decode() + "\n" for line in kept))
+  return steps[:-1].count(None)
+
+
+def _step_of(line: bytes) -> int | None:
+  try:
+    step = json.loads(line.decode())["step"]
+  except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    return None
+  return step if isinstance(step, int) else None
 
 
 def _summary_writer(workdir: Path, start: int) -> Any:

@@ -8,10 +8,10 @@ samples/          clips as mp4 and one grid as WebP
 result.json       records.Result
 """
 
-import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,27 @@ def read_json(path: Path) -> Any:
   Raises:
     ConfigError: if it is missing or damaged.
   """
+  if not path.exists():
+    raise ConfigError(f"{path.parent} is no run directory: it has no {path.name}")
+  return files.read_json(path)
+
+
+def read_sound(path: Path, sound: Callable[[Any], bool]) -> Any | None:
+  """A JSON file that a run can do without; None: it is not there or, which is said, not sound.
+
+  Args:
+    sound: whether a value has the form that the file should have.
+  """
+  if not path.exists():
+    return None
+  problem = "damaged (it has another form)"
   try:
-    return json.loads(path.read_text())
-  except FileNotFoundError:
-    raise ConfigError(f"{path.parent} is no run directory: it has no {path.name}") from None
-  except ValueError as error:
-    raise ConfigError(f"{path} is damaged ({error})") from None
+    if sound(value := files.read_json(path)):
+      return value
+  except ConfigError as error:
+    problem = str(error).removeprefix(f"{path} is ")
+  print(f"{path} is {problem}: not used")
+  return None
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -53,9 +68,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
   written = read_json(path)
   try:
     resolved = to_json(from_json(written))
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
     raise ConfigError(f"{path} is damaged: it is not the config of a run ({error})") from None
-  return resolved | {name: written[name] for name in ("changes",) if name in written}
+  changes = written.get("changes", [])
+  if not isinstance(changes, list):
+    raise ConfigError(f"{path} is damaged: changes={changes!r} is no list")
+  return resolved | ({"changes": changes} if changes else {})
 
 
 def check_run(workdir: Path, experiment: Experiment) -> None:
@@ -103,8 +121,10 @@ def open_run(workdir: Path, experiment: Experiment) -> None:
       resolved["changes"] = changes
   files.write_json(path, resolved)
   environments = workdir / "environment.json"
-  starts = read_json(environments) if environments.exists() else []
-  files.write_json(environments, [*starts, environment()])
+  starts = read_sound(environments, lambda value: isinstance(value, list))
+  if starts is None and environments.exists():
+    environments.replace(environments.with_suffix(".damaged"))
+  files.write_json(environments, [*(starts or []), environment()])
 
 
 def check_same(workdir: Path, written: dict[str, Any], resolved: dict[str, Any]) -> None:

@@ -93,7 +93,9 @@ def train(
   with jax.set_mesh(mesh), checkpoints:
     state, seconds, notes = restore_or_create(e, program, checkpoints, trunk)
     start = int(jax.device_get(state.step))
-    if start >= e.total_steps and distributed.first(finished_steps(workdir) == e.total_steps):
+    if start >= e.total_steps and distributed.first(
+      main and finished_steps(workdir) == e.total_steps
+    ):
       return None
     evaluator = program.evaluator
     evaluator.check(merge(program.abstract.trainable, program.abstract.frozen))
@@ -218,9 +220,10 @@ def dispatches(e: Experiment, mixture: Mixture, start: int) -> Iterator[tuple[in
 
 
 def finished_steps(workdir: Path) -> int | None:
-  """Steps of the finished run whose record is in `workdir`."""
-  path = workdir / "result.json"
-  return rundir.read_json(path)["steps"] if path.exists() else None
+  """Steps of the finished run whose record is in `workdir`; a damaged record will be made anew."""
+  sound = lambda value: isinstance(value, dict) and isinstance(value.get("steps"), int)
+  result = rundir.read_sound(workdir / "result.json", sound)
+  return result and result["steps"]
 
 
 class Window:
@@ -270,9 +273,11 @@ def initial_loss(
 ) -> float:
   """The frozen loss before the first step, kept in the run directory for resumed runs."""
   path, protocol = workdir / "initial.json", to_json(evaluator.config)
-  if distributed.first(path.exists()):
-    written = rundir.read_json(path)  # of another evaluation it cannot be compared
-    return written["frozen_loss"] if written["evaluate"] == protocol else float("nan")
+  written = rundir.read_sound(path, _is_initial) if jax.process_index() == 0 else None
+  if distributed.first(written is not None):
+    if written is None or written["evaluate"] != protocol:  # then it cannot be compared
+      return float("nan")
+    return written["frozen_loss"]
   if int(jax.device_get(state.step)) > 0:
     return float("nan")  # a branch: its beginning lies in the trunk
   clock = time.perf_counter()
@@ -281,6 +286,12 @@ def initial_loss(
   if jax.process_index() == 0:
     files.write_json(path, {"frozen_loss": value, "evaluate": protocol})
   return value
+
+
+def _is_initial(value: Any) -> bool:
+  """Whether this is the content of initial.json."""
+  known = isinstance(value, dict) and {"frozen_loss", "evaluate"} <= value.keys()
+  return known and isinstance(value["frozen_loss"], float | int)
 
 
 def measure(
