@@ -11,6 +11,7 @@ LAYERS = [
   ("videojax.errors", 0),
   ("videojax.files", 0),
   ("videojax.host", 0),
+  ("videojax.schema", 1),
   ("videojax.sharding", 1),
   ("videojax.media", 1),
   ("videojax.log", 1),

@@ -24,6 +24,7 @@ from videojax.program import Program
 from videojax.scaling.cells import Cell, read_sweep
 from videojax.scaling.predict import predict
 from videojax.scaling.report import report
+from videojax.scaling.sealed import unpredicted
 from videojax.sharding import make_mesh
 from videojax.train import Diverged, Preempted, train
 
@@ -54,8 +55,8 @@ def sweep(
   waiting = [r.cell.name for r in read_sweep(workdir) if r.is_open and not r.cell.held_out]
   if held_out and not waiting:
     for budget in sorted({job.cell.budget for job in held_out if job.cell.budget}):
-      if not (workdir / "predictions" / f"{budget:.4g}.json").exists():
-        console.print(f"predicted: {predict(workdir, budget)}", markup=False)
+      if why := unpredicted(workdir, budget):
+        console.print(f"predicted: {predict(workdir, budget)} ({why})", markup=False)
     run_all(held_out, every, workdir, deadline, console)
   elif held_out:
     console.print(f"held-out cells wait for the others: {', '.join(waiting)}", markup=False)
