@@ -15,6 +15,7 @@ LAYERS = [
   ("videojax.stop", 0),
   ("videojax.claim", 0),
   ("videojax.quiet", 0),
+  ("videojax.schema", 1),
   ("videojax.sharding", 1),
   ("videojax.media", 1),
   ("videojax.log", 1),

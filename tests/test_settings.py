@@ -86,9 +86,9 @@ def test_an_error_names_the_whole_key_the_value_and_what_it_may_be():
   for change, said in {
     "optim__learning_rate": "optim.learning_rate=-1 must be > 0",
     "sampler__eta": "sampler.eta=-1 must be in [0, 1]",
-    "model__width": "model.width=-1 must be in [1, 131072]",
+    "model__width": "model.width=-1 must be >= 1",
     "evaluate__coherence_clips": "evaluate.coherence_clips=-1 must be >= 0",
-    "seed": "seed=-1 must be in [0, 4294967295]",
+    "seed": "seed=-1 must be >= 0",
   }.items():
     with pytest.raises(ConfigError) as error:
       tiny(**{change: -1})

@@ -176,6 +176,45 @@ def test_held_out_cells_wait_for_the_others_and_for_a_prediction(tmp_path, monke
   assert read_sweep(tmp_path / "w")[2].status == "finished"
 
 
+def test_held_out_cells_do_not_run_under_a_damaged_prediction(tmp_path, monkeypatch, capsys):
+  predictions = tmp_path / "w" / "predictions"
+
+  def predict(workdir, budget):
+    predictions.mkdir(exist_ok=True)
+    (predictions / f"{budget:.4g}.json").write_text("{}")  # no seal
+    return "written"
+
+  monkeypatch.setattr(runner, "predict", predict)
+  monkeypatch.setattr(runner, "report", lambda workdir: "page")
+  monkeypatch.setattr(runner, "train", lambda e, run, **how: runner.files.write_json(
+    run / "failed.json", {"why": "stopped"}))  # fmt: skip
+  made = cells(vary("budget", 2e8, 4e8, 8e8), held_out=lambda p: p["budget"] == 8e8)
+  predictions.parent.mkdir()
+  write_sweep(predictions.parent, [make_job(BASE, cell) for cell in made], {})
+  predict(predictions.parent, 8e8)
+  sweep(BASE, made, predictions.parent)
+  assert "in place of a damaged one: 8e+08.json cannot be read" in capsys.readouterr().out
+  with pytest.raises(ConfigError, match="8e[+]08.json.*budget8e[+]08.*after the fact"):
+    sweep(BASE, made, predictions.parent)
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["../c", "a/b", "", "a\0b"])
+def test_a_cell_of_no_budget_or_no_directory_is_refused(budget, name):
+  with pytest.raises(ConfigError, match="cell c: budget="):
+    Cell("c", {}, budget)
+  with pytest.raises(ConfigError, match="its name"):
+    Cell(name, {})
+
+
+def test_notes_of_another_form_are_refused_before_anything_runs(tmp_path):
+  job = make_job(BASE, Cell("c", {}))
+  for notes in ({"price": "two"}, {"onset": [1]}, {"irreducible": math.inf}, {"title": None}):
+    with pytest.raises(ConfigError, match=f"get_notes.*{next(iter(notes))}"):
+      write_sweep(tmp_path / "w", [job], notes)
+  assert not (tmp_path / "w").exists()
+
+
 def test_the_statement_names_flops_tokens_and_what_trunks_save(tmp_path):
   jobs = [make_job(BASE, cell) for cell in cells(POINTS)]
   said = statement(jobs, tmp_path)

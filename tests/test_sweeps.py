@@ -13,7 +13,7 @@ import pytest
 from videojax.jobs import make_job, override
 from videojax.program import check_loss
 from videojax.scaling.cells import read_sweep
-from videojax.scaling.predict import verify
+from videojax.scaling.sealed import verify
 
 ROOT = Path(__file__).parent.parent
 VARIANTS = {

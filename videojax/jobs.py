@@ -10,15 +10,15 @@ import jax
 import numpy as np
 from scipy.optimize import nnls
 
-from videojax import files, rundir
+from videojax import files
 from videojax.config import Experiment, flatten, identity_of, program_of, resolve, to_json
 from videojax.errors import ConfigError
 from videojax.log import clock_text
 from videojax.program import Counts, parameters_by_part
 from videojax.scaling import flops
-from videojax.scaling.cells import Cell, read_sweep
+from videojax.scaling.cells import Cell, Notes, read_notes, read_row, read_sweep
 from videojax.scaling.cost_tables import price_per_hour
-from videojax.train import finished_steps
+from videojax.schema import check_form
 
 # What the time of a sweep is guessed from before a cell has run: share of the peak that small
 # models reach on an accelerator, and FLOP/s of a processor without a published peak.
@@ -131,11 +131,10 @@ def own_share(job: Job, jobs: Sequence[Job]) -> float:
 
 def is_finished(job: Job, workdir: Path) -> bool:
   """Whether the cell's record is there, or it failed in a way that repeats itself."""
-  run = workdir / "cells" / job.cell.name
-  failed = rundir.read_sound(run / "failed.json", lambda value: isinstance(value, dict))
-  if failed is not None:
-    return str(failed.get("why")).startswith(("Diverged", "NotFiniteError"))
-  return finished_steps(run) == job.experiment.total_steps
+  row = read_row(workdir, job.cell)
+  if row.status == "failed":
+    return row.why.startswith(("Diverged", "NotFiniteError"))
+  return row.status == "finished" and row.result["steps"] == job.experiment.total_steps
 
 
 def write_sweep(workdir: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) -> None:
@@ -145,16 +144,18 @@ def write_sweep(workdir: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) ->
     ConfigError: the directory holds another sweep; the differing cells are named.
   """
   path = workdir / "sweep.json"
-  written = {
+  written = to_json({
     "cells": [dataclasses.asdict(job.cell) for job in jobs],
     "planned": {job.cell.name: job.planned for job in jobs},
     "price": price_per_hour(jax.devices()[0].device_kind, jax.device_count()),
     **notes,
-  }
+  })  # fmt: skip
+  check_form(written, Notes, "the sweep's get_notes()")
   if path.exists():
+    planned = lambda p, name: p.get("planned", {}).get(name, {})
     before, after = (
-      {c["name"]: flatten(c) | p["planned"][c["name"]] for c in p["cells"]}
-      for p in (rundir.read_json(path), to_json(written))
+      {c["name"]: flatten(c) | planned(p, c["name"]) for c in p["cells"]}
+      for p in (read_notes(workdir), written)
     )
     changed = sorted(name for name in before if before[name] != after.get(name))
     if changed:
@@ -164,7 +165,7 @@ def write_sweep(workdir: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) ->
       )
   elif workdir.exists() and rundir.shown(workdir):
     raise ConfigError(f"{workdir} is not empty and holds no sweep: give --workdir a new directory")
-  files.write_json(path, to_json(written))
+  files.write_json(path, written)
 
 
 def statement(jobs: Sequence[Job], workdir: Path) -> str:

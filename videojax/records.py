@@ -1,6 +1,10 @@
-"""result.json: the record of a run, its fields with their units. Reports are built from these."""
+"""result.json: the record of a run, its fields with their units. Reports are built from these.
+
+In the file null stands for NaN: a measure that is not defined. Where it may, the type says None.
+"""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SCHEMA = 2
@@ -35,7 +39,7 @@ class SplitLoss:
   """
 
   final: float
-  stderr: float
+  stderr: float | None
   by_level: list[float]
   velocity: float
   dynamics: float
@@ -96,9 +100,9 @@ class Result:
   peak_bytes: int
   frozen_loss: FrozenLossRecord
   frozen_loss_by_split: dict[str, SplitLoss]
-  coherence: dict[str, dict[str, float]]
-  coherence_stderr: dict[str, dict[str, float]]
-  coherence_per_example: dict[str, dict[str, list[float]]]
+  coherence: Mapping[str, Mapping[str, float | None]]
+  coherence_stderr: Mapping[str, Mapping[str, float | None]]
+  coherence_per_example: Mapping[str, Mapping[str, Sequence[float | None]]]
 
   def to_json(self) -> dict[str, Any]:
     return dataclasses.asdict(self)

@@ -51,6 +51,12 @@ class Range:
     left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
     return f"in {left}{self.low:.16g}, {self.high:.16g}{right}"
 
+  def says_to(self, x: float | int) -> str:
+    """What a value that it does not hold must be: of whole numbers the bound that is crossed."""
+    if isinstance(x, int) and x > self.high:
+      return f"<= {self.high:.16g}"
+    return f">= {self.low:.16g}" if isinstance(x, int) and x < self.low else str(self)
+
 
 class Pattern:
   """Of text: it is a regular expression."""
@@ -144,8 +150,7 @@ def _within(hint: Any, bounds: Iterable[Any], value: Any) -> Any:
     raise _RefusedError(" and ".join([str(refused), *(str(limit) for limit in limits)])) from None
   for limit in limits:
     if not limit.holds(value):
-      too_large = value > limit.high == MOST
-      raise _RefusedError(f"<= {MOST}" if too_large else str(limit))
+      raise _RefusedError(limit.says_to(value))
   if any(isinstance(b, Pattern) for b in bounds):
     try:
       re.compile(value)

@@ -26,6 +26,7 @@ from videojax.program import Program
 from videojax.scaling.cells import Cell, read_sweep
 from videojax.scaling.predict import predict
 from videojax.scaling.report import report
+from videojax.scaling.sealed import unpredicted
 from videojax.sharding import make_mesh
 from videojax.train import Preempted, train
 
@@ -76,10 +77,11 @@ def run_part(
 
 def predict_once(workdir: Path, budget: float, console: Console) -> None:
   """Predicts the held-out cells of a budget, or waits until another machine has."""
-  while not (workdir / "predictions" / f"{budget:.4g}.json").exists():
+  while unpredicted(workdir, budget):
     try:
       with claim(workdir, "predicting", "predictions"):
-        console.print(f"predicted: {predict(workdir, budget)}", markup=False)
+        if why := unpredicted(workdir, budget):  # still, now that nobody else predicts
+          console.print(f"predicted: {predict(workdir, budget)} ({why})", markup=False)
     except InUseError:
       time.sleep(1)
 

@@ -170,8 +170,8 @@ def test_an_empty_split_and_a_directory_in_use_are_refused(tmp_path: Path):
     ({"split": "test"}, "no split 'test'; it has: train, validation"),
     ({"frames": 5}, "clips of 4 frames, but frames=5"),
     ({"size": 16}, r"clips of 8x8 pixels \(HxW\), but size=16"),
-    ({"frames": 0}, r"frames=0 must be in \[1, 131072\], or None"),
-    ({"caption_bytes": -1}, r"caption_bytes=-1 must be in \[0, 65536\]"),
+    ({"frames": 0}, "frames=0 must be >= 1, or None"),
+    ({"caption_bytes": -1}, "caption_bytes=-1 must be >= 0"),
   ],
 )
 def test_a_config_that_does_not_fit_the_data_is_told_so(

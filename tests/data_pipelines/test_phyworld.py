@@ -373,13 +373,13 @@ def test_the_example_has_the_agreed_schema():
     ({"scenario": "uniforn"}, "no scenario 'uniforn'"),
     ({"grid": "30k"}, "no grid '30k'"),
     ({"split": "ood"}, "no split 'ood'"),
-    ({"size": 8}, r"size=8 must be in \[16, 16384\]"),
+    ({"size": 8}, "size=8 must be >= 16"),
     ({"known": 1}, "known must be from 2"),
     ({"known": 32}, "known must be from 2"),
     ({"fps": 0.0}, "fps=0.0 must be > 0"),
     ({"fps": float("inf")}, "fps=inf must be a finite number"),
     ({"scenario": "collision", "known": 4}, "balls may meet after"),
-    ({"seed": -1}, r"seed=-1 must be in \[0, 4294967295\]"),
+    ({"seed": -1}, "seed=-1 must be >= 0"),
   ],
 )
 def test_an_impossible_world_is_refused(changes, message):

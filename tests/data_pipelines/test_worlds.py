@@ -534,7 +534,7 @@ def test_the_longest_caption_fits():
     ({"known": 16}, "known must be"),
     ({"split": "id", "known": 2, "scenes": ("gravity",)}, "known >= 3, for gravity"),
     ({"split": "id", "known": 1, "scenes": ("one",)}, "known >= 2, for velocity"),
-    ({"size": 0}, r"size=0 must be in \[1, 16384\]"),
+    ({"size": 0}, "size=0 must be >= 1"),
     ({"fps": float("inf")}, "fps=inf must be a finite number and > 0"),
     ({"extent": float("nan")}, "extent=nan must be a finite number and > 0"),
     ({"pan": float("nan")}, "pan=nan must be a finite number and >= 0"),
@@ -546,7 +546,7 @@ def test_the_longest_caption_fits():
     ({"frames": 40, "known": 30, "split": "fast"}, "touch within"),
     ({"frames": 4, "split": "occluder", "speed": (0.5, 1.0)}, "behind a bar"),
     ({"speed": (4.0, 1.0)}, "lowest, highest"),
-    ({"seed": -1}, r"seed=-1 must be in \[0, 4294967295\]"),
+    ({"seed": -1}, "seed=-1 must be >= 0"),
   ],
 )
 def test_an_impossible_world_is_refused(changes, message):

@@ -140,7 +140,8 @@ def result(
   frozen = {split: losses(loss * (1.6 if split == "fast" else 1), world) for split in SPLITS}
   table = coherence(told, loss, rng) if world.coherence else {}
   return {
-    "schema": 1,
+    "schema": 2,
+    "params_sha256": "0" * 64,
     "parameters": {"mlp": told["params"] // 2, "total": told["params"]},
     "steps": told["total_steps"], "clips": told["total_steps"] * BATCH, "tokens": told["tokens"],
     "flops": {"mlp": told["flops"] / 2, "total": told["flops"]},

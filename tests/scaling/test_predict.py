@@ -1,14 +1,20 @@
 """Predictions: sealed, never replaced, made before the fact, and right as often as they say."""
 
+import errno
 import json
+import math
+import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.scaling import make_sweep as made
 from tests.scaling.make_sweep import World, finish, isoflop_cells, make, write
+from videojax.errors import ConfigError
 from videojax.scaling.cells import cells, product, vary
 from videojax.scaling.groups import load
-from videojax.scaling.predict import main, predict, score, seal, verify
+from videojax.scaling.predict import main, predict, score
+from videojax.scaling.sealed import seal, unpredicted, verify, write_first
 
 HELD_OUT = 1.024e16
 WORLD = World()
@@ -213,3 +219,113 @@ def test_too_little_to_predict_from_is_named(tmp_path):
     predict(unplanned, HELD_OUT)
   with pytest.raises(ValueError, match="--budget=-1"):
     predict(unplanned, -1.0)
+
+
+# --- files that are damaged, and disks that are full ----------------------------------------------
+
+
+def full_disk(monkeypatch):
+  """After 100 characters nothing more can be written."""
+
+  def write_text(self, text, *args, **kwargs):
+    with open(self, "w") as file:
+      file.write(text[:100])
+    raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+  monkeypatch.setattr(type(Path()), "write_text", write_text)
+
+
+@pytest.fixture(scope="module")
+def sealed(predicted, tmp_path_factory):
+  """A sweep that was predicted and whose held-out cells have not run; the prediction's text."""
+  directory = sweep_in(tmp_path_factory.mktemp("sealed"), irreducible=0)
+  write(directory / "predictions" / "1.024e+16.json", json.loads(predicted[1].read_text()))
+  return directory, predicted[1].read_text()
+
+
+@pytest.fixture
+def unfitted(sealed, monkeypatch):
+  """What `predict` fits, without fitting it; a test may change it."""
+  content = json.loads(sealed[1])
+  del content["sha256"]
+  monkeypatch.setattr("videojax.scaling.predict._content", lambda *a: content)
+  return content
+
+
+def test_a_prediction_on_a_full_disk_is_not_there_and_is_made_when_there_is_room(
+  tmp_path, monkeypatch, unfitted
+):
+  directory = sweep_in(tmp_path, irreducible=0)
+  with monkeypatch.context() as patch:
+    full_disk(patch)
+    with pytest.raises(OSError, match="No space left"):
+      predict(directory, HELD_OUT)
+  assert list((directory / "predictions").iterdir()) == []
+  assert unpredicted(directory, HELD_OUT) == "there was none"
+  assert verify(predict(directory, HELD_OUT)) == ""
+  assert unpredicted(directory, HELD_OUT) == ""
+
+
+def other_budget(text):
+  content = json.loads(text) | {"budget": 5e15}
+  return json.dumps(content | {"sha256": seal(content)})
+
+
+def without_a_cell(text):
+  content = json.loads(text)
+  content["cells"].pop("budget1.024e+16_width512_seed0")
+  return json.dumps(content | {"sha256": seal(content)})
+
+
+SPOILT = {
+  "cut": lambda text: text[: len(text) // 2],
+  "empty": lambda text: "",
+  "list": lambda text: "[]",
+  "null": lambda text: "null",
+  "number": lambda text: "7",
+  "no seal": lambda text: "{}",
+  "changed": lambda text: text.replace('"mean": 0.0', '"mean": 0.1', 1),
+  "infinite": lambda text: text.replace('"mean": 0.0', '"mean": 1e999, "was": 0.0', 1),
+  "null mean": lambda text: text.replace('"mean": 0.0', '"mean": null, "was": 0.0', 1),
+  "nested": lambda text: "[" * 100_000,
+  "another budget": other_budget,
+  "a cell is missing": without_a_cell,
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_damaged_prediction_is_replaced_before_the_fact_only(sealed, unfitted, kind):
+  directory, text = sealed
+  path, cells = directory / "predictions" / "1.024e+16.json", directory / "cells"
+  begun = cells / "budget1.024e+16_width256_seed0"
+  path.write_text(SPOILT[kind](text))
+  try:
+    write(begun / "failed.json", {"why": "Diverged: step 3"})
+    for ask in (unpredicted, predict):
+      with pytest.raises(ConfigError, match=r"1\.024e\+16\.json.*width256_seed0\), so that"):
+        ask(directory, HELD_OUT)
+    assert path.read_text() == SPOILT[kind](text)
+  finally:
+    shutil.rmtree(begun)
+  assert "1.024e+16.json" in unpredicted(directory, HELD_OUT)
+  assert verify(predict(directory, HELD_OUT)) == ""
+  path.write_text(text)
+
+
+def test_a_second_process_does_not_replace_the_first_ones_prediction(sealed):
+  path = sealed[0] / "predictions" / "1.024e+16.json"
+  with pytest.raises(ConfigError, match="another process"):
+    write_first(path, "{}")
+  assert path.read_text() == sealed[1]
+  assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_law_without_a_finite_number_is_no_prediction(sealed, unfitted, value):
+  path = sealed[0] / "predictions" / "1.024e+16.json"
+  path.unlink()
+  unfitted["cells"]["budget1.024e+16_width256_seed0"]["mean"] = value
+  with pytest.raises(ConfigError, match=r"no prediction.*mean is None, not a finite number"):
+    predict(sealed[0], HELD_OUT)
+  assert not path.exists()
+  path.write_text(sealed[1])

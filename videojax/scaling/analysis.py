@@ -9,7 +9,7 @@ import numpy as np
 from videojax.files import finite
 from videojax.scaling import coherence as coherent
 from videojax.scaling import curves
-from videojax.scaling.cells import telling
+from videojax.scaling.cells import read_starts, telling
 from videojax.scaling.groups import (
   STATUSES,
   Group,
@@ -18,7 +18,6 @@ from videojax.scaling.groups import (
   budget_of,
   describe,
   seed_of,
-  starts,
 )
 
 Part = dict[str, Any]
@@ -27,7 +26,7 @@ LEVELS_T = lambda count: [(i + 0.5) / count for i in range(count)]  # docs/measu
 
 def about(sweep: Sweep) -> Part:
   """What was run, where, when, with what status."""
-  begun = [start for row in sweep.rows for start in starts(row)]
+  begun = [start for row in sweep.rows for start in read_starts(row.directory)]
   times = sorted(start["time"] for start in begun if "time" in start)
   finished = [row for row in sweep.rows if row.status == "finished"]
   return {

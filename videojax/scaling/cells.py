@@ -20,7 +20,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
+
+from videojax.errors import ConfigError
+from videojax.records import Result
+from videojax.schema import check_form, read_as
 
 Point = dict[str, Any]  # dotted key -> value; 'budget' is the one that is no key of the config
 
@@ -42,6 +46,12 @@ class Cell:
   budget: float | None = None
   held_out: bool = False
 
+  def __post_init__(self):
+    if Path(self.name).name != self.name or "\0" in self.name:
+      raise ConfigError(f"cell {self.name!r}: its name must be that of a directory")
+    if self.budget is not None and not 0 < self.budget < math.inf:
+      raise ConfigError(f"cell {self.name}: budget={self.budget} must be a positive number of FLOP")
+
 
 def vary(key: str, *values: Any) -> list[Point]:
   """One point per value of one key."""
@@ -60,7 +70,7 @@ def zipped(*axes: Sequence[Point]) -> list[Point]:
   """The axes side by side, which are equally long."""
   lengths = {len(axis) for axis in axes}
   if len(lengths) > 1:
-    raise ValueError(f"zipped axes have {sorted(lengths)} points: they must be equally many")
+    raise ConfigError(f"zipped axes have {sorted(lengths)} points: they must be equally many")
   return [dict(item for point in row for item in point.items()) for row in zip(*axes)]
 
 
@@ -78,7 +88,7 @@ def cells(
     points: from the combinators above; 'budget' in FLOP.
     held_out: whether a point's loss is to be predicted before it runs.
   Raises:
-    ValueError: two cells are equal, or there is none.
+    ConfigError: two cells are equal, or there is none.
   """
   varied = telling(points)
   made = [
@@ -93,7 +103,7 @@ def cells(
   names = [cell.name for cell in made]
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice or not made:
-    raise ValueError(f"the sweep has cells that are equal: {', '.join(twice) or 'it has none'}")
+    raise ConfigError(f"the sweep has cells that are equal: {', '.join(twice) or 'it has none'}")
   return made
 
 
@@ -127,15 +137,15 @@ def part_of(text: str | None, number: int) -> slice:
   """'i:j', ':j' or 'i:' as a slice of `number` cells; None: all.
 
   Raises:
-    ValueError: it is none, or holds no cell.
+    ConfigError: it is none, or holds no cell.
   """
   try:
     first, _, last = (text or ":").partition(":") if ":" in (text or ":") else ("", "", "no")
     part = slice(int(first) if first else None, int(last) if last else None)
   except ValueError:
-    raise ValueError(f"--cells={text} must be i:j, e.g. --cells=0:4") from None
+    raise ConfigError(f"--cells={text} must be i:j, e.g. --cells=0:4") from None
   if not range(number)[part]:
-    raise ValueError(f"--cells={text} holds no cell: there are {number}, counted from 0")
+    raise ConfigError(f"--cells={text} holds no cell: there are {number}, counted from 0")
   return part
 
 
@@ -169,19 +179,21 @@ class Row:
   @property
   def seconds_of_video(self) -> float:
     """Seconds of video that training saw; NaN where clips differ in frame rate."""
-    source = next(iter(self.config["data"].values()))["settings"]
-    if "fps" not in source or "frames" not in source:
-      return math.nan
-    return float(self.result["clips"] * source["frames"] / source["fps"])
+    frames, fps = self._source("frames", "fps")
+    return self.result["clips"] * frames / fps
 
   @property
   def pixels(self) -> float:
     """Pixels that training saw, over all frames; NaN for data whose size is not in the config."""
-    source = next(iter(self.config["data"].values()))["settings"]
-    height, width = (source.get(k, source.get("size")) for k in ("height", "width"))
-    if None in (height, width, source.get("frames")):
-      return math.nan
-    return float(self.result["clips"] * source["frames"] * height * width)
+    frames, size, height, width = self._source("frames", "size", "height", "width")
+    height, width = (size if math.isnan(side) else side for side in (height, width))
+    return self.result["clips"] * frames * height * width
+
+  def _source(self, *names: str) -> list[float]:
+    """Settings of the first data source; NaN where they are no positive numbers."""
+    settings = next(iter(self.config["data"].values()))["settings"]
+    found = (settings.get(name) for name in names)
+    return [float(v) if isinstance(v, int | float) and v > 0 else math.nan for v in found]
 
   def value(self, measure: str) -> tuple[float, float]:
     """(value, standard error over clips) of a measure of a finished cell.
@@ -190,7 +202,7 @@ class Row:
       measure: 'loss', 'dynamics' or 'velocity' (frozen loss of the first split; 'loss@SPLIT' of
         another), 'level3' (0 to 15, cleanest first), or a coherence measure 'NAME@SPLIT'.
     Raises:
-      ValueError: there is no such measure in this cell; those there are named.
+      ConfigError: there is no such measure in this cell; those there are named.
     """
     name, _, split = measure.partition("@")
     losses = {next(iter(self.config["evaluate"]["splits"])): self.result["frozen_loss"]}
@@ -204,9 +216,9 @@ class Row:
       return _number(loss["by_level"][int(name[5:])]), math.nan
     rows, errors_of = self.result["coherence"], self.result["coherence_stderr"]
     if split in rows.get(name, {}):
-      return _number(rows[name][split]), _number(errors_of[name][split])
+      return _number(rows[name][split]), _number(errors_of.get(name, {}).get(split))
     there = sorted(f"{n}@{s}" for n, row in rows.items() for s in row)
-    raise ValueError(
+    raise ConfigError(
       f"cell {self.cell.name} has no measure {measure!r}; it has loss, dynamics, velocity, "
       + ", ".join(there)
     )
@@ -216,34 +228,126 @@ def _number(value: float | None) -> float:
   return math.nan if value is None else float(value)
 
 
+# --- the files' forms ---------------------------------------------------------------------------
+
+
+class Planned(TypedDict, total=False):
+  """What a cell will take, said before it runs."""
+
+  params: float
+  tokens: float
+  flops: float
+  clips: float
+  total_steps: float
+  seconds: float
+
+
+class Notes(TypedDict, total=False):
+  """sweep.json, see groups.Sweep."""
+
+  cells: Required[list[Cell]]
+  planned: dict[str, Planned]
+  irreducible: float | None
+  least_steps: float | None
+  onset: dict[str, float]
+  price: float | None
+  title: str
+  description: str
+
+
+class _Source(TypedDict):
+  settings: dict[str, Any]
+
+
+class _Evaluate(TypedDict):
+  splits: dict[str, dict[str, Any]]
+
+
+class _Config(TypedDict, total=False):
+  """What is read of config.json."""
+
+  data: Required[dict[str, _Source]]
+  evaluate: Required[_Evaluate]
+  seed: int
+
+
+class _Failed(TypedDict):
+  why: str
+
+
+class Start(TypedDict, total=False):
+  """One start of a run, of environment.json."""
+
+  time: str
+  devices: list[str]
+  git_commit: str | None
+
+
+class _Seed(TypedDict, total=False):
+  seed: int
+
+
+def read_notes(directory: Path) -> Mapping[str, Any]:
+  """sweep.json.
+
+  Raises:
+    ConfigError: it is no directory of a sweep, or the file is damaged.
+  """
+  path = directory / "sweep.json"
+  if not path.exists():
+    raise ConfigError(
+      f"{directory} holds no sweep (no sweep.json): make one with "
+      f"python -m videojax.launch --mode=sweep --workdir={directory}"
+    )
+  return read_as(path, Notes)
+
+
 def read_sweep(directory: Path) -> list[Row]:
   """Every cell of a sweep's directory, finished or not, in the sweep's order.
 
   Raises:
-    ValueError: it is no directory of a sweep, or a file in it is damaged.
+    ConfigError: it is no directory of a sweep, or a file in it is damaged.
   """
+  path, made = directory / "sweep.json", read_notes(directory)["cells"]
+  names = [cell["name"] for cell in made]
+  if len(set(names)) < len(names):
+    raise ConfigError(f"{path} is damaged: two cells have one name")
+  known = {field.name for field in dataclasses.fields(Cell)}
+  return [_read_row(directory, {k: cell[k] for k in cell.keys() & known}) for cell in made]
+
+
+def _read_row(directory: Path, written: Mapping[str, Any]) -> Row:
   path = directory / "sweep.json"
-  if not path.exists():
-    raise ValueError(
-      f"{directory} holds no sweep (no sweep.json): make one with "
-      f"python -m videojax.launch --mode=sweep --workdir={directory}"
-    )
-  return [_read_row(directory, Cell(**cell)) for cell in _read(path)["cells"]]
+  check_form(written["overrides"], _Seed, f"{path}, cell {written['name']}")
+  budget = written.get("budget")
+  try:
+    cell = Cell(**{**written, "budget": None if budget is None else float(budget)})
+  except ConfigError as error:
+    raise ConfigError(f"{path} is damaged: {error}") from None
+  return read_row(directory, cell)
 
 
-def _read_row(directory: Path, cell: Cell) -> Row:
+def read_row(directory: Path, cell: Cell) -> Row:
+  """What the directory of a cell holds.
+
+  Raises:
+    ConfigError: a file in it is damaged.
+  """
   run = directory / "cells" / cell.name
-  config = _read(run / "config.json") if (run / "config.json").exists() else {}
+  config = read_as(run / "config.json", _Config) if (run / "config.json").exists() else {}
   status, result, why = ("started" if config else "waiting"), {}, ""
   if (run / "result.json").exists():
-    status, result = "finished", _read(run / "result.json")
+    status, result = "finished", read_as(run / "result.json", Result)
   elif (run / "failed.json").exists():
-    status, why = "failed", _read(run / "failed.json")["why"]
+    status, why = "failed", read_as(run / "failed.json", _Failed)["why"]
   return Row(cell, run, status, config, result, why)
 
 
-def _read(path: Path) -> Any:
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is damaged ({error})") from None
+def read_starts(run: Path) -> list[dict[str, Any]]:
+  """environment.json: the time, devices and versions of every start of a cell; [] where none.
+
+  Raises:
+    ConfigError: the file is damaged.
+  """
+  path = run / "environment.json"
+  return read_as(path, list[Start]) if path.exists() else []

@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from videojax.scaling.cells import Row, distinct, read_sweep
+from videojax.errors import ConfigError
+from videojax.scaling.cells import Row, distinct, read_notes, read_sweep
 
 SIZES = ("model.width", "model.depth", "model.num_heads", "model.head_dim", "model.mlp_ratio")
 TUNED = ("optim.learning_rate", "optim.muon_learning_rate")
-RESULT_KEYS = (
-  "parameters", "steps", "tokens", "flops", "seconds", "frozen_loss", "frozen_loss_by_split",
-  "coherence", "coherence_stderr", "coherence_per_example",
-)  # fmt: skip
+LEVELS = 16  # of the frozen loss
+LEAST, MOST = 1e-30, 1e60  # of a loss, of parameters, tokens, FLOPs: whose logarithms are drawn
 Setting = tuple[tuple[str, Any], ...]  # (key, value) of some varied keys, in the sweep's order
 
 
@@ -184,17 +183,12 @@ def load(directory: Path) -> Sweep:
   """Reads a sweep's directory.
 
   Raises:
-    ValueError: it is no directory of a sweep, or a file in it is damaged.
+    ConfigError: it is no directory of a sweep, or a file in it is damaged.
   """
   directory = Path(directory)
-  path = directory / "sweep.json"
-  try:
-    rows = read_sweep(directory)
-    notes = json.loads(path.read_text())
-  except (KeyError, TypeError, AttributeError) as error:
-    raise ValueError(f"{path} is damaged: it is not what a sweep writes ({error!r})") from None
+  rows, notes = read_sweep(directory), read_notes(directory)
   if not rows:
-    raise ValueError(f"{path} has no cells")
+    raise ConfigError(f"{directory / 'sweep.json'} has no cells")
   for row in rows:
     if row.status == "finished":
       _check(row)
@@ -203,11 +197,11 @@ def load(directory: Path) -> Sweep:
 
 
 def require_finished(sweep: Sweep) -> None:
-  """Raises ValueError, with what the cells are instead, where none is finished."""
+  """Raises ConfigError, with what the cells are instead, where none is finished."""
   if sweep.groups:
     return
   counts = {status: sum(r.status == status for r in sweep.rows) for status in STATUSES}
-  raise ValueError(
+  raise ConfigError(
     f"{sweep.directory} has no finished cell ("
     + ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     + "): run the sweep first"
@@ -223,15 +217,23 @@ STATUSES = {
 
 
 def _check(row: Row) -> None:
-  path = row.directory / "result.json"
-  missing = [key for key in RESULT_KEYS if key not in row.result]
-  if missing:
-    raise ValueError(f"{path} is damaged, or of another version: it lacks {', '.join(missing)}")
-  if not row.config.get("evaluate", {}).get("splits"):
-    raise ValueError(f"{row.directory / 'config.json'} is missing or damaged: no evaluate.splits")
-  loss = row.value("loss")[0]
-  if not (math.isfinite(loss) and loss > 0):
-    raise ValueError(f"{path} is damaged: frozen_loss.final={loss} must be a positive number")
+  """Raises ConfigError where a finished cell's record is not one that a run writes."""
+  path, config = row.directory / "result.json", row.directory / "config.json"
+  if not row.config:
+    raise ConfigError(f"{config} is not there, though the cell has finished")
+  if not row.config["evaluate"]["splits"] or not row.config["data"]:
+    raise ConfigError(f"{config} is damaged: it has no evaluate.splits, or no data")
+  result, loss = row.result, row.result["frozen_loss"]
+  positive = {
+    "frozen_loss.final": loss["final"], "parameters.total": result["parameters"].get("total"),
+    "flops.total": result["flops"].get("total"), "tokens": result["tokens"],
+    "steps": result["steps"], "clips": result["clips"],
+  }  # fmt: skip
+  for name, value in positive.items():
+    if value is None or not LEAST <= value <= MOST:
+      raise ConfigError(f"{path} is damaged: {name}={value} must be in [{LEAST:g}, {MOST:g}]")
+  if len(loss["by_level"]) != LEVELS:
+    raise ConfigError(f"{path} is damaged: frozen_loss.by_level has not {LEVELS} values")
 
 
 def _roles(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -246,8 +248,13 @@ def _roles(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[str, ...], tuple
     if distinct(points, [*told, key]) > distinct(points, told):
       told.append(key)
       free.append(key)
-  tuned = [k for k in free if k in TUNED]
+  rates = lambda key: [r.cell.overrides[key] for r in rows if key in r.cell.overrides]
+  tuned = [k for k in free if k in TUNED and all(map(_is_positive, rates(k)))]
   return tuple(size), tuple(tuned), tuple(k for k in free if k not in tuned)
+
+
+def _is_positive(value: Any) -> bool:
+  return isinstance(value, int | float) and value > 0
 
 
 def identity(row: Row) -> str:
@@ -283,25 +290,9 @@ def describe(values: Setting) -> str:
   )
 
 
-def starts(row: Row) -> list[dict[str, Any]]:
-  """environment.json: the time, devices and versions of every start of a cell; [] where none.
-
-  Raises:
-    ValueError: the file is damaged.
-  """
-  path = row.directory / "environment.json"
-  if not path.exists():
-    return []
-  try:
-    found = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is damaged ({error})") from None
-  if not isinstance(found, list) or not all(isinstance(start, dict) for start in found):
-    raise ValueError(f"{path} is damaged: it is not a list of starts")
-  return found
-
-
 def _hashable(value: Any) -> Any:
+  if isinstance(value, dict):
+    return tuple((k, _hashable(v)) for k, v in value.items())
   return tuple(_hashable(v) for v in value) if isinstance(value, list) else value
 
 

@@ -10,7 +10,6 @@ seal (a commit, a message) before the cells run.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import time
@@ -20,22 +19,32 @@ from typing import Any
 
 import numpy as np
 
+from videojax.errors import ConfigError
 from videojax.files import finite
 from videojax.scaling import coherence
-from videojax.scaling.cells import Row
+from videojax.scaling.cells import Row, read_starts
 from videojax.scaling.curves import Law, SurvivalCurve, fit_law
 from videojax.scaling.groups import (
   Setting,
   Sweep,
-  budget_of,
   describe,
   load,
   require_finished,
   setting,
-  starts,
 )
+from videojax.scaling.sealed import (
+  SCHEMA,
+  Prediction,
+  file_sha256,
+  path_of,
+  same_budget,
+  seal,
+  unpredicted,
+  verify,
+  write_first,
+)
+from videojax.schema import check_form, read_as
 
-SCHEMA = 1
 Part = dict[str, Any]
 
 
@@ -55,35 +64,35 @@ def predict(
     draws: bootstrap resamples behind the intervals.
   Returns: the path of the prediction.
   Raises:
-    ValueError: there is one already, a cell that it is about has finished, or too few cells have.
+    ConfigError: there is a sound one already, a cell that it is about has finished, too few cells
+      have, or the law gives no finite number.
   """
   sweep = load(Path(directory))
   if not (math.isfinite(budget) and budget > 0):
-    raise ValueError(f"--budget={budget} must be a positive number of FLOP")
+    raise ConfigError(f"--budget={budget} must be a positive number of FLOP")
   require_finished(sweep)
-  path = sweep.directory / "predictions" / f"{budget:.4g}.json"
-  if path.exists():
-    raise ValueError(f"{path} is there already: a prediction is made once and never replaced")
+  path = path_of(sweep.directory, budget)
+  damaged = path.exists()
+  if not unpredicted(sweep.directory, budget):
+    raise ConfigError(f"{path} is there already: a prediction is made once and never replaced")
   asked = [row for row in sweep.rows if row.cell.held_out and same_budget(row, sweep, budget)]
   _refuse_after_the_fact(asked, budget)
   if irreducible is None:
     irreducible = sweep.irreducible
   content = finite(_content(sweep, float(budget), asked, irreducible, draws))
-  text = json.dumps(content | {"sha256": seal(content)}, indent=2, allow_nan=False) + "\n"
+  content |= {"sha256": seal(content)}
+  check_form(content, Prediction, f"no prediction: the law of {sweep.directory}")
   path.parent.mkdir(parents=True, exist_ok=True)
-  with open(path, "x") as file:  # x: two processes cannot both be the first
-    file.write(text)
+  if damaged:
+    path.unlink(missing_ok=True)
+  write_first(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
   return path
-
-
-def same_budget(row: Row, sweep: Sweep, budget: float | int) -> bool:
-  return math.isclose(budget_of(row, sweep.notes), budget, rel_tol=1e-3)
 
 
 def _refuse_after_the_fact(asked: Sequence[Row], budget: float | int) -> None:
   done = [row.cell.name for row in asked if row.status == "finished"]
   if done:
-    raise ValueError(
+    raise ConfigError(
       f"cells of {budget:.4g} FLOP have finished already ({', '.join(done)}): a prediction after "
       "the fact is no prediction. Predict a larger budget"
     )
@@ -126,9 +135,9 @@ def _content(
 
 
 def _planned(sweep: Sweep, row: Row) -> Mapping[str, float]:
-  planned = sweep.notes.get("planned", {}).get(row.cell.name)
-  if not planned or not {"params", "tokens", "flops"} <= planned.keys():
-    raise ValueError(
+  planned = sweep.notes.get("planned", {}).get(row.cell.name, {})
+  if not all(planned.get(key, 0) > 0 for key in ("params", "tokens", "flops")):
+    raise ConfigError(
       f"{sweep.directory / 'sweep.json'} does not say under 'planned' how many params, tokens and "
       f"flops {row.cell.name} will have: start the sweep once more, it writes them"
     )
@@ -149,35 +158,10 @@ def _coherence(sweep: Sweep, series: Setting, budget: float) -> Part:
       fit, _ = coherence.fitted(sweep, best, name, split)
       # Survival has no interval for one run; an exponent that may be 0 foretells nothing.
       if fit and not isinstance(fit, SurvivalCurve) and fit.numbers()["low"] > 0:
-        out[f"{name}@{split}"] = fit.interval(budget)
+        told = fit.interval(budget)
+        if all(map(math.isfinite, told.values())):
+          out[f"{name}@{split}"] = told
   return out
-
-
-# --- the seal -----------------------------------------------------------------------------------
-
-
-def seal(content: Mapping[str, Any]) -> str:
-  """SHA-256 of everything but the seal itself, in one canonical form."""
-  rest = {k: v for k, v in content.items() if k != "sha256"}
-  text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-  return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def verify(path: Path | str) -> str:
-  """'' if the prediction is as it was written; otherwise what is wrong with it, in words."""
-  path = Path(path)
-  try:
-    content = json.loads(path.read_text())
-    told = content["sha256"]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    return f"{path.name} cannot be read ({error!r})"
-  if told != seal(content):
-    return f"the seal of {path.name} is broken: the file was changed after it was written"
-  return ""
 
 
 # --- the score ----------------------------------------------------------------------------------
@@ -194,21 +178,22 @@ def score(sweep: Sweep) -> Part:
     wrong = verify(path)
     out["warnings"] += [wrong] if wrong else []
     try:
-      content = json.loads(path.read_text())
-      rows = [_scored(by_name, content, name) for name in content["cells"]]
-      changed = _changed(sweep, by_name, content)
-      late = [r["cell"] for r in rows if r["late"]]
-      measured = _scored_coherence(sweep, content)
-      told = {k: content[k] for k in ("date", "budget", "sha256", "irreducible")}
-      best = [{"series": part["series"]} | part["best"] for part in content["series"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+      content = read_as(path, Prediction)
+    except ConfigError:
       out["warnings"].append(f"{path.name} is no prediction, or is damaged: it is not scored")
       continue
-    out["warnings"] += _warnings(path.name, changed, late)
+    unknown = sorted(content["cells"].keys() - by_name.keys())
+    if unknown:
+      out["warnings"].append(f"{path.name} predicts cells that are not here: {', '.join(unknown)}")
+    rows = [_scored(by_name[name], content) for name in content["cells"] if name in by_name]
+    late = [r["cell"] for r in rows if r["late"]]
+    out["warnings"] += _warnings(path.name, _changed(sweep, by_name, content), late)
+    best = [{"series": part["series"]} | part["best"] for part in content["series"]]
     made = {"file": path.name, "sound": not wrong, "best": best, "from": len(content["from"])}
+    told = {k: content[k] for k in ("date", "budget", "sha256", "irreducible")}
     out["files"].append(made | told)
     out["cells"] += rows
-    out["coherence"] += measured
+    out["coherence"] += _scored_coherence(sweep, content)
   predicted = {row["cell"] for row in out["cells"]}
   out["unpredicted"] = [
     r.cell.name for r in sweep.rows
@@ -235,14 +220,14 @@ def _changed(sweep: Sweep, by_name: Mapping[str, Row], content: Part) -> list[st
   gone = []
   for name, told in content["from"].items():
     path = sweep.directory / "cells" / name / "result.json"
-    if name not in by_name or not path.exists() or file_sha256(path) != told:
+    if name not in by_name or not path.is_file() or file_sha256(path) != told:
       gone.append(name)
   return gone
 
 
-def _scored(by_name: Mapping[str, Row], content: Part, name: str) -> Part:
-  row, told = by_name[name], content["cells"][name]
-  began = [start["time"] for start in starts(row) if "time" in start]
+def _scored(row: Row, content: Part) -> Part:
+  name, told = row.cell.name, content["cells"][row.cell.name]
+  began = [start["time"] for start in read_starts(row.directory) if "time" in start]
   measured = row.value("loss")[0] if row.status == "finished" else None
   out = {
     "cell": name, "params": told["params"],
@@ -293,19 +278,19 @@ def main(arguments: Sequence[str]) -> None:
   parser.add_argument("--irreducible", type=float, help="E of the law where it is known, e.g. 0")
   told = parser.parse_args(arguments)
   path = predict(told.directory, told.budget, irreducible=told.irreducible)
-  content = json.loads(path.read_text())
+  content = read_as(path, Prediction)
   for name, cell in content["cells"].items():
-    print(f"{name}: {cell['mean']:.4g} [{cell['low']:.4g}, {cell['high']:.4g}]")
+    print(f"{name}: {_span(cell)}")
   for part in content["series"]:
-    best, where = (
-      part["best"],
-      f"best loss of {content['budget']:.4g} FLOP {part['series']}".strip(),
-    )
+    best = part["best"]
+    where = f"best loss of {content['budget']:.4g} FLOP {part['series']}".strip()
     if best["mean"] is None:
       print(f"{where}: {best['why']}")
     else:
-      print(
-        f"{where}: {best['mean']:.4g} [{best['low']:.4g}, {best['high']:.4g}] "
-        f"at {best['params']:.3g} parameters"
-      )
+      print(f"{where}: {_span(best)} at {best['params']:.3g} parameters")
   print(f"{path}  sha256 {content['sha256']}")
+
+
+def _span(told: Part) -> str:
+  mean, *ends = (told[key] for key in ("mean", "low", "high"))
+  return f"{mean:.4g} [{', '.join('none' if end is None else f'{end:.4g}' for end in ends)}]"

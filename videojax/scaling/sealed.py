@@ -1,0 +1,137 @@
+"""The file of a prediction: its form, its seal, and whether there is a sound one."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from videojax.errors import ConfigError
+from videojax.files import replacing
+from videojax.scaling.cells import Row
+from videojax.scaling.groups import Sweep, budget_of, load
+from videojax.schema import read_as
+
+SCHEMA = 1
+
+
+class Span(TypedDict):
+  mean: float
+  low: float
+  high: float
+
+
+class PredictedCell(Span):
+  params: float
+  tokens: float
+  flops: float
+  last_best_loss: float
+
+
+class Best(TypedDict):
+  """Of the best size of a budget: mean, and nulls where the draws have none."""
+
+  mean: float
+  low: float | None
+  high: float | None
+  params: float
+  params_low: float | None
+  params_high: float | None
+
+
+class NoBest(TypedDict):
+  mean: None
+  why: str
+
+
+class PredictedSeries(TypedDict):
+  series: str
+  law: dict[str, Any]
+  best: Best | NoBest
+  last_best_loss: float
+  coherence: dict[str, Span]
+
+
+Prediction = TypedDict("Prediction", {
+  "schema": int, "date": str, "budget": float, "irreducible": float | None,
+  "cells": dict[str, PredictedCell], "series": list[PredictedSeries], "from": dict[str, str],
+  "sha256": str,
+})  # fmt: skip
+
+
+def seal(content: Mapping[str, Any]) -> str:
+  """SHA-256 of everything but the seal itself, in one canonical form."""
+  rest = {k: v for k, v in content.items() if k != "sha256"}
+  text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def verify(path: Path | str) -> str:
+  """'' if the prediction is as it was written; otherwise what is wrong with it, in words."""
+  path = Path(path)
+  try:
+    content = read_as(path, Prediction)
+  except ConfigError as error:
+    return f"{path.name} cannot be read ({error})"
+  if content["sha256"] != seal(content):
+    return f"the seal of {path.name} is broken: the file was changed after it was written"
+  return ""
+
+
+def path_of(directory: Path, budget: float | int) -> Path:
+  return directory / "predictions" / f"{budget:.4g}.json"
+
+
+def unpredicted(directory: Path, budget: float | int) -> str:
+  """Why a budget is still to be predicted: no file, or a damaged one; '' where all is well.
+
+  Raises:
+    ConfigError: the prediction is damaged and a cell that it is about has begun, so that another
+      one would come after the fact.
+  """
+  path = path_of(directory, budget)
+  if not path.exists():
+    return "there was none"
+  sweep = load(directory)
+  asked = [row for row in sweep.rows if row.cell.held_out and same_budget(row, sweep, budget)]
+  wrong = verify(path) or _misses(path, asked, budget)
+  begun = [row.cell.name for row in asked if row.status != "waiting"]
+  if wrong and begun:
+    raise ConfigError(
+      f"{path}: {wrong}. Cells that it is about have begun ({', '.join(begun)}), so that another "
+      "prediction would come after the fact. Put the file back as it was written"
+    )
+  return f"in place of a damaged one: {wrong}" if wrong else ""
+
+
+def _misses(path: Path, asked: Sequence[Row], budget: float | int) -> str:
+  """'' or what a sealed prediction lacks to be that of a budget and its cells."""
+  content = read_as(path, Prediction)
+  if not math.isclose(content["budget"], budget, rel_tol=1e-3):
+    return f"{path.name} is of another budget, {content['budget']:.4g} FLOP"
+  missing = [row.cell.name for row in asked if row.cell.name not in content["cells"]]
+  return f"{path.name} says nothing of {', '.join(missing)}" if missing else ""
+
+
+def write_first(path: Path, text: str) -> None:
+  """Writes a file, whole or not at all; of two processes the second is refused."""
+  with replacing(path) as temporary:
+    temporary.write_text(text)
+    try:
+      os.link(temporary, path)  # unlike a rename it fails where the file is there
+    except FileExistsError:
+      raise ConfigError(f"{path} has been written by another process") from None
+    except OSError as error:
+      if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+        raise  # else a file system without links, where the rename has to do
+
+
+def same_budget(row: Row, sweep: Sweep, budget: float | int) -> bool:
+  return math.isclose(budget_of(row, sweep.notes), budget, rel_tol=1e-3)

@@ -1,0 +1,93 @@
+"""The form of JSON that is read again: a type says it, and what differs is named with its place.
+
+Types: dataclasses and TypedDicts (keys that they do not know are left alone), `dict[str, T]`,
+`list[T]`, unions, None, bool, int, float (any finite number), str, Any.
+"""
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from videojax.errors import ConfigError
+from videojax.files import read_json
+
+WORDS: dict[Any, str] = {
+  type(None): "null", bool: "true or false", int: "a whole number",
+  float: "a finite number", str: "text",
+}  # fmt: skip
+
+
+def read_as(path: Path, form: Any) -> Any:
+  """Reads a JSON file of a form.
+
+  Raises:
+    ConfigError: it cannot be read, or has another form; the file and the place in it are named.
+  """
+  value = read_json(path)
+  check_form(value, form, path)
+  return value
+
+
+def check_form(value: Any, form: Any, where: Path | str) -> None:
+  """Raises ConfigError, with the first place that differs, if a value has not this form."""
+  wrong = _wrong(value, form, "")
+  if wrong:
+    raise ConfigError(f"{where} is damaged, or of another version: {wrong}")
+
+
+def _wrong(value: Any, form: Any, at: str) -> str:
+  """'' or what is wrong; `at` is the place, '' the whole."""
+  origin, args = typing.get_origin(form), typing.get_args(form)
+  if form is Any:
+    return ""
+  if origin in (typing.Union, types.UnionType):
+    found = [_wrong(value, one, at) for one in args]
+    return "" if "" in found else found[0]
+  if dataclasses.is_dataclass(form) or typing.is_typeddict(form):
+    return _wrong_keys(value, form, at)
+  if origin is not None and issubclass(origin, Mapping | Sequence):
+    kind: Any = dict if issubclass(origin, Mapping) else list
+    if not isinstance(value, kind):
+      return _differs(value, "an object" if kind is dict else "a list", at)
+    inside = value.items() if kind is dict else enumerate(value)
+    return next(filter(None, (_wrong(v, args[-1], _below(at, k)) for k, v in inside)), "")
+  return "" if _is(value, form) else _differs(value, WORDS[form], at)
+
+
+def _wrong_keys(value: Any, form: Any, at: str) -> str:
+  if not isinstance(value, dict):
+    return _differs(value, "an object", at)
+  hints = typing.get_type_hints(form)
+  if missing := sorted(_required(form) - value.keys()):
+    return f"{at or 'it'} lacks {', '.join(missing)}"
+  known = ((name, hint) for name, hint in hints.items() if name in value)
+  return next(filter(None, (_wrong(value[n], hint, _below(at, n)) for n, hint in known)), "")
+
+
+def _required(form: Any) -> set[str]:
+  if typing.is_typeddict(form):
+    return set(form.__required_keys__)
+  missing = dataclasses.MISSING
+  fields = dataclasses.fields(form)
+  return {f.name for f in fields if f.default is missing and f.default_factory is missing}
+
+
+def _is(value: Any, form: Any) -> bool:
+  if form not in (int, float):
+    return isinstance(value, form)
+  kinds = int if form is int else int | float
+  most = 2**63 - 1 if form is int else sys.float_info.max
+  return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= most
+
+
+def _below(at: str, key: str | int) -> str:
+  return f"{at}[{key}]" if isinstance(key, int) else f"{at}.{key}" if at else key
+
+
+def _differs(value: Any, wanted: str, at: str) -> str:
+  shown = repr(value)
+  return f"{at or 'it'} is {shown if len(shown) <= 60 else shown[:57] + '...'}, not {wanted}"
