@@ -21,6 +21,7 @@ from videojax import controls, files, media
 from videojax.config import Experiment
 from videojax.evaluate import Evaluator
 from videojax.inspect_run import opened
+from videojax.log import phase
 from videojax.measures.unmix import checked_state, exact, observe_clip
 from videojax.sample import GuidanceConfig, generate
 
@@ -297,8 +298,9 @@ def effects(experiment: Experiment, workdir: Path) -> None:
   """Measures the controls of a run -> effects.json, and effects/*.webp."""
   with opened(experiment, workdir) as (evaluator, params, step):
     steered = Steered(evaluator, params)
-    table = measured(steered)
-    shown = pictures(steered)
+    with phase("measuring the controls"):
+      table = measured(steered)
+      shown = pictures(steered)
   files.write_json(
     workdir / "effects.json", {"step": step, "effects": [dataclasses.asdict(x) for x in table]}
   )
