@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -191,3 +193,42 @@ def test_of_four_starts_at_once_one_runs(tmp_path, hosts, dead):
     said = outcome(children, (0, 0, 0, 0))
   assert sorted(text == "held" for text in said) == [False, False, False, True], said
   assert all("is in use by" in text for text in said if text != "held")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", [(), ("host-a", "host-b")])
+def test_of_twenty_pairs_of_starts_at_random_distances_one_runs(tmp_path, hosts):
+  rng = random.Random(0)
+  for trial in range(20):
+    run = tmp_path / str(trial)
+    with holders(*((run, *hosts[i : i + 1]) for i in range(2))) as children:
+      said = outcome(children, (0, rng.choice([0, rng.uniform(0, 0.01), rng.uniform(0, 0.5)])))
+    assert sorted(text == "held" for text in said) == [False, True], (trial, said)
+    assert any("is in use by" in text for text in said)
+
+
+@pytest.mark.slow
+def test_of_two_commands_one_trains_and_its_record_is_whole(tmp_path):
+  command = [
+    sys.executable, "-m", "videojax.launch", "--config=experiments/quickstart.py:smoke",
+    f"--workdir={tmp_path / 'run'}", "--config.log_every_steps=1", "--config.total_steps=9",
+    "--config.evaluate.coherence_clips=0", "--config.evaluate.clips=2",
+  ]  # fmt: skip
+  children = []
+  for wait in (0.5, 0):
+    children.append(
+      subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+      )
+    )  # fmt: skip
+    time.sleep(wait)
+  errors = [child.communicate(timeout=300)[1] for child in children]
+  codes = [child.returncode for child in children]
+  assert sorted(codes) == [0, 1], errors
+  refused = errors[codes.index(1)]
+  assert "is in use by process" in refused and len(refused.splitlines()) == 1
+  lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == list(range(1, 10))
+  assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 9
+  assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 1

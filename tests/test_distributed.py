@@ -4,6 +4,7 @@ import contextlib
 import functools
 import http.server
 import json
+import math
 import os
 import signal
 import socket
@@ -186,6 +187,14 @@ def test_two_processes_evaluate_and_one_writes(story):
   assert str(story["run"]) in out and silent == ""
 
 
+def test_directory_that_one_cannot_make_ends_all_with_a_line(tmp_path):
+  (tmp_path / "run").touch()
+  with started(tmp_path, (0, 1)) as children:
+    for code, out, error in ends(children):
+      assert (code, out) == (1, "") and len(error.splitlines()) == 1, error
+      assert f"process 0 of 2 ({socket.gethostname()}): File exists: {tmp_path / 'run'}" in error
+
+
 def test_missing_process_is_named_by_those_that_came(tmp_path):
   wait = "--wait-for-hosts=1"
   with (
@@ -308,11 +317,26 @@ def test_process_that_nothing_names_others_for_is_alone(environment):
     (("a:1", None, None), "--processes=N and --process=I must be given"),
     (("a", 2, 1), "--coordinator=a must be HOST:PORT"),
     (("a:1", 2, 2), "--process=2 must be one of 0 to 1"),
+    (("a:99999", 2, 1), "a port of 1 to 65535"),
+    (("a:0", 2, 1), "a port of 1 to 65535"),
+    (("a:" + "9" * 5000, 2, 1), "a port of 1 to 65535"),
+    (("a:1", 0, 0), "--processes=0 must be from 1"),
+    (("a:1", -2, 0), "--processes=-2 must be from 1"),
+    (("a:1", 10**12, 0), "--processes=1000000000000 must be from 1"),
+    (("a:1", 2, -1), "--process=-1 must be one of 0 to 1"),
+    ((None, 1, 3), "--process=3 must be one of 0 to 0"),
   ],
 )
 def test_half_of_the_flags_is_refused(environment, given, words):
   with pytest.raises(ConfigError, match=words):
     find(*given)
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -1.0, 1e20])
+@pytest.mark.parametrize("flag", ["wait", "silence"])
+def test_time_that_nobody_can_wait_is_refused_at_once(environment, flag, seconds):
+  with pytest.raises(ConfigError, match="must be seconds"):
+    distributed.start("127.0.0.1:1", 2, 1, **{flag: seconds})
 
 
 SLURM = dict(SLURM_JOB_ID=17, SLURM_NTASKS=3, SLURM_PROCID=2, SLURM_LOCALID=1)

@@ -70,6 +70,9 @@ def test_signal_before_the_first_step_ends_the_process_at_once_with_a_line(tmp_p
     ([QUICK, "--config.batch_size=many", "--workdir=x"], "batch_size"),
     (["--config=experiments/quickstart.py:smok", "--workdir=x"], "did you mean 'smoke'"),
     ([QUICK, "--mode=sweep", "--workdir=x"], "defines no get_sweep()"),
+    ([QUICK, "--max-seconds=nan", "--workdir=x"], "--max-seconds=nan must be seconds"),
+    ([QUICK, "--max-seconds=-1", "--workdir=x"], "--max-seconds=-1 must be seconds"),
+    ([QUICK, "--wait-for-hosts=nan", "--workdir=x"], "--wait-for-hosts=nan must be seconds"),
   ],
 )
 def test_wrong_flags_are_named(command, tmp_path, arguments, words):

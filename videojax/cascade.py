@@ -20,6 +20,7 @@ from videojax.config import Experiment, from_json, to_json
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
 from videojax.inspect_run import opened
+from videojax.log import phase
 from videojax.measures import physics
 from videojax.resume import open_checkpoints
 from videojax.sample import write_samples
@@ -113,7 +114,8 @@ def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> Non
       size = len(batch["video"])
       given = batch if made is None else continued(evaluator.train_task, batch, made)
       try:
-        made = evaluator.generate(params, given)
+        with phase(f"sampling {size} clips by {run}"):
+          made = jax.block_until_ready(evaluator.generate(params, given))
       except ValueError as error:
         raise ConfigError(f"{run}: {error}") from error
     print(f"{run}: {size} clips of {tuple(made.shape[1:])}")

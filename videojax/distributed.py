@@ -25,7 +25,9 @@ from videojax.errors import ConfigError
 # What stop.asked_to_stop answers, as it travels; of several the last one counts.
 REASONS = ("", "the time limit", "SIGINT", "SIGTERM")
 GREETING, GO = "videojax: ", "all are here"
+MOST = 100_000  # processes of one run
 METADATA_SECONDS = 3.0  # a TPU VM's metadata server answers in milliseconds
+YEAR_SECONDS = 3.15e7  # the longest that one waits for
 SHARED_SECONDS = 30.0  # until a network file system shows a new file to all
 
 
@@ -43,10 +45,16 @@ class Cluster:
   local_devices: Sequence[int] | None = None
 
   def __post_init__(self) -> None:
-    if not re.fullmatch(r"\S+:\d+", self.address):
-      raise ConfigError(f"--coordinator={self.address} must be HOST:PORT of process 0")
+    if not re.fullmatch(r"\S+:\d{1,5}", self.address) or not 0 < self.port < 2**16:
+      raise ConfigError(
+        f"--coordinator={self.address} must be HOST:PORT of process 0, with a port of 1 to 65535"
+      )
     if not 0 <= self.process < self.processes:
       raise ConfigError(f"--process={self.process} must be one of 0 to {self.processes - 1}")
+
+  @property
+  def port(self) -> int:
+    return int(self.address.rpartition(":")[2])
 
 
 def start(
@@ -73,6 +81,8 @@ def start(
   """
   if several():
     return
+  check_seconds("wait-for-hosts", wait)
+  check_seconds("lost-after", silence, least=1.0)
   cluster = find(address, processes, process, wait)
   if cluster is None:
     return
@@ -88,6 +98,12 @@ def start(
     cluster_detection_method="deactivate", initialization_timeout=max(60, int(wait)),
     heartbeat_timeout_seconds=int(silence),
   )  # fmt: skip
+
+
+def check_seconds(flag: str, seconds: float, least: float = 0.0) -> None:
+  """Raises ConfigError where a flag is no number of seconds that can be waited for."""
+  if not least <= seconds <= YEAR_SECONDS:
+    raise ConfigError(f"--{flag}={seconds:g} must be seconds, from {least:g} to {YEAR_SECONDS:g}")
 
 
 def several() -> bool:
@@ -146,6 +162,10 @@ def find(
   """The processes of the arguments, of JAX_* or of the cluster; None: there is only this one."""
   where = address or os.environ.get("JAX_COORDINATOR_ADDRESS")
   count, mine = _number(processes, "JAX_NUM_PROCESSES"), _number(process, "JAX_PROCESS_ID")
+  if count is not None and not 1 <= count <= MOST:
+    raise ConfigError(f"--processes={count} must be from 1 to {MOST}")
+  if process is not None and not 0 <= process < (count or MOST):
+    raise ConfigError(f"--process={process} must be one of 0 to {(count or MOST) - 1}")
   if count == 1:
     return None
   if where is None and count is None and mine is None:
@@ -161,7 +181,7 @@ def _number(value: int | None, variable: str) -> int | None:
   text = os.environ.get(variable)
   if value is not None or text is None:
     return value
-  if not text.isdigit():
+  if not text.isdecimal():
     raise ConfigError(f"{variable}={text} must be a whole number")
   return int(text)
 
@@ -234,11 +254,11 @@ def _metadata(key: str) -> str:
 
 def meet(cluster: Cluster, wait: float) -> None:
   """Returns when all processes are there; ConfigError, in all that are, names who is not."""
-  host, _, port = cluster.address.rpartition(":")
+  host = cluster.address.rpartition(":")[0]
   if cluster.process == 0:
-    _gather(cluster, int(port), wait)
+    _gather(cluster, cluster.port, wait)
   else:
-    _join(cluster, (host.strip("[]"), int(port)), wait)
+    _join(cluster, (host.strip("[]"), cluster.port), wait)
 
 
 def _gather(cluster: Cluster, port: int, wait: float) -> None:

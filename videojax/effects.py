@@ -22,6 +22,7 @@ from videojax.config import Experiment
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator, check_finite
 from videojax.inspect_run import opened
+from videojax.log import phase
 from videojax.measures.unmix import checked_state, exact, observe_clip
 from videojax.sample import GuidanceConfig, generate
 
@@ -310,8 +311,9 @@ def effects(experiment: Experiment, workdir: Path) -> None:
     )
   with opened(experiment, workdir) as (evaluator, params, step):
     steered = Steered(evaluator, params)
-    table = measured(steered)
-    shown = pictures(steered)
+    with phase("measuring the controls"):
+      table = measured(steered)
+      shown = pictures(steered)
   files.write_json(
     workdir / "effects.json", {"step": step, "effects": [dataclasses.asdict(x) for x in table]}
   )

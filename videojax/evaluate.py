@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from videojax import settings
 from videojax.data import spread, stack_examples
 from videojax.errors import ConfigError, NotFiniteError, check_choice
+from videojax.log import phase
 from videojax.measures import frozen, fvd, i3d, physics
 from videojax.media import to_uint8
 from videojax.sample import generate
@@ -163,18 +164,23 @@ class Evaluator:
     check_finite(video)
     return video
 
-  def examples(self, split: str | None, clips: int) -> Iterator[tuple[dict[str, Any], int]]:
+  def examples(
+    self, split: str | None, clips: int, doing: str = "evaluating"
+  ) -> Iterator[tuple[dict[str, Any], int]]:
     """(decoded batch, number of real rows) of a fixed set of clips; None: the training data.
 
-    The last batch is padded by repeating its last row.
+    The last batch is padded by repeating its last row. `doing` says what they are for, where it
+    takes its time.
     """
     source, mine = self._sources[split], local_rows(self.batch, self.mesh)
     indices = spread(source, clips)
-    for start in range(0, len(indices), self.batch):
-      rows = indices[start : start + self.batch]
-      padded = np.pad(rows, (0, self.batch - len(rows)), mode="edge")
-      carried = put_batch(stack_examples(source, padded[mine].tolist()), self.mesh, self.batch)
-      yield self._decode[split](carried), len(rows)
+    with phase(f"{doing} ({split or 'training data'}), clips", len(indices)) as advance:
+      for start in range(0, len(indices), self.batch):
+        rows = indices[start : start + self.batch]
+        padded = np.pad(rows, (0, self.batch - len(rows)), mode="edge")
+        carried = put_batch(stack_examples(source, padded[mine].tolist()), self.mesh, self.batch)
+        yield self._decode[split](carried), len(rows)
+        advance(len(rows))
 
   @functools.cached_property
   def unknown(self) -> np.ndarray:
@@ -188,7 +194,7 @@ class Evaluator:
     Those are the same in all runs that share an evaluator.
     """
     if self._reference is None:
-      batches = self.examples(None, self.config.reference_clips)
+      batches = self.examples(None, self.config.reference_clips, "reference statistics")
       latents = (_host(self._encode(params, b))[:n] for b, n in batches)
       self._reference = frozen.fit_reference(latents, self.unknown)
     return self._reference
@@ -202,7 +208,7 @@ class Evaluator:
 
   def frozen_loss(self, params: dict, split: str | None = None) -> frozen.FrozenLoss:
     """The frozen loss of these weights on a split; None: the first one."""
-    batches = self.examples(split or self.first, self.config.clips)
+    batches = self.examples(split or self.first, self.config.clips, "frozen loss")
     errors = [_host(self._errors(params, b))[:n] for b, n in batches]
     loss = frozen.summarize(np.concatenate(errors), self.reference(params).total)
     if not np.isfinite(loss.mean):
@@ -228,7 +234,8 @@ class Evaluator:
   def samples(self, split: str, params: dict, clips: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Sampled clips and the decoded examples (the truth) of the first rows of a split, on host."""
     example, n = next(self.examples(split, min(clips, self.batch)))
-    video = _host(self.generate(params, example))[:n]
+    with phase(f"sampling ({split}), {n} clips"):
+      video = _host(self.generate(params, example))[:n]
     return video, {k: _host(v)[:n] for k, v in example.items() if k != "state"}
 
   def fvd(self, params: dict) -> fvd.Result | None:
@@ -242,7 +249,7 @@ class Evaluator:
       return None
     weights = i3d.load(self.config.fvd_weights)
     clips = lambda count, make: np.concatenate(
-      [to_uint8(_host(make(x))[:rows]) for x, rows in self.examples(self.first, count)]
+      [to_uint8(_host(make(x))[:rows]) for x, rows in self.examples(self.first, count, "FVD")]
     )
     generated = clips(n, lambda x: self.generate(params, x))
     real = clips(2 * n, lambda x: x["video"])
@@ -300,7 +307,7 @@ class Evaluator:
     """Measure -> value per clip, of what `make` makes of a split's examples."""
     known, world = self.train_task.known_frames, self.world
     parts = []
-    for example, n in self.examples(split, self.config.coherence_clips):
+    for example, n in self.examples(split, self.config.coherence_clips, "coherence"):
       values = _measure(make(example), example["state"], world.extent, world.fps, known)
       parts.append({k: _host(v)[:n] for k, v in values.items()})
     return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}

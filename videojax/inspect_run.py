@@ -10,6 +10,7 @@ import jax
 from videojax import files, rundir, weights
 from videojax.config import Experiment, to_json
 from videojax.evaluate import Evaluator
+from videojax.log import phase
 from videojax.resume import restore_weights
 from videojax.sample import write_samples
 from videojax.sharding import by_path, make_mesh
@@ -26,7 +27,8 @@ def opened(experiment: Experiment, workdir: Path) -> Iterator[tuple[Evaluator, d
   rundir.check_same(workdir, rundir.read_config(workdir), to_json(experiment))
   mesh = make_mesh(experiment.mesh)
   with jax.set_mesh(mesh):
-    params, step = restore_weights(experiment, workdir, mesh)
+    with phase("reading the weights"):
+      params, step = restore_weights(experiment, workdir, mesh)
     yield Evaluator(experiment, mesh), params, step
 
 
@@ -72,9 +74,10 @@ def export(experiment: Experiment, workdir: Path) -> None:
   """The EMA weights in their model's published layout -> published/."""
   with opened(experiment, workdir) as (_, params, step):
     model = experiment.model
-    written = weights.save(
-      workdir / "published", model.module, model.config, model.info,
-      by_path(without_codec(params)),
-    )  # fmt: skip
+    with phase("exporting"):
+      written = weights.save(
+        workdir / "published", model.module, model.config, model.info,
+        by_path(without_codec(params)),
+      )  # fmt: skip
   for path in written:
     print(f"step {step}: {path}")

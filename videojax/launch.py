@@ -248,6 +248,7 @@ def join(command: Command) -> None:
 
   flags = command.flags
   seconds = lambda name: flags[name].value or 0.0
+  distributed.check_seconds("max-seconds", seconds("max-seconds"))
   if flags.mode in MANY:
     distributed.start(
       flags.coordinator, flags.processes, flags.process,

@@ -1,8 +1,11 @@
 """What a run says: metrics.jsonl as the truth, a progress line for people, TensorBoard if asked."""
 
 import contextlib
+import functools
 import json
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,43 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from videojax.errors import ConfigError
 from videojax.files import write_text
+
+EVERY_SECONDS = 10.0  # at most, between two lines about what takes its time
+# The last one speaks: that of the run under way.
+_sayers: list[Callable[[str], None]] = [functools.partial(print, flush=True)]
+
+
+@contextlib.contextmanager
+def phase(name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+  """Says every ten seconds how far it is; nothing of a phase that is shorter.
+
+  Args:
+    name: what is done.
+    total: how much there is to do; None: that is not known, and the time so far is said.
+  Yields: a function that is told how much more has been done.
+  """
+  done, started, ended, say = 0, time.perf_counter(), threading.Event(), _sayers[-1]
+
+  def advance(number: int) -> None:
+    nonlocal done
+    done += number
+
+  def speak() -> None:
+    while not ended.wait(EVERY_SECONDS):
+      seconds = time.perf_counter() - started
+      if total and done:
+        left = clock_text(seconds / done * (total - done))
+        say(f"{name}: {done} of {total}, {left} left")
+      else:
+        say(f"{name}: {clock_text(seconds)} so far")
+
+  thread = threading.Thread(target=speak, daemon=True, name=name)
+  thread.start()
+  try:
+    yield advance
+  finally:
+    ended.set()
+    thread.join()
 
 
 class Log:
@@ -49,9 +89,11 @@ class Log:
 
   def __enter__(self) -> "Log":
     self.progress.start()
+    _sayers.append(self.say)
     return self
 
   def __exit__(self, *_: object) -> None:
+    _sayers.remove(self.say)
     self.progress.stop()
     if self.file is not None:
       with contextlib.suppress(OSError):  # of a line that could not be written, which was said
@@ -76,7 +118,7 @@ class Log:
     self.progress.update(self.bar, completed=step, text=describe(values))
     # Where no bar can be drawn: a line every ten seconds.
     now = time.perf_counter()
-    if not self.live and (now - self.last_line > 10 or step == self.total_steps):
+    if not self.live and (now - self.last_line > EVERY_SECONDS or step == self.total_steps):
       self.last_line = now
       left = (now - self.started) / max(step - self.start, 1) * (self.total_steps - step)
       self.say(f"step {step}/{self.total_steps}  {describe(values)}  {left:.0f} s left")

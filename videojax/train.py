@@ -18,7 +18,7 @@ from videojax.data import Loader, Mixture
 from videojax.errors import NotFiniteError, require_extra
 from videojax.evaluate import Evaluator
 from videojax.integrity import params_sha256
-from videojax.log import Log
+from videojax.log import Log, phase
 from videojax.measures.frozen import FrozenLoss
 from videojax.optim import merge
 from videojax.program import (
@@ -119,7 +119,8 @@ def train(
       )  # fmt: skip
 
       clock = time.perf_counter()
-      steps = program.steps
+      with phase("compiling"):
+        steps = program.steps
       for flag in program.unknown_flags:
         log.say(f"xla_flags: this compiler does not know {flag}, left out")
       seconds["compile"] += time.perf_counter() - clock

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
+from videojax.log import phase
 from videojax.measures import i3d
 from videojax.measures.frechet import KernelDistance, frechet_distance, kernel_distance
 
@@ -116,9 +117,11 @@ def features(
   weights = jax.device_put(weights)
 
   def batches() -> Iterator[np.ndarray]:
-    for start in range(0, len(clips), batch):
-      rows = np.minimum(np.arange(start, start + batch), len(clips) - 1)
-      yield np.asarray(_logits(weights, jax.device_put(clips[rows]), pixels))
+    with phase("features of I3D, clips", len(clips)) as advance:
+      for start in range(0, len(clips), batch):
+        rows = np.minimum(np.arange(start, start + batch), len(clips) - 1)
+        yield np.asarray(_logits(weights, jax.device_put(clips[rows]), pixels))
+        advance(batch)
 
   return np.concatenate(list(batches()))[: len(clips)]
 
