@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from videojax.errors import check_choice
+from videojax.errors import ConfigError, check_choice
 from videojax.files import write_text
 from videojax.scaling.cost_tables import (
   CHIPS,
@@ -175,7 +175,7 @@ def measured_table(files: Sequence[Path]) -> Table:
         bench["tokens_per_s"],
       )  # fmt: skip
     except KeyError as key:
-      raise ValueError(
+      raise ConfigError(
         f"--bench={path} has no {key}: give the bench.json of --mode=bench"
       ) from None
     rows[str(path)] = [Cell(v, "measured" if v else "unknown", str(path)) for v in values]
@@ -283,13 +283,13 @@ def to_json(
 
 class _Parser(argparse.ArgumentParser):
   def error(self, message: str) -> NoReturn:
-    raise ValueError(f"{message}; see --help")
+    raise ConfigError(f"{message}; see --help")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """Flags, and those that belong to --config.
 
-  Raises: ValueError for what is no flag or no value.
+  Raises: ConfigError for what is no flag or no value.
   """
   parser = _Parser("videojax.scaling cost", allow_abbrev=False, description=__doc__.split("\n")[0])
   parser.add_argument(
@@ -304,14 +304,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   config = [a for a in arguments if a.startswith(("--config=", "--config."))]
   flags = parser.parse_args([a for a in arguments if a not in config])
   if flags.config:
-    raise ValueError(
+    raise ConfigError(
       f"--config {flags.config}: write it with an equals sign, --config={flags.config}"
     )
   return flags, config
 
 
 def assumed(flags: argparse.Namespace) -> Assumed:
-  """Raises: ValueError for a chip that is not in the table, or a number that cannot be."""
+  """Raises: ConfigError for a chip that is not in the table, or a number that cannot be."""
   chips = dict(CHIPS)
   for given in ",".join(flags.price).split(",") if flags.price else ():
     name, _, price = given.partition(":")
@@ -321,7 +321,7 @@ def assumed(flags: argparse.Namespace) -> Assumed:
         chips[name], price=float(price), price_source="given with --price"
       )
     except ValueError:
-      raise ValueError(f"--price={given} must be CHIP:DOLLARS, e.g. --price=H100:2.5") from None
+      raise ConfigError(f"--price={given} must be CHIP:DOLLARS, e.g. --price=H100:2.5") from None
   names = tuple(name for name in flags.chips.split(",") if name)
   return Assumed(names, chips, flags.mfu, flags.pue, flags.host)
 
@@ -336,14 +336,14 @@ def main(
     arguments: of the command line.
     experiment_products: --config=... flags -> rows of that experiment; from a layer that knows
       what a config is.
-  Raises: ValueError for a wrong flag.
+  Raises: ConfigError for a wrong flag.
   """
   flags, config = parse(arguments)
   a = assumed(flags)
   rows = [system.row() for system in SYSTEMS]
   if config:
     if experiment_products is None:
-      raise ValueError("--config is read by python -m videojax.scaling cost, not from here")
+      raise ConfigError("--config is read by python -m videojax.scaling cost, not from here")
     rows += experiment_products(config)
   pages = tables(rows, a, [Path(path) for path in flags.bench])
   told = answer(next(table for table in pages if table.name == "images"))
