@@ -1,6 +1,7 @@
 """The tables of scaling/cost.py: what a clip is and what it costs, with sources and formulas."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -70,10 +71,10 @@ class Assumed:
       check_choice("chip", name, self.chips)
     if not 0 < self.mfu <= 1:
       raise ConfigError(f"--mfu={self.mfu} must be above 0 and at most 1: a share of the peak")
-    if not (self.pue >= 1 and self.host >= 1):
-      raise ConfigError(f"--pue={self.pue} and --host={self.host} must be at least 1")
+    if not (1 <= self.pue < math.inf and 1 <= self.host < math.inf):
+      raise ConfigError(f"--pue={self.pue} and --host={self.host} must be at least 1, and finite")
     for name, chip in self.chips.items():
-      if not chip.price > 0:
+      if not 0 < chip.price < math.inf:
         raise ConfigError(f"--price={name}:{chip.price} must be above 0, in dollars per chip-hour")
 
   def seconds(self, work: Number, chip: str) -> Number:

@@ -3,7 +3,6 @@
 Letters: N parameters, D data, C FLOPs, n rows, R bootstrap draws.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from videojax.scaling.bootstrap import (
   perturb,
   resampled,
 )
+from videojax.scaling.command import Parser, positive
 from videojax.scaling.forms import Additive, Power
 from videojax.scaling.isoflop import IsoFlop, Minimum
 from videojax.scaling.optimum import Flops, Optimum, optimum
@@ -327,7 +327,7 @@ def level_laws(table: Table, columns: Sequence[str], **options: Any) -> dict[str
 
 def main(arguments: list[str]) -> None:
   """Fits and prints; with --json, JSON alone."""
-  parser = argparse.ArgumentParser("python -m videojax.scaling fit", description=__doc__)
+  parser = Parser("fit", __doc__)
   add = parser.add_argument
   add("table", type=Path, help="CSV: params,tokens,flops,loss; or other measures; seed,stderr,...")
   add("--method", choices=METHODS, default=METHODS[0])
@@ -335,10 +335,12 @@ def main(arguments: list[str]) -> None:
   add("--data", choices=DATA, default="tokens", help="column that is D")
   add("--irreducible", help="E, or the floor of a power law: a number, or 'free'")
   add("--drop-highest", type=int, default=0, metavar="K", help="outliers: the K highest targets")
-  add("--holdout-above", type=float, metavar="FLOP", help="predict the rows above, do not fit them")
+  add(
+    "--holdout-above", type=positive, metavar="FLOP", help="predict the rows above, do not fit them"
+  )
   add("--bootstrap", type=int, default=1000, metavar="N", help="resamples")
   add("--resample", choices=RESAMPLE, default="auto")
-  add("--at", type=float, action="append", default=[], metavar="FLOP", help="the optimum there")
+  add("--at", type=positive, action="append", default=[], metavar="FLOP", help="the optimum there")
   add("--json", action="store_true", help="JSON on standard output, nothing else")
   flags = vars(parser.parse_args(arguments))
   path, budgets, as_json = flags.pop("table"), flags.pop("at"), flags.pop("json")
