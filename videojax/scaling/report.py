@@ -102,6 +102,7 @@ def _left_out(numbers: Part) -> list[str]:
 
 def draw(numbers: Part, directory: Path) -> dict[str, bytes]:
   """Writes the figures that apply; returns 'NAME.svg' -> contents."""
+  numbers = plotting.literal(numbers)
   series = numbers["series"]
   laws = [one["law"] for one in series if one["law"]]
   held = numbers["held_out"]["cells"]
