@@ -54,6 +54,11 @@ class GuidanceConfig:
   def acts(self) -> bool:
     return self.scale != 1 or self.last not in (None, 1) or self.temporal != 1
 
+  @property
+  def calls(self) -> int:
+    """Network calls of a step, in the interval or not: with conditions, without, frames alone."""
+    return 2 + (self.temporal != 1) if self.acts else 1
+
 
 def generate(
   task: Task,

@@ -8,17 +8,29 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from videojax.errors import ConfigError
 from videojax.files import read_json
 
-WORDS: dict[Any, str] = {
-  type(None): "null", bool: "true or false", int: "a whole number",
-  float: "a finite number", str: "text",
-}  # fmt: skip
+LARGEST = sys.float_info.max
+# Forms that have nothing inside: in words, and what holds of their values. (A bool is an int.)
+LEAVES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+  type(None): ("null", lambda v: v is None),
+  bool: ("true or false", lambda v: isinstance(v, bool)),
+  int: (
+    "a whole number",
+    lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**63,
+  ),
+  float: (
+    "a finite number",
+    lambda v: isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= LARGEST,
+  ),
+  str: ("text", lambda v: isinstance(v, str)),
+}
+UNIONS = (typing.Union, types.UnionType)
 
 
 def read_as(path: Path, form: Any) -> Any:
@@ -44,7 +56,7 @@ def _wrong(value: Any, form: Any, at: str) -> str:
   origin, args = typing.get_origin(form), typing.get_args(form)
   if form is Any:
     return ""
-  if origin in (typing.Union, types.UnionType):
+  if origin in UNIONS:
     found = [_wrong(value, one, at) for one in args]
     return "" if "" in found else found[0]
   if dataclasses.is_dataclass(form) or typing.is_typeddict(form):
@@ -54,8 +66,20 @@ def _wrong(value: Any, form: Any, at: str) -> str:
     if not isinstance(value, kind):
       return _differs(value, "an object" if kind is dict else "a list", at)
     inside = value.items() if kind is dict else enumerate(value)
-    return next(filter(None, (_wrong(v, args[-1], _below(at, k)) for k, v in inside)), "")
-  return "" if _is(value, form) else _differs(value, WORDS[form], at)
+    holds = _leaf(args[-1])  # of long lists of numbers, looked at without a call for each
+    doubtful = ((k, v) for k, v in inside if holds is None or not holds(v))
+    return next(filter(None, (_wrong(v, args[-1], _below(at, k)) for k, v in doubtful)), "")
+  words, holds = LEAVES[form]
+  return "" if holds(value) else _differs(value, words, at)
+
+
+def _leaf(form: Any) -> Callable[[Any], bool] | None:
+  """What holds of a value whose form has nothing inside; None: it has."""
+  if form in LEAVES:
+    return LEAVES[form][1]
+  each = [_leaf(one) for one in typing.get_args(form)] if typing.get_origin(form) in UNIONS else []
+  known = [one for one in each if one is not None]
+  return (lambda v: any(one(v) for one in known)) if known and len(known) == len(each) else None
 
 
 def _wrong_keys(value: Any, form: Any, at: str) -> str:
@@ -74,14 +98,6 @@ def _required(form: Any) -> set[str]:
   missing = dataclasses.MISSING
   fields = dataclasses.fields(form)
   return {f.name for f in fields if f.default is missing and f.default_factory is missing}
-
-
-def _is(value: Any, form: Any) -> bool:
-  if form not in (int, float):
-    return isinstance(value, form)
-  kinds = int if form is int else int | float
-  most = 2**63 - 1 if form is int else sys.float_info.max
-  return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= most
 
 
 def _below(at: str, key: str | int) -> str:

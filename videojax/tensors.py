@@ -109,7 +109,7 @@ def _indexed(index: Path) -> list[Path]:
   if not isinstance(named, dict) or not named:
     raise ConfigError(f"{index} is damaged: its weight_map must give the file of every tensor")
   for tensor, name in named.items():
-    if not isinstance(name, str) or Path(name).name != name or "\0" in name:
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
       raise ConfigError(
         f"{index}: weight_map gives {name!r} for {tensor}; it must be the name of a file beside "
         "the index"

@@ -12,6 +12,7 @@ import pytest
 
 from videojax.models import dit
 from videojax.scaling import cost, flops
+from videojax.scaling.__main__ import experiment_rows
 from videojax.scaling.__main__ import main as dispatch
 from videojax.scaling.cost_tables import CHIPS, Assumed, clip_flops, number, training_flops
 from videojax.scaling.systems import SYSTEMS
@@ -350,6 +351,10 @@ def test_numbers_are_rounded_to_digits_and_not_to_places(value, digits, text):
     ("--chips=", "names no chip"),
     ("--price=H100", "must be CHIP:DOLLARS"),
     ("--price=H100:-1", "must be above 0"),
+    ("--price=H100:inf", "must be above 0"),
+    ("--pue=inf", "must be at least 1, and finite"),
+    ("--mfu=x", "argument --mfu: invalid float value: 'x'; see --help"),
+    ("--bench=nothing.json", "--bench: nothing.json is not there"),
     ("--price=X:1", "no chip 'X'"),
     ("--pue=.9", "must be at least 1"),
     ("--mfuu=.3", "unrecognized arguments: --mfuu=.3"),
@@ -384,6 +389,29 @@ def test_an_experiment_of_ours_is_a_row_with_the_flops_of_its_model(tmp_path, mo
   assert days == pytest.approx(100 * 8 * 3 * work / 8.64e19)
 
 
+@pytest.mark.parametrize(
+  "name,flags,calls",
+  [
+    ("papers/svd.py", [], 2),  # 1 in the first frame, 3 in the last
+    ("papers/modelscope.py", [], 2),
+    ("papers/modelscope.py", ["--config.guidance.temporal=1.5"], 3),
+    ("quickstart.py:smoke", [], 1),
+  ],
+)
+def test_guidance_of_any_kind_is_counted_in_the_cost_of_serving(monkeypatch, name, flags, calls):
+  monkeypatch.chdir(ROOT)
+  assert experiment_rows([f"--config=experiments/{name}", *flags])[0].branches == calls
+
+
+def test_ones_own_experiment_stands_first(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  assert dispatch(["cost", "--config=experiments/quickstart.py", f"--out={tmp_path}"]) == 0
+  page, name = capsys.readouterr().out, "experiments/quickstart.py (worlds)"
+  assert re.search(r"^## (.*)", page, re.M)[1] == name
+  for table in re.split(r"^## ", page, flags=re.M)[3:5]:
+    assert table.split("\n|")[3].startswith(f" **{name}** ")
+
+
 def test_measured_steps_come_from_a_bench_file(tmp_path, capsys):
   conditions = dict(device="1 x NVIDIA H100", batch_size=8, dtype="bfloat16", remat="none")
   values = dict(seconds_per_step=0.5, model_flops_per_s=3e14, mfu=0.303, tokens_per_s=1e5)
@@ -394,7 +422,7 @@ def test_measured_steps_come_from_a_bench_file(tmp_path, capsys):
   assert {cell["tag"] for cell in row.values()} == {"measured"}
   assert row["MFU"]["value"] == 0.303 and row["model TFLOP/s"]["value"] == 300
   path.write_text("{}")
-  with pytest.raises(ValueError, match="has no 'conditions'"):
+  with pytest.raises(ValueError, match="bench.json is damaged.*lacks conditions"):
     cost.main([f"--bench={path}", f"--out={tmp_path}"])
 
 

@@ -1,6 +1,8 @@
 """Fits of tables: published numbers, known laws, honest intervals, and what users get wrong."""
 
 import json
+import math
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from videojax.errors import ConfigError
 from videojax.scaling import bootstrap
 from videojax.scaling.fit import fit_table, level_laws, main
 from videojax.scaling.forms import Additive
@@ -427,7 +430,7 @@ def test_json_says_how_many_resamples_lie_at_a_bound():
 def test_power_law_takes_its_floor_from_the_caller():
   flops = np.geomspace(1e13, 1e16, 6)
   table = Table.of(flops=flops, drift=0.009 + 40 * flops**-0.25)
-  found = fit_table(table, "power", target="drift", irreducible=0.009, bootstrap=20)
+  found = fit_table(table, "power", target="drift", irreducible=0.009, bootstrap=40)
   np.testing.assert_allclose([found.law.k, found.law.gamma], [40, 0.25], rtol=1e-5)
   assert fit_table(table, "power", target="drift", bootstrap=0).law.floor == 0
   free = fit_table(table, "power", target="drift", irreducible="free", bootstrap=0).law
@@ -525,7 +528,15 @@ ROWS = "".join(f"{10**i},{7 * 3**i},{6 * 7 * 30**i},{5 - i / 4}\n" for i in rang
   [
     ("", "empty table (no header)"),
     (HEADER, "empty table (a header and no rows)"),
-    (ROWS.replace(",", ";"), "no column 'params'; there are: "),
+    ((HEADER + ROWS).replace(",", ";"), "has its cells parted by semicolons"),
+    ((HEADER + ROWS).replace(",", "\t"), "has its cells parted by tabs"),
+    (HEADER + ROWS + "1e3,2,3,1,5\n", "line 10: 5 cells, but 4 columns (decimal commas?"),
+    (HEADER + ROWS + '1e3,2,3,"1,5"\n', "loss is '1,5', not a number (a decimal comma?"),
+    (HEADER + ROWS + "1,2,3,1e300\n", "line 10: loss is 1e300; it must be positive and finite"),
+    (HEADER + ROWS + "1,2,3,inf\n", "line 10: loss is inf; it must be positive and finite"),
+    (HEADER + ROWS + "1,2,3,0\n", "line 10: loss is 0; it must be positive and finite"),
+    (HEADER.replace("flops", "loss") + ROWS, "column 'loss' is there 2 times"),
+    (HEADER + ROWS + "1,2,3," + "9" * 140_000 + "\n", "line 10: field larger than field limit"),
     (HEADER.replace("tokens", "tokns") + ROWS, "no column 'tokens'; there are: params, tokns, f"),
     (HEADER + ROWS + "1,2,3\n", "line 10: 3 cells, but 4 columns"),
     (HEADER + ROWS + "1,x,3,4\n", "line 10: tokens is 'x', not a number"),
@@ -552,6 +563,11 @@ def test_faulty_table_is_named_with_its_line(tmp_path, text, message):
     (dict(data="frames"), "no kind of data 'frames'"),
     (dict(drop_highest=25), "drop_highest=25, but there are 25 rows"),
     (dict(drop_highest=-1), "drop_highest=-1"),
+    (dict(bootstrap=2), "bootstrap=2 must be 0 (no intervals), or 40 to 100000 resamples"),
+    (dict(bootstrap=-3), "bootstrap=-3 must be"),
+    (dict(bootstrap=10**9), "bootstrap=1000000000 must be"),
+    (dict(holdout_above=math.nan), "holdout_above=nan must be"),
+    (dict(irreducible="nan"), "irreducible=nan: a number of at least 0"),
     (dict(irreducible="nothing"), "irreducible=nothing: a number of at least 0, or 'free'"),
     (dict(irreducible=9), "irreducible=9, but the lowest measured is"),
     (dict(holdout_above=1e16), "0 rows, but variable_projection has 5"),
@@ -562,6 +578,56 @@ def test_faulty_table_is_named_with_its_line(tmp_path, text, message):
 def test_impossible_request_is_refused_with_its_reason(options, message):
   with pytest.raises(ValueError, match=re.escape(message)):
     fit_table(grid(LAWS["Chinchilla"]), **options)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+def test_a_table_from_a_spreadsheet_is_read_or_refused_by_name(tmp_path, encoding):
+  path = tmp_path / "runs.csv"
+  path.write_bytes(("# Prüfung\n" + HEADER + ROWS).encode(encoding))
+  if encoding == "utf-8-sig":
+    assert list(read_table(path).cells) == ["params", "tokens", "flops", "loss"]
+    return
+  with pytest.raises(ConfigError, match=r"runs\.csv.*CSV file in UTF-8"):
+    read_table(path)
+
+
+def test_no_table_ends_in_an_exception_of_the_reader(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "zip").write_bytes(b"PK\x03\x04\x00\x00")
+  for name in ("pipe", "folder", "zip", "missing", "a\0b"):
+    with pytest.raises(ConfigError):
+      read_table(tmp_path / name)
+
+
+def test_copies_of_rows_are_called_copies():
+  table = grid(LAWS["E = 0"], noise=0.02, rng=np.random.default_rng(8))
+  twice = Table.of(**{name: [*cells, *cells] for name, cells in table.cells.items()})
+  some = Table.of(**{name: [*cells, cells[3]] for name, cells in table.cells.items()})
+  warned = lambda t: [w for w in fit_table(t, bootstrap=0).warnings if "repeat others" in w]
+  assert warned(table) == []
+  assert warned(twice)[0].startswith(f"{len(table)} rows repeat others (line {len(table) + 1} ")
+  assert warned(some)[0].startswith("1 rows repeat others")
+
+
+@pytest.mark.parametrize(
+  "column,unit", [("flops", 1e-18), ("flops", 1e-12), ("params", 1e-6), ("tokens", 1e-9)]
+)
+def test_a_column_in_another_unit_is_called_so(column, unit):
+  table = grid(LAWS["E = 0"])
+  assert not any("another unit" in w for w in fit_table(table, bootstrap=0).warnings)
+  other = Table.of(**{**table.cells, column: table.numbers(column) * unit})
+  assert any("another unit" in w for w in fit_table(other, bootstrap=0).warnings)
+
+
+def test_an_optimum_beyond_all_rows_is_called_so_or_refused():
+  found = fit_table(grid(LAWS["Chinchilla"]), bootstrap=0)
+  top = float(found.table.numbers("flops").max())
+  assert not any("beyond the rows" in w for w in found.as_json([top])["warnings"])
+  assert any("beyond the rows" in w for w in found.as_json([top * 1e6])["warnings"])
+  for at in (math.nan, math.inf, -1.0, 0.0):
+    with pytest.raises(ConfigError, match="--at="):
+      found.as_json([at])
 
 
 def test_law_that_cannot_answer_says_so():

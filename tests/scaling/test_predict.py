@@ -238,7 +238,7 @@ def full_disk(monkeypatch):
 @pytest.fixture(scope="module")
 def sealed(predicted, tmp_path_factory):
   """A sweep that was predicted and whose held-out cells have not run; the prediction's text."""
-  directory = sweep_in(tmp_path_factory.mktemp("sealed"), irreducible=0)
+  directory = make(tmp_path_factory.mktemp("sealed"), isoflop_cells(seeds=1), samples=False)
   write(directory / "predictions" / "1.024e+16.json", json.loads(predicted[1].read_text()))
   return directory, predicted[1].read_text()
 

@@ -12,14 +12,16 @@ from PIL import Image
 from tests.scaling import make_sweep as made
 from tests.scaling.make_sweep import World, finish, isoflop_cells, make, write
 from videojax.measures import physics
-from videojax.scaling import clips, coherence
+from videojax.scaling import clips, coherence, plotting
 from videojax.scaling.cells import cells, product, read_sweep, vary
 from videojax.scaling.fit import fit_table
 from videojax.scaling.groups import load
 from videojax.scaling.predict import predict
 from videojax.scaling.report import main, report, times
+from videojax.scaling.sealed import seal
 from videojax.scaling.table import read_table
 
+HOSTILE = """<u onclick="y">'</u><script>x</script>&$z"""
 FAILED = "budget1.6e+14_width192_seed1"
 WORLD = World()
 VOID = {"meta", "img", "br", "link"}
@@ -31,11 +33,13 @@ class Page(HTMLParser):
   def __init__(self, text):
     super().__init__()
     self.open, self.links, self.images, self.text, self.ids = [], [], [], [], []
+    self.tags = set()
     self.feed(text)
     assert self.open == []
 
   def handle_starttag(self, tag, attrs):
     attrs = dict(attrs)
+    self.tags.add(tag)
     if tag not in VOID:
       self.open.append(tag)
     self.links += [attrs[k] for k in ("src", "href", "data", "poster", "srcset") if k in attrs]
@@ -68,12 +72,17 @@ def full(tmp_path_factory):
   make(
     directory, sweep, failed=lambda cell: cell.name == FAILED, irreducible=0, price=2.5,
     onset={"velocity_error": 0.6}, title="Discs & <walls>",
+    description=f"description {HOSTILE}",
   )  # fmt: skip
-  predict(directory, 1.024e16)
+  write(directory / "cells" / FAILED / "failed.json", {"why": f"step 17 {HOSTILE}"})
+  path = predict(directory, 1.024e16)
+  told = json.loads(path.read_text()) | {"date": f"2026-01 {HOSTILE}"}
+  write(path, told | {"sha256": seal(told)})
   for cell in sweep:
     if cell.held_out and cell.overrides["model.width"] < 512:
       finish(directory, cell, WORLD)
-      start = [{"time": "2100-01-01T00:00:00Z", "devices": ["1 x test"]}]
+      start = [{"time": f"21 {HOSTILE}", "devices": [f"device {HOSTILE}"],
+                "git_commit": f"commit {HOSTILE}"}]  # fmt: skip
       write(directory / "cells" / cell.name / "environment.json", start)
   index = report(directory)
   numbers = json.loads((index.parent / "report.json").read_text())
@@ -104,7 +113,7 @@ def test_page_needs_nothing_from_elsewhere(full):
 def test_page_names_failed_cells_with_their_reason(full):
   words = full[2].words
   assert f"1 cell failed: {FAILED}" in words
-  assert "the loss became NaN at step 17" in words
+  assert "step 17" in words
   assert all(cell.name in words for cell in isoflop_cells())
 
 
@@ -121,6 +130,16 @@ def test_every_picture_has_words_and_a_file(full):
 def test_text_of_a_sweep_cannot_become_markup(full):
   assert "Discs &amp; &lt;walls&gt;" in full[3]
   assert "Discs & <walls>: what compute bought" in full[2].words
+  assert full[2].tags.isdisjoint({"u", "script", "walls"})
+  for what in ("description", "step 17", "made 2026-01", "device", "commit"):
+    assert f"{what} {HOSTILE}" in full[2].words
+  assert f"and 21 {HOSTILE}"[:12] in full[2].words
+
+
+def test_text_of_a_sweep_is_no_mathematics_in_a_figure(tmp_path):
+  figure, grid = plotting.new()
+  grid[0, 0].set_title(plotting.literal({"a": ["$\\frac$ \ud800"]})["a"][0])
+  assert len(plotting.save(figure, tmp_path, "f")) > 1000
 
 
 def test_same_directory_makes_the_same_files(full):

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import warnings
 
 from videojax import log
 from videojax.errors import check_choice
@@ -27,7 +28,10 @@ def main(argv: list[str]) -> int:
   try:
     check_choice("command", argv[0], COMMANDS)
     hooks = (experiment_rows,) if argv[0] == "cost" else ()
-    importlib.import_module(f"videojax.scaling.{argv[0]}").main(argv[1:], *hooks)
+    with warnings.catch_warnings():
+      # What numbers cannot be fitted is said in words; NumPy's own lines name no row.
+      warnings.simplefilter("ignore", RuntimeWarning)
+      importlib.import_module(f"videojax.scaling.{argv[0]}").main(argv[1:], *hooks)
   except (ValueError, OSError) as error:
     log.error(str(error))
     return 1
@@ -73,7 +77,7 @@ def experiment_rows(config: list[str]) -> list[Row]:
         fps=fps(task) if frames > 1 else None, tokens=Counts.of(e, task).tokens,
         products=products, image=image,
         image_tokens=(h // model.patch[1]) * (w // model.patch[2]),
-        steps=e.sampler.evaluations, branches=1 if e.guidance.scale == 1 else 2,
+        steps=e.sampler.evaluations, branches=e.guidance.calls,
         decode=() if e.codec.network is None else None,  # without weights nothing is multiplied
         parameters=Fact(parts["total"], name, "derived"), embeddings=parts.get("label", 0),
         given="derived", training=(Trained(work, name, f"3 x forward x {clips:,.0f} clips"),),

@@ -79,7 +79,7 @@ def _cell(sweep: Sweep, row: Any) -> Part:
     out |= {
       "params": row.result["parameters"]["total"], "tokens": row.result["tokens"],
       "flops": row.result["flops"]["total"], "steps": row.result["steps"],
-      "loss": loss, "stderr": finite(stderr), "seconds": sum(row.result["seconds"].values()),
+      "loss": loss, "stderr": finite(stderr), "seconds": sum(row.seconds.values()),
       "video_seconds": finite(row.seconds_of_video), "pixels": finite(row.pixels),
       "levels": {f"level{i}": v for i, v in enumerate(row.result["frozen_loss"]["by_level"])},
       "coherence": {
@@ -310,7 +310,7 @@ def cost(sweep: Sweep) -> Part:
   finished = [row for row in sweep.rows if row.status == "finished"]
   parts: dict[str, float] = {}
   for row in finished:
-    for name, seconds in row.result["seconds"].items():
+    for name, seconds in row.seconds.items():
       parts[name] = parts.get(name, 0.0) + seconds
   seconds = sum(parts.values())
   price = sweep.notes.get("price")

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from videojax.errors import ConfigError
+
 Array = np.ndarray
 Scalar = float | int | np.number
 
@@ -23,6 +25,16 @@ SCALE = 1e4  # of the sum of Huber losses, which is about 1e-3: unscaled, search
 GRADIENT = 1e-6  # of its largest possible value (n DELTA): where a search has arrived
 AGREE = 1e-6  # relative difference of objectives below which two starts found the same minimum
 LEVERAGE = 0.99  # largest that a residual is divided by 1 minus of
+RESAMPLES = (40, 100_000)  # fewer have no 2.5 % quantile
+
+
+def check_resamples(bootstrap: int) -> None:
+  """Raises ConfigError for a number of resamples of which no interval can be made."""
+  few, many = RESAMPLES
+  if bootstrap != 0 and not few <= bootstrap <= many:
+    raise ConfigError(
+      f"bootstrap={bootstrap} must be 0 (no intervals), or {few} to {many} resamples"
+    )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Required, TypedDict
 
 from videojax.errors import ConfigError
-from videojax.records import Result
+from videojax.records import Result, Seconds
 from videojax.schema import check_form, read_as
 
 Point = dict[str, Any]  # dotted key -> value; 'budget' is the one that is no key of the config
@@ -47,7 +47,7 @@ class Cell:
   held_out: bool = False
 
   def __post_init__(self):
-    if Path(self.name).name != self.name or "\0" in self.name:
+    if self.name in ("", ".", "..") or "/" in self.name or not self.name.isprintable():
       raise ConfigError(f"cell {self.name!r}: its name must be that of a directory")
     if self.budget is not None and not 0 < self.budget < math.inf:
       raise ConfigError(f"cell {self.name}: budget={self.budget} must be a positive number of FLOP")
@@ -188,6 +188,12 @@ class Row:
     frames, size, height, width = self._source("frames", "size", "height", "width")
     height, width = (size if math.isnan(side) else side for side in (height, width))
     return self.result["clips"] * frames * height * width
+
+  @property
+  def seconds(self) -> dict[str, float]:
+    """Wall-clock seconds by part; see records.Seconds."""
+    told = self.result["seconds"]
+    return {f.name: told.get(f.name, f.default) for f in dataclasses.fields(Seconds)}
 
   def _source(self, *names: str) -> list[float]:
     """Settings of the first data source; NaN where they are no positive numbers."""

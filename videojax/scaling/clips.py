@@ -14,6 +14,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from videojax.errors import ConfigError
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK, FAINT, PAPER, GIVEN = (24, 24, 24), (110, 110, 110), (255, 255, 255), (213, 94, 0)
 TILE = 120  # pixels at least; small clips are enlarged by a whole number, without smoothing
@@ -54,7 +56,7 @@ def read_samples(run: Path) -> Samples | None:
   """The newest samples of a run directory; None where there are none.
 
   Raises:
-    ValueError: the file is damaged, or is not what sample.py writes.
+    ConfigError: the file is damaged, or is not what sample.py writes.
   """
   paths = sorted((run / "samples").glob("step*.npz"))
   if not paths:
@@ -67,11 +69,11 @@ def read_samples(run: Path) -> Samples | None:
         float(np.ravel(file["fps"])[0]), tuple(bool(g) for g in file["given"]),
       )  # fmt: skip
   except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile) as error:
-    raise ValueError(f"{paths[-1]} is damaged ({error}): remove it, or sample again") from None
+    raise ConfigError(f"{paths[-1]} is damaged ({error}): remove it, or sample again") from None
   right = made.video.ndim == 5 and made.video.shape == made.truth.shape
   right = right and len(made.given) == made.video.shape[1]
   if not right or made.video.dtype != np.uint8 or made.video.shape[-1] != 3:
-    raise ValueError(
+    raise ConfigError(
       f"{paths[-1]}: video {made.video.shape} {made.video.dtype} and truth {made.truth.shape} must "
       "both be uint8 [clips, frames, height, width, 3], and given as long as their frames: "
       f"{len(made.given)}"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from videojax.errors import ConfigError
 from videojax.scaling import forms
 from videojax.scaling.curves import LEAST, Curve, power_line, rate_curve, survival_curve
 from videojax.scaling.groups import Group, Setting, Sweep, describe, per_clip
@@ -218,7 +219,7 @@ def _survival(sweep: Sweep, used: Sequence[Group], key: str) -> Curve:
   last = baselines(sweep, "survival_frames")["floor"]
   frames = [per_clip(g.rows[0], key) for g in used]
   if last is None or not all(len(f) for f in frames):
-    raise ValueError("the cells have not kept the frames of every clip")
+    raise ConfigError("the cells have not kept the frames of every clip")
   return survival_curve([g.flops for g in used], frames, round(last))
 
 

@@ -13,10 +13,11 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TypedDict
 
-from videojax.errors import check_choice
+from videojax.errors import ConfigError, check_choice
 from videojax.files import write_text
+from videojax.scaling.command import Parser
 from videojax.scaling.cost_tables import (
   CHIPS,
   Assumed,
@@ -37,6 +38,7 @@ from videojax.scaling.cost_tables import (
 )
 from videojax.scaling.flops import PF_DAY, count
 from videojax.scaling.systems import DELAVANDE, SYSTEMS, Number, Row
+from videojax.schema import read_as
 
 LETTERS = {"published": "p", "derived": "d", "measured": "m", "guess": "g", "unknown": "u"}
 COMMAND = "python -m videojax.scaling cost"
@@ -157,6 +159,23 @@ def _claim(low: Number, high: Number, how: str, value: Ends) -> list[Cell]:
 # --- what is measured here ------------------------------------------------------------------------
 
 
+class _Conditions(TypedDict):
+  device: str
+  batch_size: int
+  dtype: str
+  remat: str
+
+
+class _Bench(TypedDict):
+  """What is read of bench.json."""
+
+  conditions: _Conditions
+  seconds_per_step: float
+  model_flops_per_s: float
+  mfu: float | None
+  tokens_per_s: float
+
+
 def measured_table(files: Sequence[Path]) -> Table:
   """bench.json of `--mode=bench`: training steps that were timed."""
   columns = {
@@ -166,18 +185,16 @@ def measured_table(files: Sequence[Path]) -> Table:
   }  # fmt: skip
   rows = {}
   for path in files:
-    bench = json.loads(path.read_text())
     try:
-      c = bench["conditions"]
-      values = (
-        f"{c['device']}, batch {c['batch_size']}, {c['dtype']}, remat {c['remat']}",
-        bench["seconds_per_step"], bench["model_flops_per_s"] / 1e12, bench["mfu"],
-        bench["tokens_per_s"],
-      )  # fmt: skip
-    except KeyError as key:
-      raise ValueError(
-        f"--bench={path} has no {key}: give the bench.json of --mode=bench"
-      ) from None
+      bench = read_as(path, _Bench)
+    except ConfigError as error:
+      raise ConfigError(f"--bench: {error}; give the bench.json of --mode=bench") from None
+    c = bench["conditions"]
+    values = (
+      f"{c['device']}, batch {c['batch_size']}, {c['dtype']}, remat {c['remat']}",
+      bench["seconds_per_step"], bench["model_flops_per_s"] / 1e12, bench["mfu"],
+      bench["tokens_per_s"],
+    )  # fmt: skip
     rows[str(path)] = [Cell(v, "measured" if v else "unknown", str(path)) for v in values]
   return Table("measured", "Training steps measured here", columns, rows)
 
@@ -213,7 +230,22 @@ def number_sources(pages: Sequence[Table]) -> dict[tuple[str, str], int]:
   return {key: i for i, key in enumerate(dict.fromkeys(keys), 1)}
 
 
-def markdown(pages: Sequence[Table], a: Assumed, told: Sequence[str], command: str) -> str:
+def own_lines(pages: Sequence[Table], own: Sequence[str]) -> list[str]:
+  """The rows of these names, each table a line: the tables are wide, and hold many others."""
+  out = []
+  for name in own:
+    out += ["", f"## {name}", ""]
+    for table in pages:
+      if name in table.rows:
+        cells = zip(table.columns, table.rows[name])
+        out.append(f"- {table.title}: " + "; ".join(f"{k} {c.text}" for k, c in cells))
+  return out
+
+
+def markdown(
+  pages: Sequence[Table], a: Assumed, told: Sequence[str], command: str, own: Sequence[str] = ()
+) -> str:
+  """The page; `own`: the names of rows that the reader asked for, which stand first."""
   sources = number_sources(pages)
   letters = ", ".join(f"{letter} {tag}" for tag, letter in LETTERS.items())
   out = [
@@ -227,6 +259,7 @@ def markdown(pages: Sequence[Table], a: Assumed, told: Sequence[str], command: s
     f"machine {a.host:g} times that (total over GPU energy is 1.15 to 1.17 in {DELAVANDE}), the "
     f"data centre {a.pue:g} times that (PUE). Change them: --mfu, --host, --pue, --price, --chips.",
   ]  # fmt: skip
+  out += own_lines(pages, own)
   for table in pages:
     out += ["", f"## {table.title}", ""]
     out += [*(f"- {line}" for line in told), ""] if table.name == "images" else []
@@ -234,7 +267,7 @@ def markdown(pages: Sequence[Table], a: Assumed, told: Sequence[str], command: s
     out.append("|---" * (len(table.columns) + 1) + "|")
     for name, cells in table.rows.items():
       shown = (f"{c.text} {LETTERS[c.tag]}[{sources[c.source, c.how]}]" for c in cells)
-      out.append(f"| {name} | " + " | ".join(shown) + " |")
+      out.append(f"| {f'**{name}**' if name in own else name} | " + " | ".join(shown) + " |")
     out += ["", formulas(table)]
   out += ["", "## Sources", ""]
   out += [f"{i}. {source}" + (f" ({how})" if how else "") for (source, how), i in sources.items()]
@@ -281,17 +314,12 @@ def to_json(
 # --- the command ----------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message: str) -> NoReturn:
-    raise ValueError(f"{message}; see --help")
-
-
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """Flags, and those that belong to --config.
 
-  Raises: ValueError for what is no flag or no value.
+  Raises: ConfigError for what is no flag or no value.
   """
-  parser = _Parser("videojax.scaling cost", allow_abbrev=False, description=__doc__.split("\n")[0])
+  parser = Parser("cost", __doc__)
   parser.add_argument(
     "--chips", default=",".join(CHIPS), help="of the tables; the first is the default"
   )
@@ -304,14 +332,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   config = [a for a in arguments if a.startswith(("--config=", "--config."))]
   flags = parser.parse_args([a for a in arguments if a not in config])
   if flags.config:
-    raise ValueError(
+    raise ConfigError(
       f"--config {flags.config}: write it with an equals sign, --config={flags.config}"
     )
   return flags, config
 
 
 def assumed(flags: argparse.Namespace) -> Assumed:
-  """Raises: ValueError for a chip that is not in the table, or a number that cannot be."""
+  """Raises: ConfigError for a chip that is not in the table, or a number that cannot be."""
   chips = dict(CHIPS)
   for given in ",".join(flags.price).split(",") if flags.price else ():
     name, _, price = given.partition(":")
@@ -321,7 +349,7 @@ def assumed(flags: argparse.Namespace) -> Assumed:
         chips[name], price=float(price), price_source="given with --price"
       )
     except ValueError:
-      raise ValueError(f"--price={given} must be CHIP:DOLLARS, e.g. --price=H100:2.5") from None
+      raise ConfigError(f"--price={given} must be CHIP:DOLLARS, e.g. --price=H100:2.5") from None
   names = tuple(name for name in flags.chips.split(",") if name)
   return Assumed(names, chips, flags.mfu, flags.pue, flags.host)
 
@@ -336,19 +364,21 @@ def main(
     arguments: of the command line.
     experiment_products: --config=... flags -> rows of that experiment; from a layer that knows
       what a config is.
-  Raises: ValueError for a wrong flag.
+  Raises: ConfigError for a wrong flag.
   """
   flags, config = parse(arguments)
   a = assumed(flags)
-  rows = [system.row() for system in SYSTEMS]
+  own: list[Row] = []
   if config:
     if experiment_products is None:
-      raise ValueError("--config is read by python -m videojax.scaling cost, not from here")
-    rows += experiment_products(config)
-  pages = tables(rows, a, [Path(path) for path in flags.bench])
+      raise ConfigError("--config is read by python -m videojax.scaling cost, not from here")
+    own = experiment_products(config)
+  pages = tables(
+    [*own, *(system.row() for system in SYSTEMS)], a, [Path(path) for path in flags.bench]
+  )
   told = answer(next(table for table in pages if table.name == "images"))
   command = " ".join([COMMAND, *(a for a in arguments if not a.startswith("--out"))])
-  page = markdown(pages, a, told, command)
+  page = markdown(pages, a, told, command, [row.name for row in own])
   out = Path(flags.out)
   write_text(out / "cost.md", page)
   written = json.dumps(to_json(pages, a, told, command), indent=1, allow_nan=False)

@@ -1,10 +1,11 @@
 """The tables of scaling/cost.py: what a clip is and what it costs, with sources and formulas."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from videojax.errors import check_choice
+from videojax.errors import ConfigError, check_choice
 from videojax.scaling import flops, roofline
 from videojax.scaling.systems import COUNTED, ChipHours, Fact, Number, Row, Trained
 
@@ -69,16 +70,16 @@ class Assumed:
 
   def __post_init__(self):
     if not self.names:
-      raise ValueError("--chips names no chip: give at least one, e.g. --chips=H100")
+      raise ConfigError("--chips names no chip: give at least one, e.g. --chips=H100")
     for name in self.names:
       check_choice("chip", name, self.chips)
     if not 0 < self.mfu <= 1:
-      raise ValueError(f"--mfu={self.mfu} must be above 0 and at most 1: a share of the peak")
-    if not (self.pue >= 1 and self.host >= 1):
-      raise ValueError(f"--pue={self.pue} and --host={self.host} must be at least 1")
+      raise ConfigError(f"--mfu={self.mfu} must be above 0 and at most 1: a share of the peak")
+    if not (1 <= self.pue < math.inf and 1 <= self.host < math.inf):
+      raise ConfigError(f"--pue={self.pue} and --host={self.host} must be at least 1, and finite")
     for name, chip in self.chips.items():
-      if not chip.price > 0:
-        raise ValueError(f"--price={name}:{chip.price} must be above 0, in dollars per chip-hour")
+      if not 0 < chip.price < math.inf:
+        raise ConfigError(f"--price={name}:{chip.price} must be above 0, in dollars per chip-hour")
 
   def seconds(self, work: Number, chip: str) -> Number:
     return work / (self.mfu * self.chips[chip].peak)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
+from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import interval
 from videojax.scaling.fit import FREE, Fit, fit_table
 from videojax.scaling.forms import Rate, Survival, fit_rate, fit_survival
@@ -275,10 +276,10 @@ def fit_law(groups: Sequence[Group], *, irreducible: float | int | None, draws: 
     irreducible: E where it is known; None: fitted.
     draws: bootstrap resamples.
   Raises:
-    ValueError: the cells cannot carry the law.
+    ConfigError: the cells cannot carry the law.
   """
   if not groups:
-    raise ValueError("no finished cell to fit a law to: run the smaller budgets first")
+    raise ConfigError("no finished cell to fit a law to: run the smaller budgets first")
   known = FREE if irreducible is None else float(irreducible)
   fit = fit_table(table_of(groups), irreducible=known, bootstrap=draws)
   return Law(fit, groups, irreducible is None)

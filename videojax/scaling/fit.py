@@ -3,7 +3,6 @@
 Letters: N parameters, D data, C FLOPs, n rows, R bootstrap draws.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,14 +14,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from videojax.errors import check_choice
+from videojax.errors import ConfigError, check_choice
 from videojax.files import finite
 from videojax.scaling import isoflop
-from videojax.scaling.bootstrap import LEVERAGE, Scalar, draw_wild, interval, perturb, resampled
+from videojax.scaling.bootstrap import (
+  LEVERAGE,
+  Scalar,
+  check_resamples,
+  draw_wild,
+  interval,
+  perturb,
+  resampled,
+)
+from videojax.scaling.command import Parser, positive
 from videojax.scaling.forms import Additive, Power
 from videojax.scaling.isoflop import IsoFlop, Minimum
 from videojax.scaling.optimum import Flops, Optimum, optimum
-from videojax.scaling.table import Rows, Table, check, read_table, select
+from videojax.scaling.table import Rows, Table, check, read_table, select, too_far
 
 Array = np.ndarray
 
@@ -62,7 +70,7 @@ class Fit:
   def predict_draws(self, params: Any = None, tokens: Any = None, flops: Any = None) -> Array:
     """`predict` under each bootstrap draw: [R, *shape]."""
     if self.draws is None:
-      raise ValueError("this fit has no bootstrap draws: fit with bootstrap > 0")
+      raise ConfigError("this fit has no bootstrap draws: fit with bootstrap > 0")
     return _evaluate(self.draws, params, tokens, flops)
 
   def predict_interval(
@@ -82,7 +90,7 @@ class Fit:
   def optimum_draws(self, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
     """`optimum` under each bootstrap draw, NaN where a draw has none."""
     if self.draws is None:
-      raise ValueError("this fit has no bootstrap draws: fit with bootstrap > 0")
+      raise ConfigError("this fit has no bootstrap draws: fit with bootstrap > 0")
     return _optimum(self.draws, flops, flops_of)
 
   @property
@@ -109,7 +117,8 @@ class Fit:
       {"line": line, "residual": residual}
       for line, residual in zip(self.table.lines, self.residuals)
     ]
-    out |= {"outliers": self.outliers, "warnings": list(self.warnings)}
+    warnings = [*self.warnings, *too_far(self.table, budgets)]
+    out |= {"outliers": self.outliers, "warnings": warnings}
     out["held_out"] = [_held_out(self, i) for i in range(len(self.held_out))]
     out["optima"] = [_optimum_json(self, flops) for flops in budgets]
     return finite(out)
@@ -118,16 +127,16 @@ class Fit:
 def _evaluate(law: Any, params: Any, tokens: Any, flops: Any) -> Any:
   if isinstance(law, Additive):
     if params is None or tokens is None:
-      raise ValueError("the additive law predicts from params and tokens")
+      raise ConfigError("the additive law predicts from params and tokens")
     return law.loss(params, tokens)
   if flops is None:
-    raise ValueError("isoflop and power predict from flops")
+    raise ConfigError("isoflop and power predict from flops")
   return law.at(flops)
 
 
 def _optimum(law: Any, flops: Scalar, flops_of: Flops) -> Optimum:
   if isinstance(law, Power):
-    raise ValueError("a power law in FLOPs says nothing of the size: fit another method")
+    raise ConfigError("a power law in FLOPs says nothing of the size: fit another method")
   return law.optimum(flops) if isinstance(law, IsoFlop) else optimum(law, flops, flops_of)
 
 
@@ -168,9 +177,9 @@ def _resampling(method: str, resample: str, n: int) -> str:
       method, "rows" if n >= MANY_ROWS else "wild"
     )
   if (method, resample) == ("parametric", "wild"):
-    raise ValueError("wild residuals cover too little under Huber's loss: resample rows")
+    raise ConfigError("wild residuals cover too little under Huber's loss: resample rows")
   if (method, resample) == ("isoflop", "rows"):
-    raise ValueError("a parabola's few rows cannot be resampled: use wild residuals")
+    raise ConfigError("a parabola's few rows cannot be resampled: use wild residuals")
   return resample
 
 
@@ -261,14 +270,18 @@ def fit_table(
     irreducible: fixes E or the floor, "free" fits it; by default a power law's is 0, others' free.
     drop_highest: so many of the highest targets are outliers.
     holdout_above: rows of more FLOPs are predicted, not fitted.
-    bootstrap: resamples, or 0. resample: "rows", "wild", or "auto" (docs/laws.md). seed: of them.
+    bootstrap: resamples, 0 or at least 40. resample: "rows", "wild", or "auto" (docs/laws.md).
+    seed: of them.
+  Raises:
+    ConfigError: a request that makes no sense, or rows that cannot carry the law.
   """
   check_choice("method", method, METHODS)
   check_choice("kind of data", data, DATA)
+  check_resamples(bootstrap)
   floor = _floor(method, irreducible)
   axes = () if method == "power" else ("params", data)
   rows = select(table, target, axes, drop_highest=drop_highest, holdout_above=holdout_above)
-  warnings = check(rows, method, floor)
+  warnings = check(rows, method, floor, data)
   if left := int(table.empty(target).sum()):
     warnings.append(f"{left} rows have no {target} and are left out")
   how = (rows, floor, bootstrap, resample, seed)
@@ -302,7 +315,7 @@ def _floor(method: str, irreducible: Scalar | str | None) -> float | None:
   except ValueError:
     value = -1.0
   if value is not None and not 0 <= value < np.inf:
-    raise ValueError(f"irreducible={irreducible}: a number of at least 0, or '{FREE}'")
+    raise ConfigError(f"irreducible={irreducible}: a number of at least 0, or '{FREE}'")
   return value
 
 
@@ -314,7 +327,7 @@ def level_laws(table: Table, columns: Sequence[str], **options: Any) -> dict[str
 
 def main(arguments: list[str]) -> None:
   """Fits and prints; with --json, JSON alone."""
-  parser = argparse.ArgumentParser("python -m videojax.scaling fit", description=__doc__)
+  parser = Parser("fit", __doc__)
   add = parser.add_argument
   add("table", type=Path, help="CSV: params,tokens,flops,loss; or other measures; seed,stderr,...")
   add("--method", choices=METHODS, default=METHODS[0])
@@ -322,10 +335,12 @@ def main(arguments: list[str]) -> None:
   add("--data", choices=DATA, default="tokens", help="column that is D")
   add("--irreducible", help="E, or the floor of a power law: a number, or 'free'")
   add("--drop-highest", type=int, default=0, metavar="K", help="outliers: the K highest targets")
-  add("--holdout-above", type=float, metavar="FLOP", help="predict the rows above, do not fit them")
+  add(
+    "--holdout-above", type=positive, metavar="FLOP", help="predict the rows above, do not fit them"
+  )
   add("--bootstrap", type=int, default=1000, metavar="N", help="resamples")
   add("--resample", choices=RESAMPLE, default="auto")
-  add("--at", type=float, action="append", default=[], metavar="FLOP", help="the optimum there")
+  add("--at", type=positive, action="append", default=[], metavar="FLOP", help="the optimum there")
   add("--json", action="store_true", help="JSON on standard output, nothing else")
   flags = vars(parser.parse_args(arguments))
   path, budgets, as_json = flags.pop("table"), flags.pop("at"), flags.pop("json")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
+from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import Fits, Scalar, variable_projection
 
 Array = np.ndarray
@@ -96,9 +97,9 @@ def fit_power(x: Any, y: Any, *, floor: Scalar | None = None) -> Power:
   """
   x, y, free = np.asarray(x, float), np.asarray(y, float), 2 + (floor is None)
   if len(x) < free:
-    raise ValueError(f"{len(x)} points for the {free} numbers of a power law")
+    raise ConfigError(f"{len(x)} points for the {free} numbers of a power law")
   if not ((x > 0).all() and (y > 0).all()):
-    raise ValueError("a power law needs x > 0 and y > 0")
+    raise ConfigError("a power law needs x > 0 and y > 0")
   ones, known = np.ones((1, len(y))), 0.0 if floor is None else floor
   fits = variable_projection(np.log(x)[None], y[None], ones, constant=floor is None, offset=known)
   return Power.of(fits, floor).take(0)
@@ -126,7 +127,7 @@ def predictors(measure: Any, by_level: Any) -> list[Predictor]:
   for name, column in columns.items():
     use = (column > 0) & (measure > 0)
     if use.sum() < 3:
-      raise ValueError(f"{name}: {use.sum()} runs with a positive loss and measure; 3 are needed")
+      raise ConfigError(f"{name}: {use.sum()} runs with a positive loss and measure; 3 are needed")
     x, y = column[use], measure[use]
     slope = float(stats.linregress(np.log(x), np.log(y)).slope) if np.ptp(x) else np.nan
     found.append(Predictor(name, r_squared(x, y), slope, int(use.sum())))
@@ -165,7 +166,9 @@ def _binomial(design: Array, events: Array, trials: Array, link: str) -> tuple[A
     if np.abs(move).max() < 1e-9:
       chi2 = (trials * (events / trials - p) ** 2 / (p * (1 - p))).sum()
       return theta, np.linalg.inv(information), chi2 / max(len(events) - len(theta), 1)
-  raise ValueError("the likelihood has no maximum: at some budgets all happened, at others nothing")
+  raise ConfigError(
+    "the likelihood has no maximum: at some budgets all happened, at others nothing"
+  )
 
 
 @dataclass(frozen=True)
@@ -206,9 +209,9 @@ def fit_rate(flops: Any, events: Any, trials: Any) -> Rate:
   """
   flops, events, trials = (np.asarray(v, float) for v in (flops, events, trials))
   if len(np.unique(flops)) < 2:
-    raise ValueError("a rate against compute needs at least 2 budgets")
+    raise ConfigError("a rate against compute needs at least 2 budgets")
   if events.sum() in (0, trials.sum()):
-    raise ValueError(f"{events.sum():g} of {trials.sum():g} everywhere: gamma cannot be told")
+    raise ConfigError(f"{events.sum():g} of {trials.sum():g} everywhere: gamma cannot be told")
   centre = np.log(flops).mean()
   design = np.stack([np.ones(len(flops)), centre - np.log(flops)], 1)
   theta, covariance, dispersion = _binomial(design, events, trials, "logit")
@@ -251,7 +254,7 @@ def fit_survival(flops: Any, frames: Any, violated: Any, *, baseline: str = "fre
   flops, frames, violated = np.asarray(flops, float), np.asarray(frames), np.asarray(violated, bool)
   budgets, of = np.unique(flops, return_inverse=True)
   if len(budgets) < 2 or not violated.any():
-    raise ValueError(f"{len(budgets)} budgets, {violated.sum()} violations: gamma cannot be told")
+    raise ConfigError(f"{len(budgets)} budgets, {violated.sum()} violations: gamma cannot be told")
   last, reference = int(frames.max()), float(np.exp(np.log(flops).mean()))
   f = np.arange(1, last + 1)[:, None]  # [F,1]
   risk = np.stack([(frames[of == j] >= f).sum(-1) for j in range(len(budgets))], -1)  # [F,budgets]

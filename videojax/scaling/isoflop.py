@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import Scalar, variable_projection
 from videojax.scaling.forms import Law, Number, Power
 from videojax.scaling.optimum import Optimum
@@ -86,7 +87,7 @@ def budgets(flops: Array) -> Array:
   for g in range(group.max() + 1):
     low, high = flops[group == g].min(), flops[group == g].max()
     if high > low * SAME**2:
-      raise ValueError(
+      raise ConfigError(
         f"isoflop needs budgets: FLOPs run from {low:.3g} to {high:.3g} without a gap; "
         "add a column 'budget', or use variable_projection"
       )
@@ -158,7 +159,7 @@ def _loss_at_minima(log_c: Array, loss: Array, floor: float | None) -> tuple[Pow
   use = np.isfinite(loss) & (loss > 0)
   enough = use.sum(-1) >= 2
   if not enough.any():
-    raise ValueError("fewer than 2 budgets have a minimum: the parabolas open downwards")
+    raise ConfigError("fewer than 2 budgets have a minimum: the parabolas open downwards")
   y, counts = np.where(use, loss, 1.0), np.where(enough[:, None], use, 1.0)
   free = floor is None and len(log_c) >= FREE_FLOOR
   known = None if free else (floor or 0.0)
@@ -199,7 +200,7 @@ def fit_isoflop(
     minima.append(Minimum(c, *best, bend, sizes, offset))
     columns.append((log_n, log_d, loss))
   if len(minima) < 2:
-    raise ValueError(
+    raise ConfigError(
       f"isoflop needs 2 budgets with 3 model sizes each; of {len(rows)} budgets "
       f"{len(minima)} have them"
     )

@@ -1,4 +1,7 @@
-"""Small pieces of a page: numbers in words, tables, figures. No scripts, nothing from elsewhere."""
+"""Small pieces of a page: numbers in words, tables, figures. No scripts, nothing from elsewhere.
+
+Text in is HTML: what a sweep says has gone through `escaped` before (page.page).
+"""
 
 import base64
 import math
@@ -12,6 +15,19 @@ from videojax.scaling.plotting import short
 Number = float | int | None
 Part = Mapping[str, Any]  # of report.json
 Images = Mapping[str, bytes]  # file name -> contents
+
+
+def escaped(value: Any) -> Any:
+  """A part of report.json whose every text, keys included, is text in HTML and never markup.
+
+  The page is made of what this returns and of literals: none of its makers has to escape anything.
+  """
+  if isinstance(value, str):
+    return escape(value.encode("utf-8", "replace").decode())
+  if isinstance(value, Mapping):
+    return {escaped(k): escaped(v) for k, v in value.items()}
+  return [escaped(v) for v in value] if isinstance(value, list | tuple) else value
+
 
 CSS = """
 :root { color-scheme: light; }
@@ -150,7 +166,7 @@ def image(data: bytes, kind: str, *, alt: str, caption: str, pixels: bool = Fals
   inside = base64.b64encode(data).decode()
   style = ' class="pixels"' if pixels else ""
   return (
-    f'<figure><div class="wide"><img{style} alt="{escape(alt, quote=True)}" '
+    f'<figure><div class="wide"><img{style} alt="{alt}" '
     f'src="data:image/{kind};base64,{inside}"></div><figcaption>{caption}</figcaption></figure>'
   )
 
@@ -182,6 +198,6 @@ def document(title: str, sections: Sequence[tuple[str, str, str]], before: str) 
   return (
     f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
     f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f"<title>{escape(title)}</title>\n<style>{CSS}</style></head>\n<body><main>\n"
+    f"<title>{title}</title>\n<style>{CSS}</style></head>\n<body><main>\n"
     f'{before}\n<nav aria-label="Sections">{links}</nav>\n{bodies}\n</main></body></html>\n'
   )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import Scalar
 from videojax.scaling.forms import Additive, Law, Number, Power
 
@@ -62,7 +63,7 @@ def optimum(law: Additive, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
       8 times.)
   Returns: NaN for a draw that has none, as where its A or B is 0.
   Raises:
-    ValueError: where the law itself has none.
+    ConfigError: where the law itself has none.
   """
   count, step = _flops_function(flops_of), 0.05
   draws = type(law)(*(np.atleast_1d(value) for value in law.as_dict().values()))
@@ -70,7 +71,7 @@ def optimum(law: Additive, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
   at = np.argmin(draws.loss(np.exp(log_n), _tokens_at(np.exp(log_n), flops, count)), -1)  # [R]
   none = (at == 0) | (at == len(log_n) - 1)
   if np.ndim(law.alpha) == 0 and none.any():
-    raise ValueError(f"no optimum at {flops:.3g} FLOP: this law's loss does not turn with N")
+    raise ConfigError(f"no optimum at {flops:.3g} FLOP: this law's loss does not turn with N")
   value = lambda x: _loss(draws, np.exp(x), _tokens_at(np.exp(x), flops, count))
   best = _zoom(value, log_n[at], step)
   best, loss = np.where(none, np.nan, best), value(best[:, None])[:, 0]
@@ -125,7 +126,7 @@ def optimal_plan(
   """
   excess = steps.at(np.arange(1, max_steps + 1)) - steps.floor  # [S]
   if target <= law.E + excess[-1] or min(law.A, law.B) <= 0:
-    raise ValueError(
+    raise ConfigError(
       f"no model reaches {target:g}: with {max_steps} steps the law ends at "
       f"{law.E + excess[-1]:g}; and its A and B ({law.A:g}, {law.B:g}) must be above 0"
     )

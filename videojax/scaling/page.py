@@ -1,7 +1,6 @@
 """The report as one HTML page for people who have never seen the code; made from report.json."""
 
 from collections.abc import Sequence
-from html import escape
 
 from videojax.scaling import page_loss, page_rest
 from videojax.scaling.markup import (
@@ -10,6 +9,7 @@ from videojax.scaling.markup import (
   bullets,
   count,
   document,
+  escaped,
   flop,
   interval,
   listed,
@@ -29,6 +29,7 @@ def page(report: Part, images: Images) -> str:
     report: report.json.
     images: figures (NAME.svg), clips (samples.webp, samples.png).
   """
+  report = escaped(report)
   makers = (
     ("clips", "What compute looks like", page_loss.clips),
     ("loss", "Loss against compute", page_loss.loss),
@@ -44,9 +45,8 @@ def page(report: Part, images: Images) -> str:
     ("terms", "Terms", page_rest.terms),
   )
   sections = [(a, title, body) for a, title, make in makers if (body := make(report, images))]
-  left_out = [escape(text) for text in report["left_out"]]
-  if left_out:
-    sections.append(("left-out", "What is not on this page", bullets(left_out)))
+  if report["left_out"]:
+    sections.append(("left-out", "What is not on this page", bullets(report["left_out"])))
   return document(report["about"]["title"], sections, _head(report))
 
 
@@ -55,10 +55,10 @@ def page(report: Part, images: Images) -> str:
 
 def _head(report: Part) -> str:
   about = report["about"]
-  warnings = [loud(escape(text)) for text in report["warnings"]]
+  warnings = [loud(text) for text in report["warnings"]]
   return "\n".join([
-    f"<h1>{escape(about['title'])}: what compute bought</h1>",
-    paragraph(escape(about["description"])) if about["description"] else "",
+    f"<h1>{about['title']}: what compute bought</h1>",
+    paragraph(about["description"]) if about["description"] else "",
     _what(about),
     *warnings,
     "<h3>In short</h3>",
@@ -73,7 +73,7 @@ def _what(about: Part) -> str:
   ran = f" between {moment(when[0])} and {moment(when[1])} (UTC)" if when else ""
   if when and moment(when[0]) == moment(when[1]):
     ran = f" on {moment(when[0])} (UTC)"
-  where = f", on {escape(listed(about['devices']))}" if about["devices"] else ""
+  where = f", on {listed(about['devices'])}" if about["devices"] else ""
   seeds = listed([f"{s['groups']} with {plural(s['seeds'], 'seed')}" for s in about["seeds"]])
   sizes = about["sizes"]
   spread = f"{count(sizes[0])} to {count(sizes[-1])}" if len(sizes) > 1 else count(sizes[0])
@@ -91,7 +91,7 @@ def in_short(report: Part) -> list[str]:
   """The findings, each one sentence with its numbers."""
   out = []
   for one in report["series"]:
-    of = f" ({escape(one['label'])})" if one["label"] else ""
+    of = f" ({one['label']})" if one["label"] else ""
     fit = one["power"]
     if fit:
       out.append(
@@ -124,7 +124,7 @@ def in_short(report: Part) -> list[str]:
   failed = report["about"]["statuses"]["failed"]
   if failed:
     names = [c["name"] for c in report["cells"] if c["status"] == "failed"]
-    out.append(f"{plural(failed, 'cell')} failed: {escape(listed(names[:6]))}"
+    out.append(f"{plural(failed, 'cell')} failed: {listed(names[:6])}"
                + (" and more." if len(names) > 6 else "."))  # fmt: skip
   return out
 
@@ -151,7 +151,7 @@ def _coherence_in_short(part: Part) -> list[str]:
   what = {"power": "{} ({})", "rate": "The odds of failing in {} ({})",
           "survival": "The hazard per frame behind {} ({})"}  # fmt: skip
   out = [
-    f"{what[r['form']].format(r['title'], escape(r['split']))} "
+    f"{what[r['form']].format(r['title'], r['split'])} "
     f"fall{'' if r['form'] == 'rate' else 's'} as compute to the power &minus;&gamma;, "
     f"&gamma; = {interval(r['gamma'], r['low'], r['high'])}."
     for r in rows if r["measure"] == name

@@ -4,7 +4,6 @@ Each function takes report.json and the images, and returns HTML; '' where it do
 """
 
 from collections.abc import Sequence
-from html import escape
 
 from videojax.scaling.markup import (
   Images,
@@ -46,7 +45,7 @@ def clips(report: Part, images: Images) -> str:
     story = "True clips beside those of the model with the lowest loss. "
   return (
     paragraph(f"{story}1x is {flop(part['unit'])} FLOP. From left to right: {columns}.",
-              f"They are cells with {escape(part['series'])}." if part["series"] else "")
+              f"They are cells with {part['series']}." if part["series"] else "")
     + image(images["samples.webp"], "webp", pixels=True, caption=rule + given,
             alt=f"Animation: true clips and the clips of models at {names} compute, side by side.")
     + image(images["samples.png"], "png", pixels=True,
@@ -79,7 +78,7 @@ def loss(report: Part, images: Images) -> str:
 
 
 def _power_words(one: Part) -> str:
-  fit, of = one["power"], f" of {escape(one['label'])}" if one["label"] else ""
+  fit, of = one["power"], f" of {one['label']}" if one["label"] else ""
   if not fit:
     return paragraph(f"No power law is drawn{of}: it needs three budgets.")
   source = {
@@ -126,14 +125,14 @@ def _minima(one: Part) -> str:
     low, best = part["minimum"], min(part["points"], key=lambda p: p["loss"])
     rows.append([
       flop(part["budget"]), str(len(part["points"])),
-      f"{count(best['params'])} ({escape(best['cell'])})", number(best["loss"]),
+      f"{count(best['params'])} ({best['cell']})", number(best["loss"]),
       interval(low["params"], low["low"], low["high"], count) if low else "none within reach",
       number(low["loss"]) if low else "&ndash;",
     ])  # fmt: skip
-    warnings += [f"{flop(part['budget'])} FLOP: {escape(w)}" for w in part["warnings"]]
+    warnings += [f"{flop(part['budget'])} FLOP: {w}" for w in part["warnings"]]
   head = ("budget (FLOP)", "sizes", "best size run", "its loss", "minimum, parameters",
           "loss there")  # fmt: skip
-  out = table(head, rows, text=(2,), caption=escape(one["label"])) if rows else ""
+  out = table(head, rows, text=(2,), caption=one["label"]) if rows else ""
   size = one["isoflop"]["size_law"]
   if size:
     open_ended = any(part["edge"] for part in one["isoflop"]["budgets"])
@@ -143,7 +142,7 @@ def _minima(one: Part) -> str:
       f"{plural(size['budgets'], 'budget')}"
       + (", minima that are not bracketed included." if open_ended else ".")
     )
-    warnings += [escape(w) for w in size["warnings"]]
+    warnings += size["warnings"]
   return out + bullets(warnings) if warnings else out
 
 
@@ -167,7 +166,7 @@ def law(report: Part, images: Images) -> str:
       "law",
       "Left: deviations of cells from the law. Right: predicted and measured loss.",
       "How far the measured loss of each setting is above the law, in per cent"
-      + (f" (of {escape(shown[0]['label'])})" if len(shown) > 1 else "")
+      + (f" (of {shown[0]['label']})" if len(shown) > 1 else "")
       + (
         "; and the held-out cells: predicted 95&nbsp;% interval, measured loss, and the best loss "
         "of the budget before."
@@ -188,7 +187,7 @@ def law_words(one: Part) -> str:
     )
   ]  # fmt: skip
   said = (
-    f"{escape(one['label'])} N<sub>0</sub> = {count(fit['N0'])}, D<sub>0</sub> = "
+    f"{one['label']} N<sub>0</sub> = {count(fit['N0'])}, D<sub>0</sub> = "
     f"{count(fit['D0'])}; {fit['cells']} cells"
     + (f" of at least {fit['least_steps']} steps" if fit["least_steps"] else "")
     + ", 95&nbsp;% intervals by bootstrap"
@@ -200,7 +199,7 @@ def law_words(one: Part) -> str:
       f"The cells lie {percent(fit['residual'])} off the law (root mean square).{known} The best "
       "number of parameters for a budget C grows as C<sup>a</sup> under this law.",
     )
-    + bullets([escape(w) for w in fit["warnings"]])
+    + bullets(fit["warnings"])
   )
 
 
@@ -209,8 +208,8 @@ def held_out(part: Part) -> str:
   if not part["files"]:
     return ""
   lines = [
-    f"{escape(f['file'])}: made {f['date']} from {f['from']} cells, seal "
-    f"{'sound' if f['sound'] else '<strong>BROKEN</strong>'} <code>{escape(f['sha256'])}</code>"
+    f"{f['file']}: made {f['date']} from {f['from']} cells, seal "
+    f"{'sound' if f['sound'] else '<strong>BROKEN</strong>'} <code>{f['sha256']}</code>"
     for f in part["files"]
   ]
   lines += [_best(f["budget"], best, part["cells"]) for f in part["files"] for best in f["best"]]
@@ -222,7 +221,7 @@ def held_out(part: Part) -> str:
       verdict = "inside" if c["inside"] else "<strong>outside</strong>"
       verdict += ", but dated too late" if c["late"] else ""
     rows.append([
-      escape(c["cell"]), count(c["params"]),
+      c["cell"], count(c["params"]),
       interval(told["mean"], told["low"], told["high"]), number(c["measured"]),
       percent(c["error"], sign=True), verdict, percent(c["baseline_error"], sign=True),
     ])  # fmt: skip
@@ -231,7 +230,7 @@ def held_out(part: Part) -> str:
   out += table(head, rows, text=(5,), caption="Predicted and measured loss. The baseline says that "
                "nothing improves: the best loss of the largest budget before.")  # fmt: skip
   rows = [
-    [escape(f"{c['title']}, {c['split']}"), flop(c["budget"]),
+    [f"{c['title']}, {c['split']}", flop(c["budget"]),
      interval(c["predicted"]["mean"], c["predicted"]["low"], c["predicted"]["high"]),
      number(c["measured"]), {None: "not run", True: "inside", False: "<strong>outside</strong>"}[
        c["inside"]]]
@@ -246,9 +245,9 @@ def held_out(part: Part) -> str:
 
 def _best(budget: float, best: Part, cells: Sequence[Part]) -> str:
   """What was said of the best size of a budget."""
-  of = f"{flop(budget)} FLOP{', ' if best['series'] else ''}{escape(best['series'])}"
+  of = f"{flop(budget)} FLOP{', ' if best['series'] else ''}{best['series']}"
   if best["mean"] is None:
-    return f"{of}: no best size was predicted ({escape(best['why'])})."
+    return f"{of}: no best size was predicted ({best['why']})."
   size = interval(best["params"], best["params_low"], best["params_high"], count)
   loss = interval(best["mean"], best["low"], best["high"])
   ran = [c["measured"] for c in cells if c["budget"] == budget and c["measured"] is not None]
@@ -264,7 +263,7 @@ def levels(report: Part, images: Images) -> str:
     "The frozen loss is the mean over sixteen amounts of noise. With little noise the question is "
     "how things look: edges and colours. With much noise it is what happens: the clip must be "
     "known almost without being seen.",
-    f"Shown are the cells with {escape(part['series'])}." if part["series"] else "",
+    f"Shown are the cells with {part['series']}." if part["series"] else "",
   ) + figure(
     images, "levels", "Squared error at sixteen noise levels, one line per budget.",
     "Error of the best cell of each budget at each noise level"
@@ -290,7 +289,7 @@ def rates(report: Part, images: Images) -> str:
     note = "at the edge: not bracketed" if curve["edge"] else "bracketed"
     vertex = number(best.get("vertex"))
     name = ", ".join(filter(None, (curve["panel"], curve["label"])))
-    rows.append([escape(name), flop(curve["budget"]), str(len(curve["points"])),
+    rows.append([name, flop(curve["budget"]), str(len(curve["points"])),
                  number(best["rate"]), vertex, number(best["loss"]), note])  # fmt: skip
   head = ("cells", "budget (FLOP)", "rates", "best rate run", "vertex", "its loss", "")
   return (

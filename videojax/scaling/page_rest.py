@@ -4,7 +4,6 @@ Each function takes report.json and the images, and returns HTML; '' where it do
 """
 
 from collections.abc import Sequence
-from html import escape
 
 from videojax.scaling.markup import (
   Images,
@@ -51,9 +50,9 @@ def coherence(report: Part, images: Images) -> str:
     "<em>floor</em>, what the true clips score (no measure is perfect); the last given frame "
     "repeated, which keeps everything and moves nothing; and every disc going straight on with "
     "its last velocity.",
-    f"The splits are {escape(listed(report['about']['splits']))}; the first is the one of the "
+    f"The splits are {listed(report['about']['splits'])}; the first is the one of the "
     "frozen loss." if len(report["about"]["splits"]) > 1 else "",
-    f"Against compute and size, this section shows the cells with {escape(part['series'])}."
+    f"Against compute and size, this section shows the cells with {part['series']}."
     if part["series"] else "",
   )  # fmt: skip
   if "coherence.svg" in images:
@@ -75,7 +74,7 @@ def _values(part: Part) -> str:
       last = one["frontier"][-1]
       arrow = "&darr;" if m["better"] == "down" else "&uarr;"
       rows.append([
-        f"{escape(m['title'])} {arrow}", escape(m["unit"]), escape(split),
+        f"{m['title']} {arrow}", m["unit"], split,
         plus_minus(last["value"], last["stderr"]), number(m["floor"]), number(m["copy_last"]),
         number(m["extrapolate"]),
       ])  # fmt: skip
@@ -90,17 +89,17 @@ def _exponents(part: Part) -> str:
   if not part["exponents"]:
     return ""
   rows = [
-    [escape(r["title"]), escape(r["split"]), interval(r["gamma"], r["low"], r["high"]),
+    [r["title"], r["split"], interval(r["gamma"], r["low"], r["high"]),
      FALLS[r["form"]], str(r["budgets"])]
     for r in part["exponents"]
   ]  # fmt: skip
   rule = "".join(
-    f" {escape(name.replace('_', ' ').capitalize())} is fitted only from its onset on: to "
+    f" {name.replace('_', ' ').capitalize()} is fitted only from its onset on: to "
     f"cells that have less than {number(value)} on the first split. Before, nothing is known of "
     "motion, whatever the compute."
     for name, value in part["onset"].items()
   )
-  skipped = [f"{escape(k)}: {escape(why)}" for k, why in part["unfitted"].items()]
+  skipped = [f"{k}: {why}" for k, why in part["unfitted"].items()]
   return (
     "<h3>How fast each falls</h3>"
     + paragraph("Fitted through the cells with the lowest loss of each budget. An error is its "
@@ -122,13 +121,13 @@ def _sizes(part: Part) -> str:
     smaller = [r for r in some if r["best_params"] < r["loss_params"]]
     larger = [r for r in some if r["best_params"] > r["loss_params"]]
     lines.append([
-      escape(some[0]["title"]), str(len(some)),
+      some[0]["title"], str(len(some)),
       f"{len(smaller)} ({sum(r['resolved'] for r in smaller)})",
       str(len(some) - len(smaller) - len(larger)),
       f"{len(larger)} ({sum(r['resolved'] for r in larger)})",
     ])  # fmt: skip
   detail = [
-    [flop(r["budget"]), escape(r["title"]), escape(r["split"]), count(r["loss_params"]),
+    [flop(r["budget"]), r["title"], r["split"], count(r["loss_params"]),
      number(r["loss_value"]), count(r["best_params"]), number(r["best_value"]),
      plus_minus(r["gain"], r["stderr"]) if r["best_cell"] != r["loss_cell"] else "same cell"]
     for r in rows
@@ -156,7 +155,7 @@ def _predictors(part: Part, images: Images) -> str:
   for r in found["table"]:
     top = max(r["r2"].values())
     marks = [f"<strong>{v:.2f}</strong>" if v == top else f"{v:.2f}" for v in r["r2"].values()]
-    rows.append([escape(r["title"]), escape(r["split"]), str(r["cells"]), *marks])
+    rows.append([r["title"], r["split"], str(r["cells"]), *marks])
   out = "<h3>Which part of the loss predicts coherence?</h3>" + table(
     ("measure", "split", "cells", *names.values()), rows, text=(1,),
     caption="R&sup2;: the share of the variance of the logarithm of the measure, over cells, that "
@@ -166,7 +165,7 @@ def _predictors(part: Part, images: Images) -> str:
   out += "<h3>At which noise level?</h3>" + table(
     ("measure", "split", *(f"{(i + 0.5) / len(levels):.2f}" for i in levels)),
     [
-      [escape(r["title"]), escape(r["split"]), *(f"{v:.2f}" for v in r["by_level"])]
+      [r["title"], r["split"], *(f"{v:.2f}" for v in r["by_level"])]
       for r in found["table"]
     ],
     text=(1,), caption="The same R&sup2; for the loss at each of the levels t, the cleanest first.",
@@ -184,7 +183,7 @@ def by_key(report: Part, images: Images) -> str:
   part = report["by_key"]
   if "by_key.svg" not in images:
     return ""
-  keys = escape(listed([k.split(".")[-1].replace("_", " ") for k in part["keys"]]))
+  keys = listed([k.split(".")[-1].replace("_", " ") for k in part["keys"]])
   matched = (
     "Values are compared at equal compute: the mark of a budget is the best cell with that value."
     if part["matched"] else
@@ -192,7 +191,7 @@ def by_key(report: Part, images: Images) -> str:
     "the compute beside them."
   )  # fmt: skip
   rows = [
-    [escape(r["label"]), flop(r["budget"]), escape(r["cell"]), count(r["params"]),
+    [r["label"], flop(r["budget"]), r["cell"], count(r["params"]),
      plus_minus(r["loss"], r["stderr"]), str(r["seeds"])]
     for r in sorted(part["rows"], key=lambda r: (r["budget"], part["labels"].index(r["label"])))
   ]  # fmt: skip
@@ -228,7 +227,7 @@ def noise(report: Part, images: Images) -> str:
     lines.append(_neighbours(resolved, part["log_sd"]))
   out = "".join(paragraph(line) for line in lines)
   if part["groups"]:
-    rows = [[escape(g["cell"]), flop(g["budget"]), count(g["params"]), str(g["seeds"]),
+    rows = [[g["cell"], flop(g["budget"]), count(g["params"]), str(g["seeds"]),
              number(g["loss"]), percent(g["log_sd"])] for g in part["groups"]]  # fmt: skip
     head = ("first cell", "budget (FLOP)", "parameters", "seeds", "mean loss", "sd over seeds")
     out += "<details open><summary>Settings with several seeds</summary>"
@@ -254,15 +253,15 @@ def cells(report: Part, images: Images) -> str:
   shown = list(dict.fromkeys(k for c in report["cells"] for k in c["coherence"]))
   wanted = [k for k in shown if k.split("@")[0] == "velocity_error"][:2] or shown[:2]
   for c in report["cells"]:
-    state = c["status"] if c["status"] != "failed" else f"failed: {escape(c['why'])}"
+    state = c["status"] if c["status"] != "failed" else f"failed: {c['why']}"
     rows.append([
-      escape(c["name"]), state, flop(c["budget"]), count(c["params"]), count(c["tokens"]),
+      c["name"], state, flop(c["budget"]), count(c["params"]), count(c["tokens"]),
       number(c["steps"]), plus_minus(c["loss"], c["stderr"]),
       *(number(c["coherence"].get(k)) for k in wanted), duration(c["seconds"]),
     ])  # fmt: skip
     classes.append({"failed": "failed"}.get(c["status"], "held" if c["held_out"] else ""))
   head = ("cell", "status", "budget (FLOP)", "parameters", "tokens", "steps", "loss",
-          *(escape(k.replace("_", " ").replace("@", ", ")) for k in wanted), "time")  # fmt: skip
+          *(k.replace("_", " ").replace("@", ", ") for k in wanted), "time")  # fmt: skip
   said = "Loss with its standard error over clips. An asterisk marks held-out cells; what has not "
   said += "run shows what is planned. The same table, of finished cells, is in cells.csv."
   return table(head, rows, text=(1,), caption=said, classes=classes)
@@ -270,7 +269,7 @@ def cells(report: Part, images: Images) -> str:
 
 def cost(report: Part, images: Images) -> str:
   part = report["cost"]
-  split = listed([f"{duration(s)} {PARTS.get(name, escape(name))}"
+  split = listed([f"{duration(s)} {PARTS.get(name, name)}"
                   for name, s in part["seconds_by_part"].items() if s >= 0.5])  # fmt: skip
   lines = [
     f"{plural(part['cells'], 'finished cell')} took {flop(part['flops'])} FLOP of training "
@@ -289,7 +288,7 @@ def cost(report: Part, images: Images) -> str:
                  "(the price and its currency are the sweep's).")  # fmt: skip
   if part["not_counted"]:
     lines.append(f"Not counted, because they have left no account: "
-                 f"{escape(listed(part['not_counted']))}.")  # fmt: skip
+                 f"{listed(part['not_counted'])}.")  # fmt: skip
   return paragraph(*lines)
 
 
@@ -319,14 +318,14 @@ def terms(report: Part, images: Images) -> str:
   ]  # fmt: skip
   if "why" not in report["coherence"]:
     pairs += [
-      (escape(m["title"]) + (f" ({escape(m['unit'])})" if m["unit"] else ""), escape(m["meaning"]))
+      (m["title"] + (f" ({m['unit']})" if m["unit"] else ""), m["meaning"])
       for m in report["coherence"]["measures"]
     ]
-    made = [f"{escape(name)} ({escape(', '.join(f'{k} {v}' for k, v in settings.items()))})"
+    made = [f"{name} ({', '.join(f'{k} {v}' for k, v in settings.items())})"
             for name, settings in about["split_settings"].items()]  # fmt: skip
     pairs.append(("Split", "a set of evaluation clips, with what sets its data apart: "
                   + listed(made) + "."))  # fmt: skip
   items = "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in pairs)
   code = listed(about["commits"])
-  foot = f'<p class="small">Code of the runs: {escape(code)}.</p>' if code else ""
+  foot = f'<p class="small">Code of the runs: {code}.</p>' if code else ""
   return f"<dl>{items}</dl>{foot}"

@@ -51,6 +51,15 @@ def save(figure: Figure, directory: Path, name: str) -> bytes:
   return out.getvalue()
 
 
+def literal(value: Any) -> Any:
+  """A part of report.json whose every text is shown as it is: '$' would begin mathematics."""
+  if isinstance(value, str):
+    return value.encode("utf-8", "replace").decode().replace("$", r"\$")
+  if isinstance(value, Mapping):
+    return {literal(k): literal(v) for k, v in value.items()}
+  return [literal(v) for v in value] if isinstance(value, list | tuple) else value
+
+
 # --- axes ---------------------------------------------------------------------------------------
 
 

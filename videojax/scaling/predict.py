@@ -9,7 +9,6 @@ the file was changed, by accident or in haste; who wants to prove the date to ot
 seal (a commit, a message) before the cells run.
 """
 
-import argparse
 import json
 import math
 import time
@@ -23,6 +22,7 @@ from videojax.errors import ConfigError
 from videojax.files import finite
 from videojax.scaling import coherence
 from videojax.scaling.cells import Row, read_starts
+from videojax.scaling.command import Parser, positive
 from videojax.scaling.curves import Law, SurvivalCurve, fit_law
 from videojax.scaling.groups import (
   Setting,
@@ -269,12 +269,9 @@ def _scored_coherence(sweep: Sweep, content: Part) -> list[Part]:
 
 def main(arguments: Sequence[str]) -> None:
   """The command; see the docstring of this file."""
-  raw = argparse.RawDescriptionHelpFormatter
-  parser = argparse.ArgumentParser(
-    "python -m videojax.scaling predict", description=__doc__, formatter_class=raw
-  )
+  parser = Parser("predict", __doc__)
   parser.add_argument("directory", type=Path, help="of the sweep (it holds sweep.json)")
-  parser.add_argument("--budget", type=float, required=True, help="training FLOP to predict")
+  parser.add_argument("--budget", type=positive, required=True, help="training FLOP to predict")
   parser.add_argument("--irreducible", type=float, help="E of the law where it is known, e.g. 0")
   told = parser.parse_args(arguments)
   path = predict(told.directory, told.budget, irreducible=told.irreducible)

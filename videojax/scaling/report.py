@@ -6,7 +6,6 @@ writes index.html (self-contained), figures/*.png and *.svg, cells.csv (for `vid
 and report.json (every number on the page). The same directory makes the same files.
 """
 
-import argparse
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 
 from videojax.files import finite, write_json, write_text
 from videojax.scaling import analysis, clips, coherence, figures, plotting, predict
+from videojax.scaling.command import Parser
 from videojax.scaling.groups import Sweep, describe, load, require_finished, seed_of
 from videojax.scaling.page import page
 
@@ -102,6 +102,7 @@ def _left_out(numbers: Part) -> list[str]:
 
 def draw(numbers: Part, directory: Path) -> dict[str, bytes]:
   """Writes the figures that apply; returns 'NAME.svg' -> contents."""
+  numbers = plotting.literal(numbers)
   series = numbers["series"]
   laws = [one["law"] for one in series if one["law"]]
   held = numbers["held_out"]["cells"]
@@ -209,10 +210,7 @@ def table(sweep: Sweep) -> str:
 
 def main(arguments: Sequence[str]) -> None:
   """The command; see the docstring of this file."""
-  raw = argparse.RawDescriptionHelpFormatter
-  parser = argparse.ArgumentParser(
-    "python -m videojax.scaling report", description=__doc__, formatter_class=raw
-  )
+  parser = Parser("report", __doc__)
   parser.add_argument("directory", type=Path, help="of the sweep (it holds sweep.json)")
   parser.add_argument("--out", type=Path, help="where the report goes; DIR/report by default")
   told = parser.parse_args(arguments)

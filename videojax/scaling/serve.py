@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from videojax.files import finite
+from videojax.scaling.command import Parser, count, positive
 from videojax.scaling.fit import DATA, fit_table
 from videojax.scaling.forms import Additive, fit_power
 from videojax.scaling.optimum import Plan, optimal_plan
@@ -57,20 +58,21 @@ def plans(flags: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main(arguments: list[str]) -> None:
   """Prints a line per number of minutes; with --json, JSON alone."""
-  raw = argparse.RawDescriptionHelpFormatter
-  parser = argparse.ArgumentParser(
-    "python -m videojax.scaling serve", description=__doc__, formatter_class=raw
-  )
+  parser = Parser("serve", __doc__)
   add = parser.add_argument
   add("table", type=Path, help="CSV of runs, as for `fit`")
-  add("--quality", type=float, required=True, help="the measure to reach, e.g. a loss")
-  add("--minutes", type=float, action="append", required=True, help="of video to serve; repeatable")
+  add("--quality", type=positive, required=True, help="the measure to reach, e.g. a loss")
+  add(
+    "--minutes", type=positive, action="append", required=True, help="of video to serve; repeatable"
+  )
   add("--steps", type=Path, required=True, help="CSV: steps and the measure of one model")
-  add("--clips-per-minute", type=float, required=True)
-  add("--tokens-per-clip", type=float, required=True)
+  add("--clips-per-minute", type=positive, required=True)
+  add("--tokens-per-clip", type=positive, required=True)
   add("--target", default="loss", help="column of the measure, in both tables")
   add("--data", choices=DATA, default="tokens", help="column that is D")
-  add("--branches", type=int, default=2, help="network calls per step; 2 with guidance")
+  add("--branches", type=count, default=2,
+      help="network calls per step: 2 with guidance of any strength, whatever its interval and "
+      "range over frames; 3 with temporal guidance; 1 without")  # fmt: skip
   add("--irreducible", help="E of the law: a number, or 'free'")
   add("--json", action="store_true", help="JSON on standard output, nothing else")
   flags = parser.parse_args(arguments)

@@ -8,11 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from videojax.errors import ConfigError
+from videojax.files import read_text
 from videojax.scaling.bootstrap import Groups, Scalar
 
 Array = np.ndarray
 
 COLUMNS = ("params", "tokens", "flops", "loss")
+# Numbers that are sound as parameters, tokens, FLOPs or a measure: their logarithms are fitted.
+SMALLEST, LARGEST = 1e-30, 1e60
+FLOPS = (0.05, 500.0)  # per parameter and token; a language model's are 6, a small video model's 40
+FAR = 1e4  # times beyond the rows' FLOPs, from which an optimum is called a guess
 COLLINEAR = 0.99  # correlation of log N and log D beyond which alpha and beta share one direction
 
 
@@ -29,7 +35,7 @@ class Table:
     """A table in memory: one sequence of n per column."""
     n = {name: len(column) for name, column in columns.items()}
     if len(set(n.values())) > 1:
-      raise ValueError(f"columns of different lengths: {n}")
+      raise ConfigError(f"columns of different lengths: {n}")
     return cls(columns, np.arange(1, 1 + next(iter(n.values()), 0)), "table")
 
   def __len__(self) -> int:
@@ -39,10 +45,10 @@ class Table:
     return name in self.cells
 
   def require(self, *names: str) -> None:
-    """Raises ValueError, with the columns there are, if one is missing."""
+    """Raises ConfigError, with the columns there are, if one is missing."""
     for name in names:
       if name not in self.cells:
-        raise ValueError(f"{self.path}: no column '{name}'; there are: {', '.join(self.cells)}")
+        raise ConfigError(f"{self.path}: no column '{name}'; there are: {', '.join(self.cells)}")
 
   def text(self, name: str) -> Array:
     """A column as text [n]."""
@@ -57,7 +63,7 @@ class Table:
     """A column as positive numbers [n]; NaN where it says nothing.
 
     Raises:
-      ValueError: with the line, at the first cell that is not one.
+      ConfigError: with the line, at the first cell that is not one.
     """
     values = np.full(len(self), np.nan)
     for i in np.flatnonzero(~self.empty(name)):
@@ -65,9 +71,12 @@ class Table:
       try:
         values[i] = float(cell)
       except ValueError:
-        raise ValueError(f"{where} '{cell}', not a number") from None
-      if not 0 < values[i] < np.inf:
-        raise ValueError(f"{where} {cell}; it must be positive and finite")
+        comma = " (a decimal comma? write a point)" if "," in str(cell) else ""
+        raise ConfigError(f"{where} '{cell}', not a number{comma}") from None
+      if not SMALLEST <= values[i] <= LARGEST:
+        raise ConfigError(
+          f"{where} {cell}; it must be positive and finite ({SMALLEST:g} to {LARGEST:g})"
+        )
     return values
 
   def rows(self, keep: Array) -> "Table":
@@ -78,28 +87,56 @@ class Table:
 
 
 def read_table(path: str | Path, columns: Sequence[str] = COLUMNS) -> Table:
-  """Reads a CSV file with a header; lines that begin with # are comments.
+  """Reads a CSV file with a header, in UTF-8; lines that begin with # are comments.
 
   Args: columns: that must be there.
   Raises:
-    ValueError: where one is missing (naming it and those there), a row is short or long (with its
-      line), or there are no rows.
+    ConfigError: it cannot be read, cells are parted by something else than commas, a column is
+      missing or there twice, a row is short or long (with its line), or there are no rows.
   """
   rows, lines = [], []
-  with open(path, newline="") as file:
-    for number, line in enumerate(file, 1):
-      if line.strip() and not line.startswith("#"):
+  for number, line in enumerate(_lines(Path(path)), 1):
+    if line.strip() and not line.startswith("#"):
+      try:
         rows.append(next(csv.reader([line], skipinitialspace=True)))
-        lines.append(number)
+      except csv.Error as error:  # a cell of more than 131,072 characters
+        raise ConfigError(f"{path}, line {number}: {error}") from None
+      lines.append(number)
   if len(rows) < 2:
-    raise ValueError(f"{path}: empty table ({'a header and no rows' if rows else 'no header'})")
+    raise ConfigError(f"{path}: empty table ({'a header and no rows' if rows else 'no header'})")
   header = [name.strip() for name in rows[0]]
+  _check_header(path, header)
   for row, number in zip(rows[1:], lines[1:]):
     if len(row) != len(header):
-      raise ValueError(f"{path}, line {number}: {len(row)} cells, but {len(header)} columns")
+      comma = len(row) > len(header) and " (decimal commas? write points)" or ""
+      raise ConfigError(
+        f"{path}, line {number}: {len(row)} cells, but {len(header)} columns{comma}"
+      )
   table = Table(dict(zip(header, zip(*rows[1:]))), np.array(lines[1:]), str(path))
   table.require(*columns)
   return table
+
+
+def _lines(path: Path) -> list[str]:
+  """The lines of a text file; a spreadsheet's own format, or UTF-16, is refused in words."""
+  try:
+    text = read_text(path)
+  except ConfigError as error:
+    raise ConfigError(f"{error}: a table is a CSV file in UTF-8 (Excel: 'CSV UTF-8')") from None
+  if "\0" in text:
+    raise ConfigError(f"{path} is no text: a table is a CSV file in UTF-8 (Excel: 'CSV UTF-8')")
+  return text.splitlines()
+
+
+def _check_header(path: str | Path, header: Sequence[str]) -> None:
+  for mark, what in ((";", "semicolons"), ("\t", "tabs")):
+    if len(header) == 1 and mark in header[0]:
+      raise ConfigError(
+        f"{path} has its cells parted by {what}: part them by commas, and write decimal points"
+      )
+  twice = sorted({name for name in header if header.count(name) > 1})
+  if twice:
+    raise ConfigError(f"{path}: column '{twice[0]}' is there {header.count(twice[0])} times")
 
 
 @dataclass(frozen=True)
@@ -132,12 +169,14 @@ def select(
   table = table.rows(~table.empty(target))
   held = np.zeros(len(table), bool)
   if holdout_above is not None:
+    if not 0 <= holdout_above < np.inf:
+      raise ConfigError(f"holdout_above={holdout_above} must be a number of FLOP")
     held = table.numbers("flops") > holdout_above
   rest, held_out, outliers = table.rows(~held), table.rows(held), {"rule": "none", "dropped": []}
   y = rest.numbers(target)
   if drop_highest:
     if not 0 < drop_highest < len(y):
-      raise ValueError(f"drop_highest={drop_highest}, but there are {len(y)} rows")
+      raise ConfigError(f"drop_highest={drop_highest}, but there are {len(y)} rows")
     limit = np.sort(y)[-drop_highest]
     rule = f"kept {target} < {limit:g}: the {drop_highest} highest of {len(y)} dropped"
     outliers = {"rule": rule, "dropped": rest.lines[y >= limit]}
@@ -152,7 +191,7 @@ def _told(table: Table, name: str) -> Array:
   values = table.numbers(name)
   if np.isnan(values).any():
     line = table.lines[np.isnan(values)][0]
-    raise ValueError(f"{table.path}, line {line}: {name} is empty")
+    raise ConfigError(f"{table.path}, line {line}: {name} is empty")
   return values
 
 
@@ -167,25 +206,61 @@ def _groups(table: Table, y: Array, axes: Sequence[Array]) -> Groups:
   return Groups(strata, cells, error)
 
 
-def check(rows: Rows, method: str, floor: float | None) -> list[str]:
-  """Warnings about the design; ValueError where it cannot carry the law."""
+def check(rows: Rows, method: str, floor: float | None, data: str) -> list[str]:
+  """Warnings about the design; ConfigError where it cannot carry the law."""
   n = len(rows.y)
   needed = {"isoflop": 6, "power": 2}.get(method, 4) + (floor is None and method != "isoflop")
   if n < needed:
-    raise ValueError(f"{n} rows, but {method} has {needed} numbers to fit")
+    raise ConfigError(f"{n} rows, but {method} has {needed} numbers to fit")
   if floor is not None and floor >= rows.y.min():
-    raise ValueError(f"irreducible={floor:g}, but the lowest measured is {rows.y.min():g}")
+    raise ConfigError(f"irreducible={floor:g}, but the lowest measured is {rows.y.min():g}")
   warnings = []
+  warnings += _repeated(rows) + (_other_units(rows) if data == "tokens" else [])
   if n == needed:
     warnings.append(f"{n} rows for {needed} numbers: nothing is left to judge them by")
   axes = {"params": rows.params, "tokens": rows.tokens}
   for name, values in {"flops": rows.flops}.items() if method == "power" else axes.items():
     distinct = len(np.unique(values))
     if distinct < 2:
-      raise ValueError(f"{name} is the same in every row: no exponent can be told")
+      raise ConfigError(f"{name} is the same in every row: no exponent can be told")
     if distinct < 3:
       warnings.append(f"too few sizes: {name} has {distinct} values, an exponent needs 3")
   additive = method not in ("power", "isoflop")
   if additive and np.corrcoef(np.log(rows.params), np.log(rows.tokens))[0, 1] > COLLINEAR:
     warnings.append("N and D rise together in all rows: alpha and beta cannot be told apart")
   return warnings
+
+
+def too_far(table: Table, budgets: Sequence[float]) -> list[str]:
+  """Warnings of budgets, in FLOP, that the rows say nothing of; ConfigError where one is none."""
+  for flops in budgets:
+    if not 0 < flops < np.inf:
+      raise ConfigError(f"--at={flops} must be a positive number of FLOP")
+  rows = table.numbers("flops")
+  span = f"{rows.min():.3g} to {rows.max():.3g} FLOP"
+  far = [at for at in budgets if not rows.min() / FAR <= at <= rows.max() * FAR]
+  return [f"{at:.3g} FLOP is more than {FAR:g} times beyond the rows ({span})" for at in far]
+
+
+def _repeated(rows: Rows) -> list[str]:
+  """Rows that say the same to the last digit are copies: repeats of a run differ a little."""
+  said = np.stack([rows.flops, np.nan_to_num(rows.params), np.nan_to_num(rows.tokens), rows.y], 1)
+  _, first = np.unique(said, axis=0, return_index=True)
+  if len(first) == len(said):
+    return []
+  line = rows.table.lines[np.setdiff1d(np.arange(len(said)), first)[0]]
+  return [
+    f"{len(said) - len(first)} rows repeat others (line {line} is the first): as copies of a run "
+    "they make the intervals too narrow"
+  ]
+
+
+def _other_units(rows: Rows) -> list[str]:
+  """FLOPs that parameters and tokens cannot have; a law in FLOPs alone knows neither."""
+  c = float(np.median(rows.flops / (rows.params * rows.tokens)))
+  if np.isnan(c) or FLOPS[0] <= c <= FLOPS[1]:
+    return []
+  return [
+    f"flops are {c:.3g} x params x tokens (usual: 6 to 50): is one of the three columns in another "
+    "unit, as PFLOP, millions of parameters or thousands of tokens?"
+  ]
