@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from data_pipelines import clips, sample_videos, video_cut, video_folder, video_splits
+from videojax.claim import claim
 
 FLAGS = {"frames": 4, "size": 32, "workers": 1}
 
@@ -338,3 +339,13 @@ def test_without_the_package_the_samples_name_their_extra(monkeypatch, capsys):
   monkeypatch.setattr(sample_videos.importlib.util, "find_spec", lambda name: None)
   assert sample_videos.main() == 2
   assert "videojax[real]" in capsys.readouterr().err
+
+
+def test_a_dataset_that_another_process_makes_is_refused(tmp_path: Path, capsys):
+  source, out = tmp_path / "films", tmp_path / "clips"
+  source.mkdir()
+  arguments = [f"--source={source}", f"--out={out}", "--frames=2", "--size=16"]
+  with claim(tmp_path, "video_folder", "clips"):
+    assert video_folder.main(arguments) == 2
+  assert "is in use by process" in capsys.readouterr().err
+  assert [p.name for p in tmp_path.iterdir()] == ["films"]
