@@ -5,14 +5,12 @@ The defaults of every setting stand once, in the dataclass that uses it; an expe
 """
 
 import dataclasses
-import difflib
 import json
 import math
-import re
 import typing
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
@@ -30,12 +28,11 @@ from videojax.errors import ConfigError, check_choice
 from videojax.evaluate import EvaluateConfig, first
 from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
-from videojax.settings import Count, Positive, Range, Regex, Seed, Width
+from videojax.settings import Count, Positive, Range, Regex, Seed, Width, build, named, tuples
 from videojax.sharding import MeshConfig
 from videojax.task import CodecSpec, ConditionConfig, ModelSpec, Task
 from videojax.xla_flags import PRESETS
 
-T = TypeVar("T")
 ClipsPerDevice = Annotated[float, Range(0, 2**16, open_low=True)]
 EmaWidth = Annotated[float, Range(0, 0.28, open_low=True, open_high=True)]  # optim.ema_gamma's
 
@@ -316,59 +313,8 @@ def _source(name: str, values: Any) -> SourceConfig:
     raise ConfigError(f"data.{name} lacks 'name', the module of data_pipelines/ that it comes from")
   _module("data", f"data.{name}", values)
   own = {key: value for key, value in values.items() if key not in ("name", "weight")}
-  parts = {"name": values["name"], "weight": values.get("weight", 1), "settings": _tuples(own)}
+  parts = {"name": values["name"], "weight": values.get("weight", 1), "settings": tuples(own)}
   return build(SourceConfig, parts, f"data.{name}")
-
-
-def build(cls: type[T], values: Any, where: str) -> T:
-  """`cls(**values)`, with errors for people.
-
-  Args:
-    where: the key of these settings; '': the experiment itself.
-  Raises:
-    ConfigError: on an unknown key (the nearest right one is named), a missing one, or a value
-      that the dataclass refuses.
-  """
-  what = where or "the config"
-  if not isinstance(values, Mapping):
-    raise ConfigError(f"{what}={values!r} must be settings by name")
-  fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-  for key in values:
-    if key not in fields:
-      raise ConfigError(unknown(key, list(fields), what))
-  missing = [
-    name
-    for name, f in fields.items()
-    if f.default is dataclasses.MISSING
-    and f.default_factory is dataclasses.MISSING
-    and name not in values
-  ]
-  if missing:
-    raise ConfigError(f"{what} lacks {', '.join(missing)}, which has no default")
-  try:
-    return cls(**settings.checked(cls, values))
-  except ValueError as error:
-    if isinstance(error, ConfigError):
-      raise
-    raise ConfigError(named(where, error)) from error
-
-
-def named(where: str, error: Exception) -> str:
-  """What an error says, under the key `where`; with its full key, if it begins with a setting."""
-  if not re.match(r"\w+=", str(error)):
-    return f"{where or 'the config'}: {error}"
-  return f"{where}.{error}" if where else str(error)
-
-
-def _tuples(values: Mapping[Any, Any]) -> dict[Any, Any]:
-  """JSON has lists where dataclasses have tuples."""
-  return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def unknown(key: Any, known: list[str], where: str) -> str:
-  close = [repr(name) for name in difflib.get_close_matches(str(key), known, n=3, cutoff=0.5)]
-  hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(sorted(known))}"
-  return f"{where} has no key {key!r}: {hint}"
 
 
 def to_json(value: Any) -> Any:

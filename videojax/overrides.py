@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from videojax import settings
-from videojax.config import settings_of, unknown
+from videojax.config import settings_of
 from videojax.errors import ConfigError
 
 FILE = re.compile(r"--?config(?:=(.*))?$", re.DOTALL)
@@ -125,7 +125,9 @@ def _check_there(key: str, value: str | None, config: Mapping[str, Any]) -> None
     if part not in node:
       cls = settings_of(".".join(parts[: i + 1]), config)
       raise ConfigError(
-        f"--config.{key}: " + unknown(part, list(node), above or "the config") + _explained(cls)
+        f"--config.{key}: "
+        + settings.unknown(part, list(node), above or "the config")
+        + _explained(cls)
       )
     node = node[part]
   if isinstance(node, tuple) and (value or "").lstrip().startswith("{"):

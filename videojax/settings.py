@@ -18,7 +18,11 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
+
+from videojax.errors import ConfigError
+
+T = TypeVar("T")
 
 # As config.json and the command line hold them: JSON and Python's literals have no such number.
 INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "inf": math.inf, "-inf": -math.inf}
@@ -243,6 +247,57 @@ def _is_utf8(text: str) -> bool:
   except UnicodeEncodeError:
     return False
   return True
+
+
+def build(cls: type[T], values: Any, where: str) -> T:
+  """`cls(**values)`, with errors for people.
+
+  Args:
+    where: the key of these settings; '': the experiment itself.
+  Raises:
+    ConfigError: on an unknown key (the nearest right one is named), a missing one, or a value
+      that the dataclass refuses.
+  """
+  what = where or "the config"
+  if not isinstance(values, Mapping):
+    raise ConfigError(f"{what}={values!r} must be settings by name")
+  fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+  for key in values:
+    if key not in fields:
+      raise ConfigError(unknown(key, list(fields), what))
+  missing = [
+    name
+    for name, f in fields.items()
+    if f.default is dataclasses.MISSING
+    and f.default_factory is dataclasses.MISSING
+    and name not in values
+  ]
+  if missing:
+    raise ConfigError(f"{what} lacks {', '.join(missing)}, which has no default")
+  try:
+    return cls(**checked(cls, values))
+  except ValueError as error:
+    if isinstance(error, ConfigError):
+      raise
+    raise ConfigError(named(where, error)) from error
+
+
+def named(where: str, error: Exception) -> str:
+  """What an error says, under the key `where`; with its full key, if it begins with a setting."""
+  if not re.match(r"\w+=", str(error)):
+    return f"{where or 'the config'}: {error}"
+  return f"{where}.{error}" if where else str(error)
+
+
+def tuples(values: Mapping[Any, Any]) -> dict[Any, Any]:
+  """JSON has lists where dataclasses have tuples."""
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def unknown(key: Any, known: list[str], where: str) -> str:
+  close = [repr(name) for name in difflib.get_close_matches(str(key), known, n=3, cutoff=0.5)]
+  hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(sorted(known))}"
+  return f"{where} has no key {key!r}: {hint}"
 
 
 def module(package: str, name: Any, noun: str, members: Iterable[str]) -> types.ModuleType:
