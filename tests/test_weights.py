@@ -168,3 +168,11 @@ def test_run_starts_from_published_weights_and_exports_them(tmp_path):
     np.testing.assert_allclose(got[name], want[name], atol=1e-20, err_msg=name)
   config = json.loads((tmp_path / "run" / "published" / "config.json").read_text())
   assert config["_class_name"] == "UNet3DConditionModel" and config["in_channels"] == 10
+
+
+def test_export_without_a_published_layout_is_refused_before_anything_is_read(tmp_path):
+  from videojax.inspect_run import export
+
+  with pytest.raises(ConfigError, match="model 'dit' has no published layout.*modelscope.* have"):
+    export(tiny(), tmp_path / "no_run")
+  assert not (tmp_path / "no_run").exists()

@@ -71,7 +71,12 @@ def sample(experiment: Experiment, workdir: Path) -> None:
 
 
 def export(experiment: Experiment, workdir: Path) -> None:
-  """The EMA weights in their model's published layout -> published/."""
+  """The EMA weights in their model's published layout -> published/.
+
+  Raises:
+    ConfigError: the model has none, which is said before anything is read or written; see `opened`.
+  """
+  weights.published_names(experiment.model.module, experiment.model.config)
   with opened(experiment, workdir) as (_, params, step):
     model = experiment.model
     with phase("exporting"):

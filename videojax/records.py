@@ -51,14 +51,14 @@ class FrozenLossRecord(SplitLoss):
   """The frozen loss on the split evaluate.main, and what it is compared with.
 
   Attributes:
-    init: before training.
+    init: before training; not known of a run that went on from another's checkpoint.
     raw: of the weights themselves, without averaging.
     zero_model, wiener: what ignorance scores.
     variance: the data's, by which all but `velocity` are divided.
     clips: evaluated.
   """
 
-  init: float
+  init: float | None
   raw: float
   zero_model: float
   wiener: float

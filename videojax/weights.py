@@ -5,7 +5,9 @@ there, its layout). Every tensor is used exactly once, or what is missing, extra
 listed and nothing is loaded. One tensor at a time is in memory, and each device gets its part.
 """
 
+import importlib
 import math
+import pkgutil
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from videojax import models
 from videojax.errors import ConfigError
 from videojax.files import write_json
 from videojax.models.layers import ParamInfo
@@ -71,11 +74,23 @@ def published_names(module: ModuleType, config: Any) -> dict[str, tuple[str, str
   """`names` of a model file.
 
   Raises:
-    ConfigError: it has none.
+    ConfigError: it has none; the architectures that have one are named.
   """
   if not hasattr(module, "names"):
-    raise ConfigError(f"{module.__name__} has no published layout: it lacks names()")
+    raise ConfigError(
+      f"model {module.__name__.split('.')[-1]!r} has no published layout (no names() in its file), "
+      f"so that published weights are neither read nor written; {', '.join(_published())} have one"
+    )
   return module.names(config)
+
+
+def _published() -> list[str]:
+  """Architectures with a published layout."""
+  files = pkgutil.iter_modules(models.__path__)
+  every = {file.name: importlib.import_module(f"{models.__name__}.{file.name}") for file in files}
+  return [
+    name for name, module in every.items() if hasattr(module, "names") and hasattr(module, "Model")
+  ]
 
 
 def load(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.scaling import make_sweep as made
 from tests.scaling.make_sweep import World, finish, isoflop_cells, make, write
+from videojax.errors import ConfigError
 from videojax.measures import physics
 from videojax.scaling import clips, coherence, plotting
 from videojax.scaling.cells import cells, product, read_sweep, vary
@@ -393,6 +394,38 @@ def test_different_or_damaged_clips_are_not_shown_as_the_same(tmp_path):
   path.write_bytes(path.read_bytes()[:1000])
   with pytest.raises(ValueError, match="npz is damaged"):
     report(tmp_path)
+
+
+def test_clips_of_another_form_are_named_and_never_an_exception_of_the_reader(tmp_path):
+  write_npz = lambda **other: np.savez(path, **{**sound, **other})
+  path = tmp_path / "samples" / "step0000001.npz"
+  path.parent.mkdir()
+  video = np.zeros((2, 4, 8, 8, 3), np.uint8)
+  sound = dict(video=video, truth=video, caption=["a", "b"], fps=8.0, given=[True] * 4)
+  write_npz()
+  assert clips.read_samples(tmp_path).fps == 8
+  whole = path.read_bytes()
+  for other in (
+    {"fps": 0.0}, {"fps": np.nan}, {"fps": "x"}, {"fps": []}, {"given": 3}, {"given": [True]},
+    {"video": video[:0], "truth": video[:0]}, {"video": 3}, {"video": video.astype(float)},
+    {"caption": np.array([{}], object)}, {"truth": video[..., :2]},
+  ):  # fmt: skip
+    write_npz(**other)
+    with pytest.raises(ConfigError, match="step0000001.npz"):
+      clips.read_samples(tmp_path)
+  rng = np.random.default_rng(0)
+  for data in (b"", b"x", whole[:99], whole[: len(whole) // 2], np.zeros(3).tobytes()):
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match="step0000001.npz is damaged"):
+      clips.read_samples(tmp_path)
+  for _ in range(200):
+    flipped = bytearray(whole)
+    flipped[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+    path.write_bytes(bytes(flipped))
+    try:
+      clips.read_samples(tmp_path)
+    except ConfigError as error:
+      assert "step0000001.npz" in str(error)
 
 
 def test_measures_are_described_as_where_they_are_computed():

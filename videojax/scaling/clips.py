@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,11 @@ TILE = 120  # pixels at least; small clips are enlarged by a whole number, witho
 ROWS = 3  # clips of the animation: the first ones, so that nobody has chosen them
 STRIP_FRAMES = 8
 GAP, HEAD, FOOT, LEFT = 8, 36, 20, 96
+# What np.load raises of files that are cut, flipped, encrypted, or no npz at all.
+DAMAGE = (
+  OSError, ValueError, KeyError, EOFError, IndexError, TypeError, MemoryError, RuntimeError,
+  zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 HELD_MS = 600  # the last frame, before the clip starts again
 
 
@@ -68,15 +74,16 @@ def read_samples(run: Path) -> Samples | None:
         tuple(str(c) for c in np.atleast_1d(file["caption"])),
         float(np.ravel(file["fps"])[0]), tuple(bool(g) for g in file["given"]),
       )  # fmt: skip
-  except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile) as error:
+  except DAMAGE as error:
     raise ConfigError(f"{paths[-1]} is damaged ({error}): remove it, or sample again") from None
   right = made.video.ndim == 5 and made.video.shape == made.truth.shape
-  right = right and len(made.given) == made.video.shape[1]
-  if not right or made.video.dtype != np.uint8 or made.video.shape[-1] != 3:
+  right = right and made.video.size > 0 and made.video.shape[-1] == 3
+  right = right and len(made.given) == made.video.shape[1] and 0 < made.fps < math.inf
+  if not right or made.video.dtype != np.uint8:
     raise ConfigError(
       f"{paths[-1]}: video {made.video.shape} {made.video.dtype} and truth {made.truth.shape} must "
-      "both be uint8 [clips, frames, height, width, 3], and given as long as their frames: "
-      f"{len(made.given)}"
+      "both be uint8 [clips, frames, height, width, 3], given as long as their frames "
+      f"({len(made.given)}) and fps a positive number ({made.fps})"
     )
   return made
 
