@@ -23,6 +23,7 @@ LAYERS = [
   ("videojax.tensors", 1),
   ("videojax.integrity", 1),
   ("videojax.distributed", 1),
+  ("videojax.agreement", 1),
   ("videojax.models", 2),
   ("videojax.diffusion", 2),
   ("videojax.codecs", 2),

@@ -55,6 +55,11 @@ class InUseError(ConfigError):
   """A directory that another process writes; the message says which, and since when."""
 
 
+def file_of(directory: Path, part: str = "") -> Path:
+  """The file of a claim; who sees it shares the directory with its holder."""
+  return directory.resolve() / (f"{NAME}-{part}" if part else NAME)
+
+
 @contextlib.contextmanager
 def claim(directory: Path, doing: str, part: str = "") -> Iterator[None]:
   """Holds a directory, made if it is not there; released, or dead with this process.
@@ -70,7 +75,7 @@ def claim(directory: Path, doing: str, part: str = "") -> Iterator[None]:
     OSError: the directory cannot be made or written.
   """
   made = [each for each in (directory, *directory.parents) if not each.exists()]
-  path, own = directory.resolve() / (f"{NAME}-{part}" if part else NAME), _record(doing)
+  path, own = file_of(directory, part), _record(doing)
   with _guard:
     if path in _held:
       raise InUseError(_refusal(directory, _held[path].record))

@@ -221,7 +221,7 @@ def main(argv: list[str]) -> int:
   settings_of_no_tpu()
   if command.flags.topology is not None:  # the compiler is asked for, not this machine's devices
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  from videojax import distributed
+  from videojax import agreement, distributed
 
   try:
     join(command)
@@ -231,7 +231,7 @@ def main(argv: list[str]) -> int:
   try:
     code = run(command)
     orderly = code in (0, STOPPED)
-  except distributed.AgreedError as error:
+  except agreement.AgreedError as error:
     log.error(str(error))
     code, orderly = 1, True
   except BaseException as error:
@@ -264,7 +264,7 @@ def run(command: Command) -> int:
   """Runs the command's mode; returns the exit code."""
   import jax
 
-  from videojax import distributed
+  from videojax import agreement, distributed
   from videojax.checkpoint import CheckpointError
   from videojax.train import Preempted
 
@@ -277,7 +277,7 @@ def run(command: Command) -> int:
   except Preempted as stop:
     print(f"{stop}; the same command continues")
     return STOPPED
-  except distributed.AgreedError:
+  except agreement.AgreedError:
     raise
   except (ConfigError, CheckpointError, NotFiniteError) as error:
     log.error(distributed.signed(str(error)))
@@ -302,19 +302,19 @@ def claimed(command: Command) -> Iterator[None]:
 
   What is not training adds files of its own to a run, which may be training.
   """
-  from videojax import distributed
-  from videojax.claim import claim
+  from videojax import agreement, distributed
+  from videojax.claim import claim, file_of
 
   mode, problem = command.flags.mode, ""
+  part = "" if mode == "train" else mode
   with contextlib.ExitStack() as held:
     if mode != "sweep" and distributed.number() == 0:
       try:
-        part = "" if mode == "train" else mode
         held.enter_context(claim(command.workdir, f"--mode={mode}", part))
       except (ConfigError, OSError) as error:
         problem = disk_message(error) if isinstance(error, OSError) else str(error)
-    distributed.agree(problem)
-    distributed.check_shared(command.workdir)
+    agreement.agree(problem)
+    agreement.check_shared(file_of(command.workdir, part))
     yield
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from videojax import distributed, files, media, optim, rundir
+from videojax import agreement, distributed, files, media, optim, rundir
 from videojax.checkpoint import Checkpointer
 from videojax.config import Experiment, program_of, to_json
 from videojax.data import Loader, Mixture
@@ -93,7 +93,7 @@ def train(
   with jax.set_mesh(mesh), checkpoints:
     state, seconds, notes = restore_or_create(e, program, checkpoints, trunk)
     start = int(jax.device_get(state.step))
-    if start >= e.total_steps and distributed.first(
+    if start >= e.total_steps and agreement.first(
       main and finished_steps(workdir) == e.total_steps
     ):
       return None
@@ -101,13 +101,12 @@ def train(
     evaluator.check(merge(program.abstract.trainable, program.abstract.frozen))
     if main:  # only now is it known that the run can start
       rundir.open_run(workdir, e)
-    distributed.check_shared(workdir / "config.json")
     log = Log(
       workdir, total_steps=e.total_steps, start=start, tensorboard=e.tensorboard,
       writes=main, quiet=quiet,
     )  # fmt: skip
     with log, contextlib.ExitStack() as handlers:
-      catch = lambda: distributed.agreed(handlers.enter_context(asked_to_stop(deadline)), mesh)
+      catch = lambda: agreement.agreed(handlers.enter_context(asked_to_stop(deadline)), mesh)
       # Before and after the steps nothing is lost: one process alone then ends at once.
       stop = catch() if distributed.several() else None
       for line in (*notes, *describe_run(e, tasks, mesh, start)):
@@ -275,7 +274,7 @@ def initial_loss(
   """The frozen loss before the first step, kept in the run directory for resumed runs."""
   path, protocol = workdir / "initial.json", to_json(evaluator.config)
   written = rundir.read_sound(path, _is_initial) if jax.process_index() == 0 else None
-  if distributed.first(written is not None):
+  if agreement.first(written is not None):
     if written is None or written["evaluate"] != protocol:  # then it cannot be compared
       return float("nan")
     return written["frozen_loss"]

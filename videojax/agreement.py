@@ -1,0 +1,84 @@
+"""What several processes of one run agree on, so that all take the same turn.
+
+Where there is one process, it agrees with itself.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from videojax.distributed import several, signed
+from videojax.errors import ConfigError
+
+# What stop.asked_to_stop answers, as it travels; of several the last one counts.
+REASONS = ("", "the time limit", "SIGINT", "SIGTERM")
+SHARED_SECONDS = 30.0  # until a network file system shows a new file to all
+
+
+class AgreedError(ConfigError):
+  """What all processes raise together, so that none waits for another."""
+
+
+def first(value: bool) -> bool:
+  """What process 0 found, so that all take the same turn."""
+  return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if several() else value
+
+
+def agree(problem: str) -> None:
+  """Raises AgreedError, in all processes, where any of them has a problem; '': it has none."""
+  texts = [problem]
+  if several():
+    own = np.zeros(1024, np.uint8)
+    data = np.frombuffer(signed(problem).encode()[: own.size] if problem else b"", np.uint8)
+    own[: data.size] = data
+    rows = np.asarray(multihost_utils.process_allgather(own)).reshape(-1, own.size)
+    texts = [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
+  if said := [text for text in texts if text]:
+    more = f"; and {len(said) - 1} more" if len(said) > 1 else ""
+    raise AgreedError(said[0] + more)
+
+
+def check_shared(path: Path) -> None:
+  """Raises AgreedError, in all processes, where some do not see what process 0 wrote."""
+  if not several():
+    return
+  until = time.monotonic() + SHARED_SECONDS
+  while (problem := _unseen(path)) and time.monotonic() < until:
+    time.sleep(0.5)
+  agree(problem)
+
+
+def _unseen(path: Path) -> str:
+  try:
+    path.stat()
+  except OSError as error:
+    return f"does not see {path} ({error.strerror}): --workdir must be on a disk that all share"
+  return ""
+
+
+def agreed(asked: Callable[[], str], mesh: Mesh) -> Callable[[], str]:
+  """`asked`, so that all processes get one answer: what any had been asked a call before.
+
+  All call it equally often. The answers are reduced on the devices behind what was dispatched
+  last, and read one call later, so that no process waits for another.
+  """
+  if not several():
+    return asked
+  each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+  largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+  compiled = largest.lower(jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=each)).compile()
+  sent: jax.Array | None = None
+
+  def ask() -> str:
+    nonlocal sent
+    before, code = sent, np.full(len(mesh.local_devices), REASONS.index(asked()), np.int32)
+    sent = compiled(jax.make_array_from_process_local_data(each, code, (mesh.size,)))
+    return "" if before is None else REASONS[int(jax.device_get(before))]
+
+  return ask
