@@ -21,6 +21,9 @@ def replacing(path: Path) -> Iterator[Path]:
   try:
     yield temporary
     temporary.replace(path)
+  except OSError as error:
+    error.filename = error.filename or str(path)  # a full disk's error names no file
+    raise
   finally:
     temporary.unlink(missing_ok=True)
 
