@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy.optimize import nnls
 
-from videojax import files
+from videojax import files, rundir
 from videojax.config import Experiment, flatten, identity_of, program_of, resolve, to_json
 from videojax.errors import ConfigError
 from videojax.log import clock_text
