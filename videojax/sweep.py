@@ -77,11 +77,12 @@ def run_part(
 
 def predict_once(workdir: Path, budget: float, console: Console) -> None:
   """Predicts the held-out cells of a budget, or waits until another machine has."""
-  while unpredicted(workdir, budget):
+  while True:
     try:
       with claim(workdir, "predicting", "predictions"):
-        if why := unpredicted(workdir, budget):  # still, now that nobody else predicts
+        if why := unpredicted(workdir, budget):
           console.print(f"predicted: {predict(workdir, budget)} ({why})", markup=False)
+        return
     except InUseError:
       time.sleep(1)
 
