@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from videojax.errors import ConfigError
 
 GREETING, GO = "videojax: ", "all are here"
 MOST = 100_000  # processes of one run
+LEAVE_SECONDS = 60.0  # for all to say that they leave; without one of them jax waits for minutes
 METADATA_SECONDS = 3.0  # a TPU VM's metadata server answers in milliseconds
 YEAR_SECONDS = 3.15e7  # the longest that one waits for
 
@@ -134,8 +136,11 @@ def end(code: int, *, orderly: bool) -> int:
   if not several():
     return code
   if orderly:
-    jax.distributed.shutdown()
-    return code
+    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_SECONDS)
+    if not leaving.is_alive():
+      return code
   sys.stdout.flush()
   if jax.process_index() == 0:  # jax aborts the others when this one is gone: they may speak first
     time.sleep(2)
