@@ -15,7 +15,7 @@ from scipy import optimize
 
 from videojax.errors import ConfigError
 from videojax.scaling import bootstrap
-from videojax.scaling.fit import fit_table, level_laws, main
+from videojax.scaling.fit import METHODS, fit_table, level_laws, main
 from videojax.scaling.forms import Additive
 from videojax.scaling.table import Table, read_table
 
@@ -618,6 +618,20 @@ def test_a_column_in_another_unit_is_called_so(column, unit):
   assert not any("another unit" in w for w in fit_table(table, bootstrap=0).warnings)
   other = Table.of(**{**table.cells, column: table.numbers(column) * unit})
   assert any("another unit" in w for w in fit_table(other, bootstrap=0).warnings)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_rows_without_any_law_are_fitted_to_finite_numbers_or_refused(method):
+  rng = np.random.default_rng(0)
+  for spread in (3, 3, 12, 30, 30):
+    params, tokens, loss = 10 ** rng.uniform(-spread / 2, spread, (3, 8))
+    table = Table.of(params=params, tokens=tokens, flops=6 * params * tokens, loss=loss)
+    try:
+      law = fit_table(table, method, bootstrap=40).law
+    except ConfigError:
+      continue
+    assert all(map(np.isfinite, law.as_dict().values()))
 
 
 def test_an_optimum_beyond_all_rows_is_called_so_or_refused():

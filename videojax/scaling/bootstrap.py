@@ -186,6 +186,10 @@ def leverage(fits: Fits, x: Array) -> Array:
   columns = np.exp(-fits.exponents[:1, None, :] * (x - centre).T)
   columns = np.concatenate([columns, np.ones((1, x.shape[1], m - k))], -1)
   full = _jacobian(fits.exponents[:1], x - centre, c, columns)[0] / fits.fitted[0][:, None]
+  if not np.isfinite(full).all():
+    raise ConfigError(
+      "no law fits these rows: its numbers leave the floating-point range. Are the units right?"
+    )
   u, s, _ = np.linalg.svd(full / np.maximum(np.linalg.norm(full, axis=0), 1e-300), False)
   return (u[:, s > 1e-10 * s[0]] ** 2).sum(1)
 
@@ -211,6 +215,9 @@ def _descend(theta: Array, inverse_hessian: Array | None, *data):
 
   Not L-BFGS-B, whose threaded linear algebra is 10 times slower when it must share the cores.
   """
+  warm = inverse_hessian
+  if warm is not None and not (np.isfinite(warm).all() and (np.linalg.eigvalsh(warm) > 0).all()):
+    inverse_hessian = None  # of a first fit that ended at an edge
   arrived = GRADIENT * data[2].sum() * DELTA * SCALE
   scaled = lambda theta: tuple(SCALE * part for part in _huber(theta, *data))
   options = dict(maxiter=1000, gtol=arrived, hess_inv0=inverse_hessian)

@@ -230,7 +230,7 @@ class Row:
     )
 
 
-def _number(value: float | None) -> float:
+def _number(value: float | int | None) -> float:
   return math.nan if value is None else float(value)
 
 

@@ -270,10 +270,7 @@ def fit_table(
     irreducible: fixes E or the floor, "free" fits it; by default a power law's is 0, others' free.
     drop_highest: so many of the highest targets are outliers.
     holdout_above: rows of more FLOPs are predicted, not fitted.
-    bootstrap: resamples, 0 or at least 40. resample: "rows", "wild", or "auto" (docs/laws.md).
-    seed: of them.
-  Raises:
-    ConfigError: a request that makes no sense, or rows that cannot carry the law.
+    bootstrap: resamples, 0 or >= 40; seed: theirs. resample: "rows", "wild", "auto" (docs/laws.md).
   """
   check_choice("method", method, METHODS)
   check_choice("kind of data", data, DATA)
