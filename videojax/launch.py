@@ -282,12 +282,12 @@ def run(command: Command) -> int:
   except (ConfigError, CheckpointError, NotFiniteError) as error:
     log.error(distributed.signed(str(error)))
     return 1
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+    reason = (str(error) or "out of memory").splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
     log.error(
-      f"{distributed.signed(reason)}: the devices' memory does not suffice; fewer clips at a time "
+      f"{distributed.signed(reason)}: the memory does not suffice; fewer clips at a time "
       "(batch_size, evaluate.batch_size), model.remat, more devices (mesh): --mode=plan tells them"
     )
     return 1
