@@ -377,7 +377,7 @@ def test_what_cannot_be_checkpointed_is_refused_by_name(tmp_path):
   "bad", [{"save_every_steps": 0}, {"keep_last": 0}, {"keep_every_steps": 0}]
 )
 def test_an_impossible_retention_is_refused_with_its_value(bad):
-  with pytest.raises(ValueError, match="=0 must be at least 1"):
+  with pytest.raises(ValueError, match="=0 must be >= 1"):
     CheckpointConfig(**{"save_every_steps": 1} | bad)
 
 

@@ -163,6 +163,8 @@ def test_damaged_files_of_a_run_are_named_or_do_no_harm(tmp_path):
     "".join(json.dumps({"step": i, "loss": 0.5, "grad_norm": 1.0}) + "\n" for i in range(1, 6))
   )
   (whole / "result.json").write_text(json.dumps({"steps": 4, "schema": 1}))
+  # The same bytes on every machine, so that the same places are damaged.
+  (whole / "environment.json").write_text(json.dumps({"jax": "0.10.2", "starts": [{"step": 0}]}, indent=2))
   names = ("config.json", "environment.json", "metrics.jsonl", "result.json")
   refused = 0
   for number in range(100):
@@ -177,9 +179,10 @@ def test_damaged_files_of_a_run_are_named_or_do_no_harm(tmp_path):
       rundir.open_run(run, e)  # noqa: B023
       log.Log(run, total_steps=9, start=4, tensorboard=False, writes=True, quiet=True).file.close()  # noqa: B023
 
-    refused += in_words(start)
+    this = in_words(start)
     assert not leftovers(run)
-    for line in (run / "metrics.jsonl").read_bytes().splitlines() if not refused else ():
+    for line in (run / "metrics.jsonl").read_bytes().splitlines() if not this else ():
       json.loads(line)
+    refused += this
     shutil.rmtree(run)
-  assert refused > 30
+  assert refused > 20
