@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from videojax import files
 from videojax.errors import ConfigError
+from videojax.io import files
 
 TABLES = ("captions.jsonl", "captions.csv")
 LONGEST = 2**17 - 1  # characters; more is no caption, and the most that a cell may have

@@ -17,8 +17,8 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from google.protobuf import json_format, message
 
-from videojax import files
 from videojax.errors import ConfigError
+from videojax.io import files
 
 INFO, FEATURES, METADATA = "dataset_info.json", "features.json", "metadata.json"
 _TFDS = "tensorflow_datasets.core.features."

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from data_pipelines import video_reader
-from videojax import files
 from videojax.errors import ConfigError
+from videojax.io import files
 
 STILL_LEVELS = 16  # a pixel has changed when a channel moved by so many of 255 levels
 STILL_SHARE = 0.005  # a clip is still when at no time more than this share of pixels has changed

@@ -31,9 +31,9 @@ import rich.console
 import rich.progress
 
 from data_pipelines import captions, data_card, video_cut, video_dataset
-from videojax import files
-from videojax.claim import claim
 from videojax.errors import ConfigError
+from videojax.io import files
+from videojax.io.claim import claim
 
 if TYPE_CHECKING:
   from data_pipelines import video_beam

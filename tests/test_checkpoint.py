@@ -24,9 +24,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from videojax import integrity
-from videojax.checkpoint import CheckpointConfig, Checkpointer, CheckpointError
-from videojax.integrity import device_checksum, host_checksum, params_sha256
+from videojax.io import integrity
+from videojax.io.checkpoint import CheckpointConfig, Checkpointer, CheckpointError
+from videojax.io.integrity import device_checksum, host_checksum, params_sha256
 
 with contextlib.suppress(RuntimeError):  # set already, or too late
   jax.config.update("jax_num_cpu_devices", 8)
@@ -468,7 +468,7 @@ def test_a_full_disk_is_named_at_the_next_call(tmp_path, monkeypatch):
 
 _SAVE_TOO_MUCH = """
 import resource, sys, jax, numpy as np
-from videojax.checkpoint import Checkpointer, CheckpointError
+from videojax.io.checkpoint import Checkpointer, CheckpointError
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, resource.RLIM_INFINITY))
 state = {str(i): jax.numpy.asarray(np.random.default_rng(i).integers(0, 2**32, 2**16, np.uint32))
          for i in range(40)}
@@ -489,7 +489,7 @@ def test_a_failed_write_is_one_message_and_no_traceback_of_a_task(tmp_path):
 
 _SAVE_FOREVER = """
 import itertools, sys, jax, numpy as np
-from videojax.checkpoint import Checkpointer
+from videojax.io.checkpoint import Checkpointer
 make = lambda step: {"x": jax.numpy.asarray(np.random.default_rng(step).integers(0, 2**32, 2**20,
                      np.uint32)), "step": jax.numpy.int32(step)}
 with Checkpointer(sys.argv[1], keep_last=2) as checkpointer:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from videojax import claim
 from videojax.errors import ConfigError
+from videojax.io import claim
 
 ROOT = Path(__file__).parent.parent
 # Takes the claim, says so, and holds it until its input ends. With a third argument it is on a host

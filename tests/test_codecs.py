@@ -10,12 +10,12 @@ import pytest
 
 from tests.helpers import filled, relative_error, tiny
 from videojax import weights
-from videojax.checkpoint import Checkpointer
 from videojax.codecs import unshuffle
 from videojax.config import from_json
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.inspect_run import evaluate, sample
+from videojax.io.checkpoint import Checkpointer
 from videojax.models import vae_svd
 from videojax.program import Program, lower_step
 from videojax.resume import load_weights, restore_weights

@@ -16,10 +16,11 @@ from safetensors.numpy import save_file
 
 from tests.helpers import tiny, tiny_dict
 from tests.test_settings import CONFIGS
-from videojax import launch, log, rundir, settings
+from videojax import launch, rundir, settings
 from videojax.config import from_json, resolve, to_json
 from videojax.errors import ConfigError
-from videojax.tensors import Tensors
+from videojax.io import log
+from videojax.io.tensors import Tensors
 from videojax.train import finished_steps
 
 ROOT = Path(__file__).parent.parent
@@ -164,7 +165,9 @@ def test_damaged_files_of_a_run_are_named_or_do_no_harm(tmp_path):
   )
   (whole / "result.json").write_text(json.dumps({"steps": 4, "schema": 1}))
   # The same bytes on every machine, so that the same places are damaged.
-  (whole / "environment.json").write_text(json.dumps({"jax": "0.10.2", "starts": [{"step": 0}]}, indent=2))
+  (whole / "environment.json").write_text(
+    json.dumps({"jax": "0.10.2", "starts": [{"step": 0}]}, indent=2)
+  )
   names = ("config.json", "environment.json", "metrics.jsonl", "result.json")
   refused = 0
   for number in range(100):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from videojax import launch
-from videojax.claim import claim
+from videojax.io.claim import claim
 
 ROOT = Path(__file__).parent.parent
 QUICK = "--config=experiments/quickstart.py:smoke"

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from tests.helpers import tiny
-from videojax import log
 from videojax.evaluate import Evaluator
+from videojax.io import log
 from videojax.sharding import MeshConfig, make_mesh
 
 

@@ -13,7 +13,7 @@ from videojax import rundir
 from videojax.config import flatten, to_json
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
-from videojax.log import Log
+from videojax.io.log import Log
 from videojax.state import TrainState
 from videojax.train import finished_steps, initial_loss
 

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from videojax.errors import ConfigError
+from videojax.io.tensors import INDEX, Tensors, write
 from videojax.measures import i3d
-from videojax.tensors import INDEX, Tensors, write
 
 V = np.array([1.5, -2.0, 3.25], np.float32)
 

@@ -11,9 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from videojax import files, optim
+from videojax import optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
+from videojax.io import files
 from videojax.program import Counts, Program, compile_step, compiled_bytes
 from videojax.scaling import flops, roofline
 from videojax.sharding import make_mesh

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from videojax import controls, files, rundir
+from videojax import controls, rundir
 from videojax.config import Experiment, from_json, to_json
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
 from videojax.inspect_run import opened
-from videojax.log import phase
+from videojax.io import files
+from videojax.io.log import phase
 from videojax.measures import physics
 from videojax.resume import open_checkpoints
 from videojax.sample import write_samples

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 from videojax import settings
-from videojax.checkpoint import CheckpointConfig
 from videojax.controls import ControlsConfig
 from videojax.data import LoaderConfig, SourceConfig, pipeline
 from videojax.diffusion import multidiffusion
@@ -26,6 +25,7 @@ from videojax.diffusion.process import make_process
 from videojax.diffusion.samplers import Sampler
 from videojax.errors import ConfigError, check_choice
 from videojax.evaluate import EvaluateConfig, first
+from videojax.io.checkpoint import CheckpointConfig
 from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
 from videojax.settings import Count, Positive, Range, Regex, Seed, Width, build, named, tuples

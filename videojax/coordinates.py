@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from videojax import files, optim
+from videojax import optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
+from videojax.io import files
 from videojax.program import create_state, make_update
 from videojax.scaling import plotting
 from videojax.scaling.coordinates import product_sizes, slopes

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from videojax import controls, files, media
+from videojax import controls
 from videojax.config import Experiment
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator, check_finite
 from videojax.inspect_run import opened
-from videojax.log import phase
+from videojax.io import files, media
+from videojax.io.log import phase
 from videojax.measures.unmix import checked_state, exact, observe_clip
 from videojax.sample import GuidanceConfig, generate
 

@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from videojax import settings
 from videojax.data import spread, stack_examples
 from videojax.errors import ConfigError, NotFiniteError, check_choice
-from videojax.log import phase
+from videojax.io.log import phase
+from videojax.io.media import to_uint8
 from videojax.measures import frozen, fvd, i3d, physics
-from videojax.media import to_uint8
 from videojax.sample import generate
 from videojax.settings import Count, Natural, Range
 from videojax.sharding import local_rows, put_batch, whole_batch

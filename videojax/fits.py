@@ -6,7 +6,8 @@ Compiles nothing, and takes seconds.
 
 import sys
 
-from videojax import launch, log
+from videojax import launch
+from videojax.io import log
 from videojax.topology import check_mesh
 
 REFUSED = 2

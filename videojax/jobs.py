@@ -10,15 +10,16 @@ import jax
 import numpy as np
 from scipy.optimize import nnls
 
-from videojax import files, rundir
+from videojax import rundir
 from videojax.config import Experiment, flatten, identity_of, program_of, resolve, to_json
 from videojax.errors import ConfigError
-from videojax.log import clock_text
+from videojax.io import files
+from videojax.io.log import clock_text
+from videojax.io.schema import check_form
 from videojax.program import Counts, parameters_by_part
 from videojax.scaling import flops
 from videojax.scaling.cells import Cell, Notes, read_notes, read_row, read_sweep
 from videojax.scaling.cost_tables import price_per_hour
-from videojax.schema import check_form
 
 # What the time of a sweep is guessed from before a cell has run: share of the peak that small
 # models reach on an accelerator, and FLOP/s of a processor without a published peak.

@@ -19,7 +19,6 @@ from typing import Any
 
 from absl import flags
 
-from videojax import log
 from videojax.errors import ConfigError, NotFiniteError, check_choice
 from videojax.host import (
   compilation_cache,
@@ -28,6 +27,7 @@ from videojax.host import (
   settings_of_no_tpu,
   threads_for_fake_devices,
 )
+from videojax.io import log
 
 STOPPED = 143  # what a process ended by SIGTERM returns: the job is not done
 TOO_LARGE = 3  # plan: it does not fit
@@ -265,7 +265,7 @@ def run(command: Command) -> int:
   import jax
 
   from videojax import agreement, distributed
-  from videojax.checkpoint import CheckpointError
+  from videojax.io.checkpoint import CheckpointError
   from videojax.train import Preempted
 
   if jax.default_backend() == "cpu":
@@ -303,7 +303,7 @@ def claimed(command: Command) -> Iterator[None]:
   What is not training adds files of its own to a run, which may be training.
   """
   from videojax import agreement, distributed
-  from videojax.claim import claim, file_of
+  from videojax.io.claim import claim, file_of
 
   mode, problem = command.flags.mode, ""
   part = "" if mode == "train" else mode

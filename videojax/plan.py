@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
-from videojax import files, plan_tables, topology
+from videojax import plan_tables, topology
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
+from videojax.io import files
 from videojax.models.attention import compiling_for
 from videojax.models.layers import REMATS
 from videojax.program import (

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from videojax.log import clock_text
+from videojax.io.log import clock_text
 from videojax.topology import clips_flag
 
 

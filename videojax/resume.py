@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from videojax import optim, rundir, weights
-from videojax.checkpoint import Checkpointer, Restored
 from videojax.config import Experiment, from_json
 from videojax.errors import ConfigError
+from videojax.io.checkpoint import Checkpointer, Restored
+from videojax.io.records import Seconds
 from videojax.optim import merge
 from videojax.program import (
   Program,
@@ -24,7 +25,6 @@ from videojax.program import (
   state_shardings,
   with_shardings,
 )
-from videojax.records import Seconds
 from videojax.sharding import by_path, path_name
 from videojax.state import TrainState
 from videojax.task import CODEC, without_codec

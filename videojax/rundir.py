@@ -3,7 +3,7 @@
 config.json       the resolved config, defaults included, and the changes made on resume
 environment.json  versions, devices, git commit of every start
 metrics.jsonl     one line per logged step
-checkpoints/      see checkpoint.py
+checkpoints/      see io/checkpoint.py
 samples/          clips as mp4 and one grid as WebP
 result.json       records.Result
 """
@@ -18,9 +18,9 @@ from typing import Any
 
 import jax
 
-from videojax import files
 from videojax.config import Experiment, flatten, from_json, identity_of, to_json
 from videojax.errors import ConfigError
+from videojax.io import files
 
 PACKAGES = ("videojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from videojax import media, settings
+from videojax import settings
 from videojax.data import caption_text
 from videojax.diffusion.guidance import guided
 from videojax.diffusion.multidiffusion import window_of, windowed
 from videojax.diffusion.samplers import Sampler, sample
 from videojax.errors import check_choice
-from videojax.files import replacing
+from videojax.io import media
+from videojax.io.files import replacing
 from videojax.models.cond import DROPPABLE, Cond, as_images, cut_cond, drop, each_frame
 from videojax.settings import NonNegative, Range, Share
 from videojax.task import Task

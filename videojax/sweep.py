@@ -16,12 +16,13 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from videojax import files, jobs, rundir
-from videojax.checkpoint import CheckpointError
-from videojax.claim import InUseError, claim
+from videojax import jobs, rundir
 from videojax.errors import ConfigError, NotFiniteError
+from videojax.io import files
+from videojax.io.checkpoint import CheckpointError
+from videojax.io.claim import InUseError, claim
+from videojax.io.log import clock_text
 from videojax.jobs import Job
-from videojax.log import clock_text
 from videojax.program import Program
 from videojax.scaling.cells import Cell, read_sweep
 from videojax.scaling.predict import predict

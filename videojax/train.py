@@ -11,14 +11,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from videojax import agreement, distributed, files, media, optim, rundir
-from videojax.checkpoint import Checkpointer
+from videojax import agreement, distributed, optim, rundir
 from videojax.config import Experiment, program_of, to_json
 from videojax.data import Loader, Mixture
 from videojax.errors import NotFiniteError, require_extra
 from videojax.evaluate import Evaluator
-from videojax.integrity import params_sha256
-from videojax.log import Log, phase
+from videojax.io import files, media
+from videojax.io.checkpoint import Checkpointer
+from videojax.io.integrity import params_sha256
+from videojax.io.log import Log, phase
+from videojax.io.records import SCHEMA, FrozenLossRecord, Result, Seconds, SplitLoss
 from videojax.measures.frozen import FrozenLoss
 from videojax.optim import merge
 from videojax.program import (
@@ -31,7 +33,6 @@ from videojax.program import (
   put_replicated,
   task_products,
 )
-from videojax.records import SCHEMA, FrozenLossRecord, Result, Seconds, SplitLoss
 from videojax.resume import restore_or_create
 from videojax.sample import write_samples
 from videojax.scaling import flops

@@ -20,9 +20,9 @@ from jaxtyping import Array
 
 from videojax import models
 from videojax.errors import ConfigError
-from videojax.files import write_json
+from videojax.io.files import write_json
+from videojax.io.tensors import INDEX, STEM, Tensors, write
 from videojax.models.layers import ParamInfo
-from videojax.tensors import INDEX, STEM, Tensors, write
 
 SHARD_BYTES = 5_000_000_000
 # Axes of one that a matrix has there behind (out, in), by layout.

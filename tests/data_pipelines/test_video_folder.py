@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from data_pipelines import clips, sample_videos, video_cut, video_folder, video_splits
-from videojax.claim import claim
+from videojax.io.claim import claim
 
 FLAGS = {"frames": 4, "size": 32, "workers": 1}
 

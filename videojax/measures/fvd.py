@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
-from videojax.log import phase
+from videojax.io.log import phase
 from videojax.measures import i3d
 from videojax.measures.frechet import KernelDistance, frechet_distance, kernel_distance
 

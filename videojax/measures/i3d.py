@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from videojax.errors import ConfigError, require_extra
-from videojax.tensors import Tensors
+from videojax.io.tensors import Tensors
 
 # Of the published network (Sonnet's default). Common PyTorch ports have their own library's 1e-5,
 # which changes logits by 1e-2.

@@ -4,8 +4,8 @@ import importlib
 import sys
 import warnings
 
-from videojax import log
 from videojax.errors import check_choice
+from videojax.io import log
 from videojax.scaling import flops
 from videojax.scaling.systems import Fact, Row, Trained
 

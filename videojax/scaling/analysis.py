@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from videojax.files import finite
+from videojax.io.files import finite
 from videojax.scaling import coherence as coherent
 from videojax.scaling import curves
 from videojax.scaling.cells import read_starts, telling

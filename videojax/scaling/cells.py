@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Required, TypedDict
 
 from videojax.errors import ConfigError
-from videojax.records import Result, Seconds
-from videojax.schema import check_form, read_as
+from videojax.io.records import Result, Seconds
+from videojax.io.schema import check_form, read_as
 
 Point = dict[str, Any]  # dotted key -> value; 'budget' is the one that is no key of the config
 

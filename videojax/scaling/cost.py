@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from videojax.errors import ConfigError, check_choice
-from videojax.files import write_text
+from videojax.io.files import write_text
+from videojax.io.schema import read_as
 from videojax.scaling.command import Parser
 from videojax.scaling.cost_tables import (
   CHIPS,
@@ -38,7 +39,6 @@ from videojax.scaling.cost_tables import (
 )
 from videojax.scaling.flops import PF_DAY, count
 from videojax.scaling.systems import DELAVANDE, SYSTEMS, Number, Row
-from videojax.schema import read_as
 
 LETTERS = {"published": "p", "derived": "d", "measured": "m", "guess": "g", "unknown": "u"}
 COMMAND = "python -m videojax.scaling cost"

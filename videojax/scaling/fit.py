@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from videojax.errors import ConfigError, check_choice
-from videojax.files import finite
+from videojax.io.files import finite
 from videojax.scaling import isoflop
 from videojax.scaling.bootstrap import (
   LEVERAGE,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from videojax.log import clock_text
+from videojax.io.log import clock_text
 from videojax.scaling.plotting import short
 
 Number = float | int | None

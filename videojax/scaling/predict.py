@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from videojax.errors import ConfigError
-from videojax.files import finite
+from videojax.io.files import finite
+from videojax.io.schema import check_form, read_as
 from videojax.scaling import coherence
 from videojax.scaling.cells import Row, read_starts
 from videojax.scaling.command import Parser, positive
@@ -43,7 +44,6 @@ from videojax.scaling.sealed import (
   verify,
   write_first,
 )
-from videojax.schema import check_form, read_as
 
 Part = dict[str, Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from videojax.files import finite, write_json, write_text
+from videojax.io.files import finite, write_json, write_text
 from videojax.scaling import analysis, clips, coherence, figures, plotting, predict
 from videojax.scaling.command import Parser
 from videojax.scaling.groups import Sweep, describe, load, require_finished, seed_of

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from videojax.errors import ConfigError
-from videojax.files import replacing
+from videojax.io.files import replacing
+from videojax.io.schema import read_as
 from videojax.scaling.cells import Row
 from videojax.scaling.groups import Sweep, budget_of, load
-from videojax.schema import read_as
 
 SCHEMA = 1
 

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from videojax.files import finite
+from videojax.io.files import finite
 from videojax.scaling.command import Parser, count, positive
 from videojax.scaling.fit import DATA, fit_table
 from videojax.scaling.forms import Additive, fit_power

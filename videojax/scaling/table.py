@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from videojax.errors import ConfigError
-from videojax.files import read_text
+from videojax.io.files import read_text
 from videojax.scaling.bootstrap import Groups, Scalar
 
 Array = np.ndarray

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from videojax.errors import ConfigError
-from videojax.files import write_text
+from videojax.io.files import write_text
 
 EVERY_SECONDS = 10.0  # at most, between two lines about what takes its time
 # The last one speaks: that of the run under way.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from videojax.errors import ConfigError
-from videojax.files import read_json
+from videojax.io.files import read_json
 
 LARGEST = sys.float_info.max
 # Forms that have nothing inside: in words, and what holds of their values. (A bool is an int.)

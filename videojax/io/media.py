@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from videojax.errors import ConfigError
-from videojax.files import replacing
+from videojax.io.files import replacing
 
 INK, PAPER, GIVEN = (32, 32, 32), (255, 255, 255), (214, 120, 20)
 LEAST_TILE = 128  # pixels; small clips are enlarged by a whole number, without smoothing

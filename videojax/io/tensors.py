@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from videojax.errors import ConfigError
-from videojax.files import read_json, replacing
+from videojax.io.files import read_json, replacing
 
 STEM = "diffusion_pytorch_model"  # diffusers' name of the files in a model's directory
 INDEX = ".index.json"

@@ -24,7 +24,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from videojax import distributed, integrity, quiet, settings
+from videojax import distributed, settings
+from videojax.io import integrity, quiet_orbax
 from videojax.settings import Count
 
 _STATE, _MANIFEST, _FILES = "state", "manifest", "files.json"
@@ -36,7 +37,7 @@ _DISK_REASONS = {
   "Disk quota exceeded": "the disk quota is used up",
   "File too large": "a file reached the size limit (ulimit -f)",
 }
-quiet.orbax()
+quiet_orbax.orbax()
 
 
 class CheckpointError(Exception):
