@@ -22,10 +22,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.helpers import tiny_dict
-from videojax import distributed
 from videojax.config import complete, resolve
-from videojax.distributed import Cluster
 from videojax.errors import ConfigError
+from videojax.host import distributed
+from videojax.host.distributed import Cluster
 from videojax.inspect_run import evaluate
 from videojax.resume import restore_weights
 from videojax.sharding import MeshConfig, by_path, make_mesh

@@ -4,7 +4,7 @@ import sys
 import jax
 import pytest
 
-from videojax.host import compilation_cache, keep_freed_memory, settings_of_no_tpu
+from videojax.host.process import compilation_cache, keep_freed_memory, settings_of_no_tpu
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")

@@ -14,13 +14,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tests.helpers import tiny
 from tests.make_pods import compiled
 from videojax import hlo, topology
+from videojax.host.xla_flags import PRESETS, compile_with
 from videojax.launch import main
 from videojax.models.layers import REMATS
 from videojax.plan import Target, plan
 from videojax.search import candidates
 from videojax.sharding import MeshConfig, make_mesh
 from videojax.train import train
-from videojax.xla_flags import PRESETS, compile_with
 
 AXES = {"data": 2, "fsdp": 2, "seq": 1, "tensor": 2}
 

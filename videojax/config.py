@@ -25,13 +25,13 @@ from videojax.diffusion.process import make_process
 from videojax.diffusion.samplers import Sampler
 from videojax.errors import ConfigError, check_choice
 from videojax.evaluate import EvaluateConfig, first
+from videojax.host.xla_flags import PRESETS
 from videojax.io.checkpoint import CheckpointConfig
 from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
 from videojax.settings import Count, Positive, Range, Regex, Seed, Width, build, named, tuples
 from videojax.sharding import MeshConfig
 from videojax.task import CodecSpec, ConditionConfig, ModelSpec, Task
-from videojax.xla_flags import PRESETS
 
 ClipsPerDevice = Annotated[float, Range(0, 2**16, open_low=True)]
 EmaWidth = Annotated[float, Range(0, 0.28, open_low=True, open_high=True)]  # optim.ema_gamma's

@@ -4,7 +4,7 @@ Flags -> config -> one mode. No logic here.
 """
 
 if __name__ == "__main__":  # before what takes its time to import
-  from videojax import stop
+  from videojax.host import stop
 
   stop.listen()
 
@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 
 from videojax.errors import ConfigError, NotFiniteError, check_choice
-from videojax.host import (
+from videojax.host.process import (
   compilation_cache,
   keep_freed_memory,
   most_of_a_gpu,
@@ -221,7 +221,7 @@ def main(argv: list[str]) -> int:
   settings_of_no_tpu()
   if command.flags.topology is not None:  # the compiler is asked for, not this machine's devices
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  from videojax import agreement, distributed
+  from videojax.host import agreement, distributed
 
   try:
     join(command)
@@ -244,7 +244,7 @@ def main(argv: list[str]) -> int:
 
 def join(command: Command) -> None:
   """Joins the other processes, where there are any; all but the first are silent then."""
-  from videojax import distributed
+  from videojax.host import distributed
 
   flags = command.flags
   seconds = lambda name: flags[name].value or 0.0
@@ -264,7 +264,7 @@ def run(command: Command) -> int:
   """Runs the command's mode; returns the exit code."""
   import jax
 
-  from videojax import agreement, distributed
+  from videojax.host import agreement, distributed
   from videojax.io.checkpoint import CheckpointError
   from videojax.train import Preempted
 
@@ -302,7 +302,7 @@ def claimed(command: Command) -> Iterator[None]:
 
   What is not training adds files of its own to a run, which may be training.
   """
-  from videojax import agreement, distributed
+  from videojax.host import agreement, distributed
   from videojax.io.claim import claim, file_of
 
   mode, problem = command.flags.mode, ""

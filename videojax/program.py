@@ -20,6 +20,7 @@ from videojax.config import Experiment, program_of
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
+from videojax.host.xla_flags import PRESETS, compile_with
 from videojax.optim import merge
 from videojax.sample import generate
 from videojax.scaling import flops, mup
@@ -34,7 +35,6 @@ from videojax.sharding import (
 )
 from videojax.state import TrainState, init_state, train_step, train_steps
 from videojax.task import CODEC, CodecSpec, ModelSpec, Task
-from videojax.xla_flags import PRESETS, compile_with
 
 
 def check_divides(e: Experiment, mesh: Mesh | AbstractMesh) -> None:

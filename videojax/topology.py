@@ -20,7 +20,7 @@ from jax.sharding import AbstractMesh, Mesh
 from videojax import hlo
 from videojax.config import Experiment
 from videojax.errors import ConfigError
-from videojax.host import settings_of_no_tpu
+from videojax.host.process import settings_of_no_tpu
 from videojax.io.log import clock_text
 from videojax.models.attention import compiling_for
 from videojax.program import Program, check_divides, compile_sample, compile_step

@@ -11,11 +11,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from videojax import agreement, distributed, optim, rundir
+from videojax import optim, rundir
 from videojax.config import Experiment, program_of, to_json
 from videojax.data import Loader, Mixture
 from videojax.errors import NotFiniteError, require_extra
 from videojax.evaluate import Evaluator
+from videojax.host import agreement, distributed
+from videojax.host.stop import asked_to_stop
 from videojax.io import files, media
 from videojax.io.checkpoint import Checkpointer
 from videojax.io.integrity import params_sha256
@@ -38,7 +40,6 @@ from videojax.sample import write_samples
 from videojax.scaling import flops
 from videojax.sharding import fallbacks, local_rows, make_mesh, path_name
 from videojax.state import TrainState
-from videojax.stop import asked_to_stop
 from videojax.task import Task
 
 

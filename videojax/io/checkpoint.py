@@ -24,7 +24,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from videojax import distributed, settings
+from videojax import settings
+from videojax.host import distributed
 from videojax.io import integrity, quiet_orbax
 from videojax.settings import Count
 

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from videojax import stop
 from videojax.errors import ConfigError
+from videojax.host import stop
 
 NAME = ".claim"
 RENEW_SECONDS = 10.0

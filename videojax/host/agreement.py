@@ -13,8 +13,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from videojax.distributed import several, signed
 from videojax.errors import ConfigError
+from videojax.host.distributed import several, signed
 
 # What stop.asked_to_stop answers, as it travels; of several the last one counts.
 REASONS = ("", "the time limit", "SIGINT", "SIGTERM")
