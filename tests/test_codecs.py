@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from tests.helpers import filled, relative_error, tiny
-from videojax import weights
 from videojax.codecs import unshuffle
 from videojax.config import from_json
 from videojax.data import stack_examples
@@ -17,8 +16,9 @@ from videojax.errors import ConfigError
 from videojax.inspect_run import evaluate, sample
 from videojax.io.checkpoint import Checkpointer
 from videojax.models import vae_svd
-from videojax.program import Program, lower_step
-from videojax.resume import load_weights, restore_weights
+from videojax.runs import weights
+from videojax.runs.program import Program, lower_step
+from videojax.runs.resume import load_weights, restore_weights
 from videojax.sample import generate
 from videojax.sharding import MeshConfig, by_path, make_mesh, put_batch
 from videojax.task import CODEC, without_codec

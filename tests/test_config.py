@@ -3,9 +3,9 @@ import json
 import pytest
 
 from tests.helpers import tiny, tiny_dict
-from videojax import rundir
 from videojax.config import from_json, resolve, to_json
 from videojax.errors import ConfigError
+from videojax.runs import rundir
 
 
 def test_resolved_config_survives_json():
@@ -71,7 +71,7 @@ def test_missing_key_and_missing_section_are_named():
   ],
 )
 def test_impossible_values_are_refused_with_names_and_values(changes, words):
-  from videojax.program import make_update
+  from videojax.runs.program import make_update
 
   with pytest.raises(ValueError, match=words):
     e = tiny(**changes)

@@ -112,7 +112,7 @@ def test_loss_with_all_controls_is_finite_and_has_no_part_in_what_is_given():
 
 def test_unknown_control_is_named_before_anything_runs():
   from videojax.errors import ConfigError
-  from videojax.program import check_loss
+  from videojax.runs.program import check_loss
 
   e = tiny(model__volumes={"depth": 1})
   with pytest.raises(ConfigError, match="depth"):

@@ -13,7 +13,7 @@ from experiments.scaling.architecture_matrix import UNETS
 from videojax.config import resolve
 from videojax.jobs import make_job
 from videojax.models.dit import SIZES
-from videojax.program import (
+from videojax.runs.program import (
   Counts,
   check_divides,
   check_loss,

@@ -16,11 +16,12 @@ from safetensors.numpy import save_file
 
 from tests.helpers import tiny, tiny_dict
 from tests.test_settings import CONFIGS
-from videojax import launch, rundir, settings
+from videojax import launch, settings
 from videojax.config import from_json, resolve, to_json
 from videojax.errors import ConfigError
 from videojax.io import log
 from videojax.io.tensors import Tensors
+from videojax.runs import rundir
 from videojax.train import finished_steps
 
 ROOT = Path(__file__).parent.parent

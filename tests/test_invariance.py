@@ -20,7 +20,7 @@ import pytest
 from tests.helpers import filled, relative_error, tiny
 from videojax import optim
 from videojax.data import stack_examples
-from videojax.program import make_update, put_replicated, state_shardings
+from videojax.runs.program import make_update, put_replicated, state_shardings
 from videojax.sample import generate
 from videojax.sharding import MESH_AXES, MeshConfig, by_path, make_mesh, put_batch
 from videojax.state import init_state, train_step

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import pytest
 
 from tests.helpers import tiny
-from videojax import rundir
 from videojax.config import flatten, to_json
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
 from videojax.io.log import Log
+from videojax.runs import rundir
 from videojax.state import TrainState
 from videojax.train import finished_steps, initial_loss
 

@@ -15,11 +15,12 @@ import pytest
 
 from tests.helpers import filled, tiny, tiny_dict
 from tests.test_experiments import experiments
-from videojax import launch, rundir, settings
+from videojax import launch, settings
 from videojax.config import NAMED, SECTIONS, Experiment, build, from_json, resolve, to_json
 from videojax.data import Loader
 from videojax.errors import ConfigError
 from videojax.models.cond import Cond
+from videojax.runs import rundir
 from videojax.sample import GuidanceConfig
 
 ROOT = Path(__file__).parent.parent

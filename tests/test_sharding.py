@@ -11,7 +11,7 @@ from tests.helpers import tiny
 from videojax import hlo
 from videojax.bench import make_arguments
 from videojax.models.dit import SIZES, Config
-from videojax.program import Program, compiled_bytes, lower_step
+from videojax.runs.program import Program, compiled_bytes, lower_step
 from videojax.sharding import MESH_AXES, MeshConfig, entry_axes, fallbacks, make_mesh, spec
 from videojax.task import ModelSpec
 

@@ -19,7 +19,7 @@ from videojax.jobs import (
   trunk_of,
   write_sweep,
 )
-from videojax.rundir import read_json
+from videojax.runs.rundir import read_json
 from videojax.scaling.cells import Cell, cells, chain, part_of, product, read_sweep, vary, zipped
 from videojax.sweep import sweep
 from videojax.train import Preempted, train

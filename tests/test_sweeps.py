@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from videojax.jobs import make_job, override
-from videojax.program import check_loss
+from videojax.runs.program import check_loss
 from videojax.scaling.cells import read_sweep
 from videojax.scaling.sealed import verify
 

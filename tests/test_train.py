@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from tests.helpers import relative_error, tiny
-from videojax import program
 from videojax import train as loop
 from videojax.bench import make_arguments
 from videojax.config import program_of
 from videojax.data import Mixture
 from videojax.errors import ConfigError
 from videojax.io.checkpoint import Checkpointer
+from videojax.runs import program
 from videojax.sharding import MeshConfig, make_mesh
 from videojax.train import Diverged, Preempted, train
 

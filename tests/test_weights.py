@@ -8,9 +8,9 @@ from safetensors.numpy import load_file, save_file
 from tests.golden import make_modelscope as golden
 from tests.helpers import filled, tiny
 from tests.models.test_modelscope import REFERENCE, reference_shapes
-from videojax import weights
 from videojax.errors import ConfigError
 from videojax.models import modelscope
+from videojax.runs import weights
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
 from videojax.task import ModelSpec
 from videojax.train import train

@@ -15,7 +15,7 @@ from videojax import optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.io import files
-from videojax.program import Counts, Program, compile_step, compiled_bytes
+from videojax.runs.program import Counts, Program, compile_step, compiled_bytes
 from videojax.scaling import flops, roofline
 from videojax.sharding import make_mesh
 from videojax.task import Task

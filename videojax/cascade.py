@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from videojax import controls, rundir
+from videojax import controls
 from videojax.config import Experiment, from_json, to_json
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
@@ -23,7 +23,8 @@ from videojax.inspect_run import opened
 from videojax.io import files
 from videojax.io.log import phase
 from videojax.measures import physics
-from videojax.resume import open_checkpoints
+from videojax.runs import rundir
+from videojax.runs.resume import open_checkpoints
 from videojax.sample import write_samples
 from videojax.task import Task
 

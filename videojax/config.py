@@ -77,7 +77,7 @@ class Experiment:
     ema: widths (sigma_rel) of the averages that are kept; the first is the one that is evaluated;
       none: the raw weights are.
     init_from: run directory whose EMA weights are taken, and nothing else; or published weights in
-      safetensors (weights.py).
+      safetensors (runs/weights.py).
     init_fresh: regular expression; parameters whose path it matches (from the start) are not taken
       from there: the layers that an inflated model adds.
     branch_from: 'RUN@STEP', whose whole state is carried on.

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from scipy.optimize import nnls
 
-from videojax import rundir
 from videojax.config import Experiment, flatten, identity_of, program_of, resolve, to_json
 from videojax.errors import ConfigError
 from videojax.io import files
 from videojax.io.log import clock_text
 from videojax.io.schema import check_form
-from videojax.program import Counts, parameters_by_part
+from videojax.runs import rundir
+from videojax.runs.program import Counts, parameters_by_part
 from videojax.scaling import flops
 from videojax.scaling.cells import Cell, Notes, read_notes, read_row, read_sweep
 from videojax.scaling.cost_tables import price_per_hour

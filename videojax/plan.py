@@ -18,7 +18,7 @@ from videojax.errors import ConfigError
 from videojax.io import files
 from videojax.models.attention import compiling_for
 from videojax.models.layers import REMATS
-from videojax.program import (
+from videojax.runs.program import (
   Counts,
   check_divides,
   check_loss,

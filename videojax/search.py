@@ -15,7 +15,7 @@ from videojax.config import Experiment
 from videojax.errors import ConfigError
 from videojax.plan import DoesNotFit, kept_bytes, state_bytes, with_remat
 from videojax.plan_tables import mesh_text
-from videojax.program import Counts, create_state, make_update, state_shardings
+from videojax.runs.program import Counts, create_state, make_update, state_shardings
 from videojax.scaling import roofline
 from videojax.sharding import MESH_AXES, MeshConfig, number_of_slices
 from videojax.work import Sent, step_work

@@ -16,14 +16,15 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from videojax import jobs, rundir
+from videojax import jobs
 from videojax.errors import ConfigError, NotFiniteError
 from videojax.io import files
 from videojax.io.checkpoint import CheckpointError
 from videojax.io.claim import InUseError, claim
 from videojax.io.log import clock_text
 from videojax.jobs import Job
-from videojax.program import Program
+from videojax.runs import rundir
+from videojax.runs.program import Program
 from videojax.scaling.cells import Cell, read_sweep
 from videojax.scaling.predict import predict
 from videojax.scaling.report import report

@@ -23,7 +23,7 @@ from videojax.errors import ConfigError
 from videojax.host.process import settings_of_no_tpu
 from videojax.io.log import clock_text
 from videojax.models.attention import compiling_for
-from videojax.program import Program, check_divides, compile_sample, compile_step
+from videojax.runs.program import Program, check_divides, compile_sample, compile_step
 from videojax.scaling import roofline
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, mesh_sizes
 from videojax.task import Task

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from videojax import optim, rundir
+from videojax import optim
 from videojax.config import Experiment, program_of, to_json
 from videojax.data import Loader, Mixture
 from videojax.errors import NotFiniteError, require_extra
@@ -25,7 +25,8 @@ from videojax.io.log import Log, phase
 from videojax.io.records import SCHEMA, FrozenLossRecord, Result, Seconds, SplitLoss
 from videojax.measures.frozen import FrozenLoss
 from videojax.optim import merge
-from videojax.program import (
+from videojax.runs import rundir
+from videojax.runs.program import (
   Counts,
   Program,
   check_memory,
@@ -35,7 +36,7 @@ from videojax.program import (
   put_replicated,
   task_products,
 )
-from videojax.resume import restore_or_create
+from videojax.runs.resume import restore_or_create
 from videojax.sample import write_samples
 from videojax.scaling import flops
 from videojax.sharding import fallbacks, local_rows, make_mesh, path_name

@@ -7,7 +7,7 @@ from typing import Any
 
 from videojax import hlo
 from videojax.config import Experiment
-from videojax.program import Counts, parameters_by_part, task_products
+from videojax.runs.program import Counts, parameters_by_part, task_products
 from videojax.scaling import flops, roofline
 from videojax.task import ModelSpec
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.golden import make_modelscope as golden
 from tests.helpers import filled, relative_error
-from videojax import weights
 from videojax.models import modelscope, unet
 from videojax.models.cond import Cond, drop
+from videojax.runs import weights
 from videojax.scaling import flops, mup
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
 from videojax.task import ModelSpec

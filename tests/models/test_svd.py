@@ -8,12 +8,12 @@ import pytest
 
 from tests.golden import make_svd as golden
 from tests.helpers import filled, relative_error
-from videojax import weights
 from videojax.diffusion.denoiser import Denoiser
 from videojax.diffusion.process import make_process
 from videojax.diffusion.samplers import Sampler, sample
 from videojax.models import svd
 from videojax.models.cond import Cond, drop
+from videojax.runs import weights
 from videojax.scaling import flops, mup
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
 from videojax.task import ModelSpec

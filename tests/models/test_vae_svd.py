@@ -8,9 +8,9 @@ import pytest
 
 from tests.golden import make_vae_svd as golden
 from tests.helpers import filled, relative_error
-from videojax import weights
 from videojax.codecs import vae_svd as codec
 from videojax.models import vae_svd
+from videojax.runs import weights
 from videojax.scaling import flops
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
 from videojax.task import ModelSpec

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import relative_error, tiny
 from videojax.coordinates import coordinates
 from videojax.errors import ConfigError
-from videojax.program import create_state, make_update, mup_rules
+from videojax.runs.program import create_state, make_update, mup_rules
 from videojax.scaling.coordinates import product_sizes, slopes
 
 WIDE = dict(model__width=128, model__num_heads=8, model__head_dim=16)

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import tiny
 from videojax.config import resolve
 from videojax.data import stack_examples
-from videojax.program import task_products
+from videojax.runs.program import task_products
 from videojax.scaling import flops, roofline
 from videojax.sharding import MESH_AXES
 from videojax.work import Sent, step_work

@@ -253,7 +253,7 @@ PARTS = unet_config.PARTS | {
 
 
 def names(cfg: Config) -> dict[str, tuple[str, str]]:
-  """Path of a parameter -> its name in UNet3DConditionModel, and its layout (weights.py)."""
+  """Path of a parameter -> its name in UNet3DConditionModel, and its layout (runs/weights.py)."""
   return published.names(layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0)))))
 
 

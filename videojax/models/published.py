@@ -31,7 +31,7 @@ RENAMES = (
 
 
 def names(info: Mapping[str, ParamInfo]) -> dict[str, tuple[str, str]]:
-  """Path of a parameter -> its name in diffusers, and its layout there (weights.py)."""
+  """Path of a parameter -> its name in diffusers, and its layout there (runs/weights.py)."""
 
   def name(path: str) -> str:
     for pattern, new in RENAMES:

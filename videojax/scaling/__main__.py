@@ -51,7 +51,7 @@ def experiment_rows(config: list[str]) -> list[Row]:
   from videojax.data import stack_examples
   from videojax.launch import parse
   from videojax.plan import fps
-  from videojax.program import Counts, parameters_by_part, task_products
+  from videojax.runs.program import Counts, parameters_by_part, task_products
 
   settings = parse(["cost", *config, "--workdir=unused"]).config
   e, given = resolve(settings), next(flag for flag in config if flag.startswith("--config="))

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from videojax import optim, rundir, weights
+from videojax import optim
 from videojax.config import Experiment, from_json
 from videojax.errors import ConfigError
 from videojax.io.checkpoint import Checkpointer, Restored
 from videojax.io.records import Seconds
 from videojax.optim import merge
-from videojax.program import (
+from videojax.runs import rundir, weights
+from videojax.runs.program import (
   Program,
   create_state,
   evaluated,

@@ -15,13 +15,14 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from videojax import optim, weights
+from videojax import optim
 from videojax.config import Experiment, program_of
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
 from videojax.host.xla_flags import PRESETS, compile_with
 from videojax.optim import merge
+from videojax.runs import weights
 from videojax.sample import generate
 from videojax.scaling import flops, mup
 from videojax.sharding import (
