@@ -58,7 +58,7 @@ KEPT = (
 def compiled(case: str, topology: str, slices: int, overrides: dict[str, Any]) -> dict[str, Any]:
   """What of plan.json the table needs."""
   from videojax.config import resolve
-  from videojax.plan import Target, plan
+  from videojax.plan.plan import Target, plan
 
   config = runpy.run_path(str(ROOT / "experiments" / "bench" / f"{case}.py"))["get_config"]()
   with config.ignore_type():

@@ -8,9 +8,10 @@ import pytest
 
 from tests.helpers import tiny
 from tests.test_plan import libtpu
-from videojax import fits, launch, plan_tables, search, topology
+from videojax import fits, launch
 from videojax.errors import ConfigError
-from videojax.plan import DoesNotFit, kept_bytes, with_remat
+from videojax.plan import search, tables, topology
+from videojax.plan.plan import DoesNotFit, kept_bytes, with_remat
 from videojax.sharding import mesh_sizes
 
 BENCH = "--config=experiments/bench/wan_1p3b_8k.py"
@@ -109,7 +110,7 @@ def test_what_does_not_fit_is_told_with_the_memory_that_programs_may_use(capsys)
   assert topology._bytes_used(part) == (82.23 * 2**30, 15.75 * 2**30)
   written = dict(peak_bytes=used, over_bytes=used - usable, usable_bytes=usable)
   written |= dict(memory_bytes=16 * 2**30, reason="Used 18.86G of 15.75G hbm")
-  plan_tables._show_too_large(plan_tables.Console(soft_wrap=True), written)
+  tables._show_too_large(tables.Console(soft_wrap=True), written)
   out = capsys.readouterr().out
   assert "18.86 GiB" in out and "3.11 GiB too much for its 16 GiB" in out
   assert "XLA keeps 256 MiB for itself" in out
@@ -118,7 +119,7 @@ def test_what_does_not_fit_is_told_with_the_memory_that_programs_may_use(capsys)
 @pytest.fixture
 def planned(monkeypatch, tmp_path):
   """The exit code of a plan with further arguments."""
-  monkeypatch.setattr("videojax.plan.REMATS", ("none",))  # which the smoke form has
+  monkeypatch.setattr("videojax.plan.plan.REMATS", ("none",))  # which the smoke form has
   command = ["launch", "--mode=plan", QUICK, f"--workdir={tmp_path}"]
   return lambda *words: launch.main([*command, *words])
 

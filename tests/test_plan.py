@@ -13,12 +13,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.helpers import tiny
 from tests.make_pods import compiled
-from videojax import hlo, topology
 from videojax.host.xla_flags import PRESETS, compile_with
 from videojax.launch import main
 from videojax.models.layers import REMATS
-from videojax.plan import Target, plan
-from videojax.search import candidates
+from videojax.plan import hlo, topology
+from videojax.plan.plan import Target, plan
+from videojax.plan.search import candidates
 from videojax.sharding import MeshConfig, make_mesh
 from videojax.train import train
 

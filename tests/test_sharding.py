@@ -8,9 +8,9 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from tests.helpers import tiny
-from videojax import hlo
 from videojax.bench import make_arguments
 from videojax.models.dit import SIZES, Config
+from videojax.plan import hlo
 from videojax.runs.program import Program, compiled_bytes, lower_step
 from videojax.sharding import MESH_AXES, MeshConfig, entry_axes, fallbacks, make_mesh, spec
 from videojax.task import ModelSpec

@@ -15,11 +15,11 @@ from videojax import optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.io import files
+from videojax.plan.step_work import Sent, step_work
 from videojax.runs.program import Counts, Program, compile_step, compiled_bytes
 from videojax.scaling import flops, roofline
 from videojax.sharding import make_mesh
 from videojax.task import Task
-from videojax.work import Sent, step_work
 
 WARMUP, TIMED = 3, 10
 

@@ -8,7 +8,7 @@ import sys
 
 from videojax import launch
 from videojax.io import log
-from videojax.topology import check_mesh
+from videojax.plan.topology import check_mesh
 
 REFUSED = 2
 

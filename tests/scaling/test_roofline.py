@@ -10,10 +10,10 @@ import pytest
 from tests.helpers import tiny
 from videojax.config import resolve
 from videojax.data import stack_examples
+from videojax.plan.step_work import Sent, step_work
 from videojax.runs.program import task_products
 from videojax.scaling import flops, roofline
 from videojax.sharding import MESH_AXES
-from videojax.work import Sent, step_work
 
 BENCH = Path(__file__).parents[2] / "experiments" / "bench"
 ALONE = Sent(0.0, 0.0)

@@ -41,7 +41,7 @@ def threads_for_fake_devices() -> None:
 def settings_of_no_tpu() -> None:
   """Keeps the TPU's library from looking for a TPU, and complaining, where there is none.
 
-  It may be installed to compile for TPUs that are not here (topology.py).
+  It may be installed to compile for TPUs that are not here (plan/topology.py).
   """
   if any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*")):
     return

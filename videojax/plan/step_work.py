@@ -5,8 +5,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from videojax import hlo
 from videojax.config import Experiment
+from videojax.plan import hlo
 from videojax.runs.program import Counts, parameters_by_part, task_products
 from videojax.scaling import flops, roofline
 from videojax.task import ModelSpec

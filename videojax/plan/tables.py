@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from videojax.io.log import clock_text
-from videojax.topology import clips_flag
+from videojax.plan.topology import clips_flag
 
 
 def show(written: dict[str, Any]) -> None:

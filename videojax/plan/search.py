@@ -10,15 +10,15 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh
 
-from videojax import topology
 from videojax.config import Experiment
 from videojax.errors import ConfigError
-from videojax.plan import DoesNotFit, kept_bytes, state_bytes, with_remat
-from videojax.plan_tables import mesh_text
+from videojax.plan import topology
+from videojax.plan.plan import DoesNotFit, kept_bytes, state_bytes, with_remat
+from videojax.plan.step_work import Sent, step_work
+from videojax.plan.tables import mesh_text
 from videojax.runs.program import Counts, create_state, make_update, state_shardings
 from videojax.scaling import roofline
 from videojax.sharding import MESH_AXES, MeshConfig, number_of_slices
-from videojax.work import Sent, step_work
 
 REMATS = "none", "attention_dots", "attention_narrow", "attention", "full"
 BATCHES = 0.25, 0.5, 1, 2, 4  # of the config's

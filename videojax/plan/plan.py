@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
-from videojax import plan_tables, topology
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.io import files
 from videojax.models.attention import compiling_for
 from videojax.models.layers import REMATS
+from videojax.plan import tables, topology
+from videojax.plan.step_work import Sent, step_work
 from videojax.runs.program import (
   Counts,
   check_divides,
@@ -32,7 +33,6 @@ from videojax.scaling import flops, roofline
 from videojax.scaling.cost_tables import price_per_hour, priced
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, mesh_sizes
 from videojax.task import Task
-from videojax.work import Sent, step_work
 
 
 class DoesNotFit(ConfigError):
@@ -77,7 +77,7 @@ def plan(experiment: Experiment, workdir: Path, target: Target | None = None) ->
   else:
     written = compiled(experiment, target)
   files.write_json(workdir / "plan.json", written)
-  plan_tables.show(written)
+  tables.show(written)
   print(f"{workdir}/plan.json")
   return written
 
@@ -87,7 +87,7 @@ def compiled(experiment: Experiment, target: Target) -> dict[str, Any]:
   devices = topology.open_topology(target.name, target.slices)
   e, tried, kind = experiment.on_devices(len(devices)), None, devices[0].device_kind
   if target.search:
-    from videojax.search import search  # it plans too
+    from videojax.plan.search import search  # it plans too
 
     e, tried = search(e, devices)
   topology.check_mesh(e, len(devices), target.slices)

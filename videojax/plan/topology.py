@@ -17,12 +17,12 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import AbstractMesh, Mesh
 
-from videojax import hlo
 from videojax.config import Experiment
 from videojax.errors import ConfigError
 from videojax.host.process import settings_of_no_tpu
 from videojax.io.log import clock_text
 from videojax.models.attention import compiling_for
+from videojax.plan import hlo
 from videojax.runs.program import Program, check_divides, compile_sample, compile_step
 from videojax.scaling import roofline
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, mesh_sizes

@@ -1,0 +1,1 @@
+"""What a run needs, compiled for devices that are not here."""
