@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny
-from videojax.cascade import cascade, continued
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
+from videojax.modes.cascade import cascade, continued
 from videojax.train import train
 
 QUICK = dict(total_steps=1, evaluate__coherence_clips=0)

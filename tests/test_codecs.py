@@ -13,9 +13,9 @@ from videojax.codecs import unshuffle
 from videojax.config import from_json
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
-from videojax.inspect_run import evaluate, sample
 from videojax.io.checkpoint import Checkpointer
 from videojax.models import vae_svd
+from videojax.modes.finished_run import evaluate, sample
 from videojax.runs import weights
 from videojax.runs.program import Program, lower_step
 from videojax.runs.resume import load_weights, restore_weights

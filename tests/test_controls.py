@@ -5,12 +5,12 @@ import pytest
 
 from tests.helpers import filled, tiny
 from videojax import controls
-from videojax.cascade import continued
 from videojax.controls import ControlsConfig
 from videojax.data import stack_examples
 from videojax.diffusion.samplers import Sampler
 from videojax.errors import ConfigError
 from videojax.models.cond import Cond, check_cond, drop, drop_one, each_frame
+from videojax.modes.cascade import continued
 from videojax.sample import GuidanceConfig, generate
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4, 8, 8, 3)), jnp.float32)

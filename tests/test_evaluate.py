@@ -7,8 +7,8 @@ import pytest
 from tests.helpers import filled, tiny
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
-from videojax.inspect_run import evaluate
 from videojax.measures import fvd, i3d
+from videojax.modes.finished_run import evaluate
 from videojax.sharding import MeshConfig, make_mesh
 from videojax.train import train
 

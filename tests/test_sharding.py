@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from tests.helpers import tiny
-from videojax.bench import make_arguments
 from videojax.models.dit import SIZES, Config
+from videojax.modes.bench import make_arguments
 from videojax.plan import hlo
 from videojax.runs.program import Program, compiled_bytes, lower_step
 from videojax.sharding import MESH_AXES, MeshConfig, entry_axes, fallbacks, make_mesh, spec

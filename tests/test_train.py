@@ -13,11 +13,11 @@ import pytest
 
 from tests.helpers import relative_error, tiny
 from videojax import train as loop
-from videojax.bench import make_arguments
 from videojax.config import program_of
 from videojax.data import Mixture
 from videojax.errors import ConfigError
 from videojax.io.checkpoint import Checkpointer
+from videojax.modes.bench import make_arguments
 from videojax.runs import program
 from videojax.sharding import MeshConfig, make_mesh
 from videojax.train import Diverged, Preempted, train

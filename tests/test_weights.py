@@ -150,7 +150,7 @@ FAST = dict(total_steps=1, model=MODEL, evaluate__coherence_clips=0)
 
 
 def test_run_starts_from_published_weights_and_exports_them(tmp_path):
-  from videojax.inspect_run import export
+  from videojax.modes.finished_run import export
 
   e = tiny(**FAST)
   model = ModelSpec("modelscope", e.model.config)
@@ -171,7 +171,7 @@ def test_run_starts_from_published_weights_and_exports_them(tmp_path):
 
 
 def test_export_without_a_published_layout_is_refused_before_anything_is_read(tmp_path):
-  from videojax.inspect_run import export
+  from videojax.modes.finished_run import export
 
   with pytest.raises(ConfigError, match="model 'dit' has no published layout.*modelscope.* have"):
     export(tiny(), tmp_path / "no_run")

@@ -61,25 +61,25 @@ def train(c: Command) -> None:
 
 
 def evaluate(c: Command) -> None:
-  from videojax.inspect_run import evaluate
+  from videojax.modes.finished_run import evaluate
 
   evaluate(c.experiment, c.workdir)
 
 
 def sample(c: Command) -> None:
-  from videojax.inspect_run import sample
+  from videojax.modes.finished_run import sample
 
   sample(c.experiment, c.workdir)
 
 
 def effects(c: Command) -> None:
-  from videojax.effects import effects
+  from videojax.modes.effects import effects
 
   effects(c.experiment, c.workdir)
 
 
 def cascade(c: Command) -> None:
-  from videojax.cascade import cascade
+  from videojax.modes.cascade import cascade
 
   if not c.flags.after:
     raise ConfigError("--mode=cascade goes on from other runs: give --after=RUN[,RUN...]")
@@ -87,7 +87,7 @@ def cascade(c: Command) -> None:
 
 
 def export(c: Command) -> None:
-  from videojax.inspect_run import export
+  from videojax.modes.finished_run import export
 
   export(c.experiment, c.workdir)
 
@@ -107,13 +107,13 @@ def plan(c: Command) -> int:
 
 
 def bench(c: Command) -> None:
-  from videojax.bench import bench
+  from videojax.modes.bench import bench
 
   bench(c.experiment, c.workdir, trace=c.flags.trace, replicas=c.flags.replicas)
 
 
 def coordinates(c: Command) -> None:
-  from videojax.coordinates import coordinates
+  from videojax.modes.coordinate_check import coordinates
 
   coordinates(c.experiment, c.workdir)
 

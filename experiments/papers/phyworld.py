@@ -147,7 +147,7 @@ def vel_error(workdir: Path) -> dict[str, dict[str, Any]]:
   """The paper's measure of a run's samples and of the true clips, by split: see main()."""
   from data_pipelines.phyworld_parser import velocity_errors
   from videojax.config import from_json
-  from videojax.inspect_run import opened
+  from videojax.modes.finished_run import opened
   from videojax.runs import rundir
   from videojax.sample import generate
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.helpers import relative_error, tiny
-from videojax.coordinates import coordinates
 from videojax.errors import ConfigError
+from videojax.modes.coordinate_check import coordinates
 from videojax.runs.program import create_state, make_update, mup_rules
 from videojax.scaling.coordinates import product_sizes, slopes
 

@@ -21,10 +21,10 @@ from videojax import controls
 from videojax.config import Experiment
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator, check_finite
-from videojax.inspect_run import opened
 from videojax.io import files, media
 from videojax.io.log import phase
 from videojax.measures.unmix import checked_state, exact, observe_clip
+from videojax.modes.finished_run import opened
 from videojax.sample import GuidanceConfig, generate
 
 CLIPS = 64

@@ -19,10 +19,10 @@ from videojax import controls
 from videojax.config import Experiment, from_json, to_json
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
-from videojax.inspect_run import opened
 from videojax.io import files
 from videojax.io.log import phase
 from videojax.measures import physics
+from videojax.modes.finished_run import opened
 from videojax.runs import rundir
 from videojax.runs.resume import open_checkpoints
 from videojax.sample import write_samples

@@ -1,0 +1,1 @@
+"""What launch does besides training, planning and sweeping."""
