@@ -11,7 +11,6 @@ from jax.sharding import AbstractMesh
 
 from experiments.scaling.architecture_matrix import UNETS
 from videojax.config import resolve
-from videojax.jobs import make_job
 from videojax.models.dit import SIZES
 from videojax.runs.program import (
   Counts,
@@ -23,6 +22,7 @@ from videojax.runs.program import (
 )
 from videojax.scaling import flops
 from videojax.sharding import MESH_AXES
+from videojax.sweeps.schedule import make_job
 from videojax.train import train
 
 ROOT = Path(__file__).parent.parent

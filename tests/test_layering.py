@@ -57,8 +57,8 @@ LAYERS = [
   ("videojax.modes.coordinate_check", 11),
   ("videojax.modes.effects", 12),
   ("videojax.modes.cascade", 12),
-  ("videojax.jobs", 11),
-  ("videojax.sweep", 12),
+  ("videojax.sweeps.schedule", 11),
+  ("videojax.sweeps.sweep", 12),
   ("videojax.launch", 13),
   ("videojax.fits", 13),
 ]

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny_dict
-from videojax import sweep as runner
 from videojax.errors import ConfigError
-from videojax.jobs import (
+from videojax.runs.rundir import read_json
+from videojax.scaling.cells import Cell, cells, chain, part_of, product, read_sweep, vary, zipped
+from videojax.sweeps import sweep as runner
+from videojax.sweeps.schedule import (
   in_order,
   make_job,
   own_share,
@@ -19,9 +21,7 @@ from videojax.jobs import (
   trunk_of,
   write_sweep,
 )
-from videojax.runs.rundir import read_json
-from videojax.scaling.cells import Cell, cells, chain, part_of, product, read_sweep, vary, zipped
-from videojax.sweep import sweep
+from videojax.sweeps.sweep import sweep
 from videojax.train import Preempted, train
 
 ONE = jax.devices()[:1]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from videojax.jobs import make_job, override
 from videojax.runs.program import check_loss
 from videojax.scaling.cells import read_sweep
 from videojax.scaling.sealed import verify
+from videojax.sweeps.schedule import make_job, override
 
 ROOT = Path(__file__).parent.parent
 VARIANTS = {

@@ -120,9 +120,9 @@ def coordinates(c: Command) -> None:
 
 def sweep(c: Command) -> None:
   """Cells of the experiment file's get_sweep; the command line's overrides go to all of them."""
-  from videojax.jobs import list_cells
   from videojax.scaling.cells import part_of
-  from videojax.sweep import sweep
+  from videojax.sweeps.schedule import list_cells
+  from videojax.sweeps.sweep import sweep
 
   assert c.file is not None
   if "get_sweep" not in c.file.names:

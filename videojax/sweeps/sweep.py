@@ -16,13 +16,11 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from videojax import jobs
 from videojax.errors import ConfigError, NotFiniteError
 from videojax.io import files
 from videojax.io.checkpoint import CheckpointError
 from videojax.io.claim import InUseError, claim
 from videojax.io.log import clock_text
-from videojax.jobs import Job
 from videojax.runs import rundir
 from videojax.runs.program import Program
 from videojax.scaling.cells import Cell, read_sweep
@@ -30,6 +28,8 @@ from videojax.scaling.predict import predict
 from videojax.scaling.report import report
 from videojax.scaling.sealed import unpredicted
 from videojax.sharding import make_mesh
+from videojax.sweeps import schedule
+from videojax.sweeps.schedule import Job
 from videojax.train import Preempted, train
 
 
@@ -50,8 +50,8 @@ def sweep(
   """
   deadline = time.perf_counter() + max_seconds
   console = Console(highlight=False, soft_wrap=True)
-  every = [jobs.make_job(base, cell) for cell in cells]
-  jobs.write_sweep(workdir, every, notes or {})
+  every = [schedule.make_job(base, cell) for cell in cells]
+  schedule.write_sweep(workdir, every, notes or {})
   first, last, _ = part.indices(len(every))
   with claim(workdir, f"cells {first}:{last} of a sweep", f"cells-{first}-{last}"):
     run_part(every, part, workdir, deadline, console)
@@ -61,8 +61,8 @@ def run_part(
   every: Sequence[Job], part: slice, workdir: Path, deadline: float, console: Console
 ) -> None:
   """The cells of `part`, the held-out ones after the others; of all cells then the report."""
-  chosen = jobs.in_order(every[part])
-  console.print(jobs.statement(every, workdir), markup=False)
+  chosen = schedule.in_order(every[part])
+  console.print(schedule.statement(every, workdir), markup=False)
   run_all([job for job in chosen if not job.cell.held_out], every, workdir, deadline, console)
   held_out = [job for job in chosen if job.cell.held_out]
   waiting = [r.cell.name for r in read_sweep(workdir) if r.is_open and not r.cell.held_out]
@@ -94,13 +94,13 @@ def run_all(
 ) -> None:
   """The loop: one line per cell of `todo`, some of `every`, and the time that is left."""
   program: Program | None = None
-  todo = [job for job in todo if not jobs.is_finished(job, workdir)]
+  todo = [job for job in todo if not schedule.is_finished(job, workdir)]
   spent: list[float] = []
   for number, job in enumerate(todo, 1):
     run, clock = workdir / "cells" / job.cell.name, time.perf_counter()
     if clock > deadline:
       raise Preempted(f"stopped by the time limit before cell {job.cell.name}")
-    trunk, said = jobs.trunk_of(job, every, workdir), f"[{number}/{len(todo)}] {job.cell.name}"
+    trunk, said = schedule.trunk_of(job, every, workdir), f"[{number}/{len(todo)}] {job.cell.name}"
     try:
       with claim(run, f"cell {job.cell.name} of a sweep"):
         (run / "failed.json").unlink(missing_ok=True)
@@ -122,6 +122,6 @@ def run_all(
       files.write_json(run / "failed.json", {"time": rundir.now(), "why": why})
       said += f"  FAILED: {why}"
     spent.append(time.perf_counter() - clock)
-    left = clock_text(jobs.time_left([j.flops for j in todo], spent))
+    left = clock_text(schedule.time_left([j.flops for j in todo], spent))
     steps = job.experiment.total_steps
     console.print(f"{said}  {steps} steps  {spent[-1]:.1f} s  ({left} left)", markup=False)
