@@ -13,12 +13,13 @@ from tests.scaling import make_sweep as made
 from tests.scaling.make_sweep import World, finish, isoflop_cells, make, write
 from videojax.errors import ConfigError
 from videojax.measures import physics
-from videojax.scaling import clips, coherence, plotting
+from videojax.report import clip_strips, plotting
+from videojax.report.report import main, report, times
+from videojax.scaling import coherence
 from videojax.scaling.cells import cells, product, read_sweep, vary
 from videojax.scaling.fit import fit_table
 from videojax.scaling.groups import load
 from videojax.scaling.predict import predict
-from videojax.scaling.report import main, report, times
 from videojax.scaling.sealed import seal
 from videojax.scaling.table import read_table
 
@@ -369,12 +370,14 @@ def test_clips_show_truth_and_every_budget_in_order(full):
   assert labels == ["1x", "4x", "16x", "64x", "256x"]
   with Image.open(directory / "report" / "figures" / "samples.webp") as animation:
     assert animation.n_frames == 16
-    assert animation.width == clips.GAP + 6 * (4 * 32 + clips.GAP)  # enlarged by a whole number
+    assert animation.width == clip_strips.GAP + 6 * (
+      4 * 32 + clip_strips.GAP
+    )  # enlarged by a whole number
   first = numbers["samples"]["columns"][0]
-  samples = clips.read_samples(directory / "cells" / first["directory"])
+  samples = clip_strips.read_samples(directory / "cells" / first["directory"])
   assert samples.given == (True,) * 3 + (False,) * 13
   assert samples.captions[0] == "one disc moves, number 0"
-  assert clips.strip_frames(samples)[0] == 2 and clips.strip_frames(samples)[-1] == 15
+  assert clip_strips.strip_frames(samples)[0] == 2 and clip_strips.strip_frames(samples)[-1] == 15
 
 
 @pytest.mark.parametrize("ratio,label", [(1.0, "1x"), (4.02, "4x"), (2.5, "2.5x"), (31.7, "32x")])
@@ -403,7 +406,7 @@ def test_clips_of_another_form_are_named_and_never_an_exception_of_the_reader(tm
   video = np.zeros((2, 4, 8, 8, 3), np.uint8)
   sound = dict(video=video, truth=video, caption=["a", "b"], fps=8.0, given=[True] * 4)
   write_npz()
-  assert clips.read_samples(tmp_path).fps == 8
+  assert clip_strips.read_samples(tmp_path).fps == 8
   whole = path.read_bytes()
   for other in (
     {"fps": 0.0}, {"fps": np.nan}, {"fps": "x"}, {"fps": []}, {"given": 3}, {"given": [True]},
@@ -412,18 +415,18 @@ def test_clips_of_another_form_are_named_and_never_an_exception_of_the_reader(tm
   ):  # fmt: skip
     write_npz(**other)
     with pytest.raises(ConfigError, match="step0000001.npz"):
-      clips.read_samples(tmp_path)
+      clip_strips.read_samples(tmp_path)
   rng = np.random.default_rng(0)
   for data in (b"", b"x", whole[:99], whole[: len(whole) // 2], np.zeros(3).tobytes()):
     path.write_bytes(data)
     with pytest.raises(ConfigError, match="step0000001.npz is damaged"):
-      clips.read_samples(tmp_path)
+      clip_strips.read_samples(tmp_path)
   for _ in range(200):
     flipped = bytearray(whole)
     flipped[rng.integers(len(whole))] ^= 1 << rng.integers(8)
     path.write_bytes(bytes(flipped))
     try:
-      clips.read_samples(tmp_path)
+      clip_strips.read_samples(tmp_path)
     except ConfigError as error:
       assert "step0000001.npz" in str(error)
 

@@ -10,11 +10,11 @@ import pytest
 
 from tests.scaling.make_sweep import isoflop_cells, make
 from videojax.errors import ConfigError
+from videojax.report.page import page
+from videojax.report.report import analyse
 from videojax.scaling import predict as predictions
 from videojax.scaling.cells import read_starts, read_sweep
 from videojax.scaling.groups import load, require_finished
-from videojax.scaling.page import page
-from videojax.scaling.report import analyse
 from videojax.scaling.sealed import unpredicted, verify
 
 HELD_OUT = 1.024e16

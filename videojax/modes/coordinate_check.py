@@ -13,8 +13,8 @@ from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.io import files
+from videojax.report import plotting
 from videojax.runs.program import create_state, make_update
-from videojax.scaling import plotting
 from videojax.scaling.coordinates import product_sizes, slopes
 from videojax.sharding import by_path
 from videojax.state import TrainState, train_step

@@ -21,11 +21,11 @@ from videojax.io import files
 from videojax.io.checkpoint import CheckpointError
 from videojax.io.claim import InUseError, claim
 from videojax.io.log import clock_text
+from videojax.report.report import report
 from videojax.runs import rundir
 from videojax.runs.program import Program
 from videojax.scaling.cells import Cell, read_sweep
 from videojax.scaling.predict import predict
-from videojax.scaling.report import report
 from videojax.scaling.sealed import unpredicted
 from videojax.sharding import make_mesh
 from videojax.sweeps import schedule

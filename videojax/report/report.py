@@ -15,10 +15,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from videojax.io.files import finite, write_json, write_text
-from videojax.scaling import analysis, clips, coherence, figures, plotting, predict
+from videojax.report import analysis, clip_strips, figures, plotting
+from videojax.report.page import page
+from videojax.scaling import coherence, predict
 from videojax.scaling.command import Parser
 from videojax.scaling.groups import Sweep, describe, load, require_finished, seed_of
-from videojax.scaling.page import page
 
 Part = dict[str, Any]
 
@@ -137,7 +138,7 @@ def draw(numbers: Part, directory: Path) -> dict[str, bytes]:
 def _chosen(sweep: Sweep) -> list[tuple[Any, Any]]:
   """(group, samples) of the best cell of each budget, first seed, where it left samples."""
   best = sweep.frontier(coherence.main_series(sweep), held_out=True)
-  pairs = [(g, clips.read_samples(g.rows[0].directory)) for g in best]
+  pairs = [(g, clip_strips.read_samples(g.rows[0].directory)) for g in best]
   return [(g, s) for g, s in pairs if s is not None]
 
 
@@ -145,13 +146,13 @@ def _columns(sweep: Sweep) -> Part:
   chosen = _chosen(sweep)
   if not chosen:
     return {"why": "Clips are left out: the best cells have left no samples."}
-  if not clips.comparable([s for _, s in chosen]):
+  if not clip_strips.comparable([s for _, s in chosen]):
     return {"why": "Clips are left out: the cells have sampled different clips."}
   unit = chosen[0][0].flops
   return {
     "unit": unit,
     "series": describe(coherence.main_series(sweep)),
-    "clips": min(clips.ROWS, len(chosen[0][1].video)),
+    "clips": min(clip_strips.ROWS, len(chosen[0][1].video)),
     "given": sum(chosen[0][1].given),
     "columns": [
       {"label": times(g.flops / unit), "cell": g.name, "directory": g.rows[0].cell.name,
@@ -171,12 +172,12 @@ def _clips(sweep: Sweep, numbers: Part, directory: Path) -> dict[str, bytes]:
   if "why" in numbers["samples"]:
     return {}
   columns = [
-    clips.Column(told["label"], f"loss {told['loss']:.3g}", samples)
+    clip_strips.Column(told["label"], f"loss {told['loss']:.3g}", samples)
     for told, (_, samples) in zip(numbers["samples"]["columns"], _chosen(sweep))
   ]
   still = io.BytesIO()
-  clips.strip(columns).save(still, "PNG")
-  made = {"samples.webp": clips.animation(columns), "samples.png": still.getvalue()}
+  clip_strips.strip(columns).save(still, "PNG")
+  made = {"samples.webp": clip_strips.animation(columns), "samples.png": still.getvalue()}
   for name, data in made.items():
     (directory / name).write_bytes(data)
   return made

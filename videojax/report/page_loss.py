@@ -5,7 +5,7 @@ Each function takes report.json and the images, and returns HTML; '' where it do
 
 from collections.abc import Sequence
 
-from videojax.scaling.markup import (
+from videojax.report.markup import (
   Images,
   Part,
   bullets,

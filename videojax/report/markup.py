@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from videojax.io.log import clock_text
-from videojax.scaling.plotting import short
+from videojax.report.plotting import short
 
 Number = float | int | None
 Part = Mapping[str, Any]  # of report.json

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from videojax.scaling import page_loss, page_rest
-from videojax.scaling.markup import (
+from videojax.report import page_loss, page_rest
+from videojax.report.markup import (
   Images,
   Part,
   bullets,

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from videojax.scaling.plotting import (
+from videojax.report.plotting import (
   COMPUTE,
   FAINT,
   GREY,

@@ -1,0 +1,1 @@
+"""Pages from the records of a sweep."""
