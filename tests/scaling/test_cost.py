@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from videojax.cost import cost
+from videojax.cost.published_systems import SYSTEMS
+from videojax.cost.tables import CHIPS, Assumed, clip_flops, number, training_flops
 from videojax.models import dit
-from videojax.scaling import cost, flops
+from videojax.scaling import flops
 from videojax.scaling.__main__ import experiment_rows
 from videojax.scaling.__main__ import main as dispatch
-from videojax.scaling.cost_tables import CHIPS, Assumed, clip_flops, number, training_flops
-from videojax.scaling.systems import SYSTEMS
 
 ROOT = Path(__file__).parent.parent.parent
 BY_NAME = {system.name: system for system in SYSTEMS}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from videojax.config import Experiment
+from videojax.cost.tables import price_per_hour, priced
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.io import files
@@ -30,7 +31,6 @@ from videojax.runs.program import (
   task_products,
 )
 from videojax.scaling import flops, roofline
-from videojax.scaling.cost_tables import price_per_hour, priced
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, mesh_sizes
 from videojax.task import Task
 

@@ -4,10 +4,10 @@ import importlib
 import sys
 import warnings
 
+from videojax.cost.published_systems import Fact, Row, Trained
 from videojax.errors import check_choice
 from videojax.io import log
 from videojax.scaling import flops
-from videojax.scaling.systems import Fact, Row, Trained
 
 COMMANDS = {
   "fit": "a law from a table of runs",

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from videojax.config import Experiment, flatten, identity_of, program_of, resolve, to_json
+from videojax.cost.tables import price_per_hour
 from videojax.errors import ConfigError
 from videojax.io import files
 from videojax.io.log import clock_text
@@ -19,7 +20,6 @@ from videojax.runs import rundir
 from videojax.runs.program import Counts, parameters_by_part
 from videojax.scaling import flops
 from videojax.scaling.cells import Cell, Notes, read_notes, read_row, read_sweep
-from videojax.scaling.cost_tables import price_per_hour
 
 # What the time of a sweep is guessed from before a cell has run: share of the peak that small
 # models reach on an accelerator, and FLOP/s of a processor without a published peak.

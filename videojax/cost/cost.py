@@ -5,7 +5,7 @@
 
 Prints the tables and writes OUT/cost.md and OUT/cost.json. Every cell says whether it is published,
 derived, measured or a guess, from which source and by which formula; FLOPs are those of
-scaling/flops.py, the systems those of scaling/systems.py. docs/cost.md is this command's output.
+scaling/flops.py, the systems those of cost/published_systems.py. docs/cost.md is this command's output.
 """
 
 import argparse
@@ -15,11 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from videojax.errors import ConfigError, check_choice
-from videojax.io.files import write_text
-from videojax.io.schema import read_as
-from videojax.scaling.command import Parser
-from videojax.scaling.cost_tables import (
+from videojax.cost.published_systems import DELAVANDE, SYSTEMS, Number, Row
+from videojax.cost.tables import (
   CHIPS,
   Assumed,
   Cell,
@@ -37,8 +34,11 @@ from videojax.scaling.cost_tables import (
   training_table,
   video_seconds,
 )
+from videojax.errors import ConfigError, check_choice
+from videojax.io.files import write_text
+from videojax.io.schema import read_as
+from videojax.scaling.command import Parser
 from videojax.scaling.flops import PF_DAY, count
-from videojax.scaling.systems import DELAVANDE, SYSTEMS, Number, Row
 
 LETTERS = {"published": "p", "derived": "d", "measured": "m", "guess": "g", "unknown": "u"}
 COMMAND = "python -m videojax.scaling cost"

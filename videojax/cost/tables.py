@@ -1,13 +1,13 @@
-"""The tables of scaling/cost.py: what a clip is and what it costs, with sources and formulas."""
+"""The tables of cost/cost.py: what a clip is and what it costs, with sources and formulas."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from videojax.cost.published_systems import COUNTED, ChipHours, Fact, Number, Row, Trained
 from videojax.errors import ConfigError, check_choice
 from videojax.scaling import flops, roofline
-from videojax.scaling.systems import COUNTED, ChipHours, Fact, Number, Row, Trained
 
 
 @dataclasses.dataclass(frozen=True)

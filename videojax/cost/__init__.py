@@ -1,0 +1,1 @@
+"""What published video models and ours cost."""
