@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from videojax.measures import physics, unmix
+from videojax.measures import disc_masses, physics
 
 EXTENT, FPS, KNOWN, T = 10.0, 10.0, 3, 13
 TIME = np.arange(T) / FPS
@@ -160,7 +160,7 @@ TWO = moving(((2.5, 3.0), (0.0, 2.0), 1.2, RED), ((7.5, 6.0), (-1.0, 0.5), 1.2, 
 def test_a_disc_is_seen_where_it_is_with_the_mass_it_has(size, mass_error):
   states = scenes()
   state = jax.tree.map(lambda *x: np.stack(x), *states)
-  look = jax.jit(functools.partial(unmix.observe, extent=EXTENT))
+  look = jax.jit(functools.partial(disc_masses.observe, extent=EXTENT))
   seen = look(np.stack([film(s, size) for s in states]), state)
   away = np.linalg.norm(seen["centroid"] - state["position"] * size / EXTENT, axis=-1)
   assert away.max() < 0.06

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from tests.helpers import filled, relative_error
-from videojax.models import inflation, lumiere
+from videojax.models import image_inflation, lumiere
 from videojax.models.cond import Cond, drop
 from videojax.optim import split_frozen
 from videojax.scaling import flops, mup
@@ -80,8 +80,8 @@ def test_a_clip_of_held_frames_starts_as_the_image_model_frame_by_frame():
 @pytest.mark.parametrize(
   "make",
   [
-    lambda kw: inflation.Convolutions(16, 4, **kw),
-    lambda kw: inflation.TimeAttention(16, 8, 4, how=("auto", "auto"), **kw),
+    lambda kw: image_inflation.Convolutions(16, 4, **kw),
+    lambda kw: image_inflation.TimeAttention(16, 8, 4, how=("auto", "auto"), **kw),
   ],
 )
 def test_inflation_starts_as_the_identity_and_does_not_stay_it(make):
@@ -95,13 +95,17 @@ def test_inflation_starts_as_the_identity_and_does_not_stay_it(make):
 def test_halving_starts_as_the_first_of_two_frames_and_doubling_as_the_same_frame_twice():
   kw = dict(rngs=nnx.Rngs(0), dtype=jnp.float32)
   x = clip((1, 4, 2, 3, 8))
-  np.testing.assert_array_equal(inflation.Halve(8, **kw)(x), x[:, ::2])
-  np.testing.assert_array_equal(inflation.Double(8, **kw)(x), jnp.repeat(x, 2, 1))
+  np.testing.assert_array_equal(image_inflation.Halve(8, **kw)(x), x[:, ::2])
+  np.testing.assert_array_equal(image_inflation.Double(8, **kw)(x), jnp.repeat(x, 2, 1))
 
 
 def test_halving_is_a_strided_convolution_along_time_and_doubling_its_transpose():
   kw, x = dict(rngs=nnx.Rngs(0), dtype=jnp.float32), clip((1, 4, 1, 1, 8))
-  halve, double, kernel = inflation.Halve(8, **kw), inflation.Double(8, **kw), clip((2, 8, 8), 1)
+  halve, double, kernel = (
+    image_inflation.Halve(8, **kw),
+    image_inflation.Double(8, **kw),
+    clip((2, 8, 8), 1),
+  )
   halve.conv.kernel[...], double.conv.kernel[...] = kernel, jnp.moveaxis(kernel, 2, 0)
   y, transpose = jax.vjp(halve, x)
   want = jax.lax.conv(

@@ -16,8 +16,8 @@ from scipy import optimize
 from videojax.errors import ConfigError
 from videojax.scaling import bootstrap
 from videojax.scaling.fit import METHODS, fit_table, level_laws, main
-from videojax.scaling.forms import Additive
-from videojax.scaling.table import Table, read_table
+from videojax.scaling.law_forms import Additive
+from videojax.scaling.run_table import Table, read_table
 
 ROOT = Path(__file__).parents[2]
 CHINCHILLA = Path(__file__).parent / "data" / "chinchilla.csv"
@@ -675,6 +675,6 @@ def test_mistake_on_the_command_line_is_one_line_and_no_traceback(tmp_path):
 
 
 def test_fitting_needs_no_deep_learning_framework():
-  code = "import sys, videojax.scaling.fit, videojax.scaling.forms; print('jax' in sys.modules)"
+  code = "import sys, videojax.scaling.fit, videojax.scaling.law_forms; print('jax' in sys.modules)"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
   assert done.stdout.strip() == "False"

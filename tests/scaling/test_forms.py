@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from videojax.scaling.forms import (
+from videojax.scaling.law_forms import (
   Additive,
   Power,
   fit_power,

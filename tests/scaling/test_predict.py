@@ -12,9 +12,9 @@ from tests.scaling import make_sweep as made
 from tests.scaling.make_sweep import World, finish, isoflop_cells, make, write
 from videojax.errors import ConfigError
 from videojax.scaling.cells import cells, product, vary
-from videojax.scaling.groups import load
 from videojax.scaling.predict import main, predict, score
 from videojax.scaling.sealed import seal, unpredicted, verify, write_first
+from videojax.scaling.sweep_groups import load
 
 HELD_OUT = 1.024e16
 WORLD = World()

@@ -18,10 +18,10 @@ from videojax.report.report import main, report, times
 from videojax.scaling import coherence
 from videojax.scaling.cells import cells, product, read_sweep, vary
 from videojax.scaling.fit import fit_table
-from videojax.scaling.groups import load
 from videojax.scaling.predict import predict
+from videojax.scaling.run_table import read_table
 from videojax.scaling.sealed import seal
-from videojax.scaling.table import read_table
+from videojax.scaling.sweep_groups import load
 
 HOSTILE = """<u onclick="y">'</u><script>x</script>&$z"""
 FAILED = "budget1.6e+14_width192_seed1"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from videojax.scaling.__main__ import main
-from videojax.scaling.forms import Additive, Power
+from videojax.scaling.law_forms import Additive, Power
 from videojax.scaling.optimum import optimal_plan
 
 LAW = Additive(1.69, 406.4, 410.7, 0.34, 0.28)

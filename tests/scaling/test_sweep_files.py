@@ -14,8 +14,8 @@ from videojax.report.page import page
 from videojax.report.report import analyse
 from videojax.scaling import predict as predictions
 from videojax.scaling.cells import read_starts, read_sweep
-from videojax.scaling.groups import load, require_finished
 from videojax.scaling.sealed import unpredicted, verify
+from videojax.scaling.sweep_groups import load, require_finished
 
 HELD_OUT = 1.024e16
 CELL = "cells/budget4e+13_width64"

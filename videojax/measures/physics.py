@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from videojax.measures.unmix import (
+from videojax.measures.disc_masses import (
   State,
   Video,
   checked_state,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from videojax.models import inflation, layers, unet, unet_config
+from videojax.models import image_inflation, layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
 from videojax.scaling.flops import Product
 from videojax.settings import Depth, Natural, Width
@@ -146,9 +146,9 @@ class Block(nnx.Module):
     )
     coarsest = level == len(cfg.multipliers) - 1
     make = lambda: (
-      inflation.TimeAttention(c, cfg.head_dim, groups, how=how, **kw)
+      image_inflation.TimeAttention(c, cfg.head_dim, groups, how=how, **kw)
       if coarsest
-      else inflation.Convolutions(c, groups, **kw)
+      else image_inflation.Convolutions(c, groups, **kw)
     )
     count = (cfg.temporal_blocks if coarsest else 1) * cfg.temporal
     self.temporal: Any = nnx.Dict({str(i): make() for i in range(count)})
@@ -175,7 +175,7 @@ class Level(nnx.Module):
     )
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     down = stage.place == "down"
-    make = inflation.Halve if down else inflation.Double
+    make = image_inflation.Halve if down else image_inflation.Double
     temporal = make(c, **kw) if stage.sampler and cfg.temporal else None
     kw["stride"] = 2 if down else 1
     self.sampler = unet.Conv(c, c, unet.SPACE, ("embed", None), **kw) if stage.sampler else None
@@ -299,9 +299,9 @@ def products(
       out += unet.ResNet.products(c_from, c_to, 4 * c, n, 1 if levels == 1 else grid[0])
       out += unet.Transformer.products(c_to, c_to, grid, "space", text) if attends else []
       if cfg.temporal and grid[0] > 1 and stage.level < last:
-        out += inflation.Convolutions.products(c_to, n)
+        out += image_inflation.Convolutions.products(c_to, n)
       elif cfg.temporal and grid[0] > 1:
-        out += inflation.TimeAttention.products(c_to, n, grid[0]) * cfg.temporal_blocks
+        out += image_inflation.TimeAttention.products(c_to, n, grid[0]) * cfg.temporal_blocks
     if stage.sampler:
       c_to = stage.blocks[-1].c_out
       after = stage.level + (1 if stage.place == "down" else -1)

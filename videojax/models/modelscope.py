@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from videojax.models import layers, published, unet, unet_config
+from videojax.models import diffusers_names, layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
 from videojax.scaling.flops import Product
 from videojax.settings import Depth, Width
@@ -254,7 +254,9 @@ PARTS = unet_config.PARTS | {
 
 def names(cfg: Config) -> dict[str, tuple[str, str]]:
   """Path of a parameter -> its name in UNet3DConditionModel, and its layout (runs/weights.py)."""
-  return published.names(layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0)))))
+  return diffusers_names.names(
+    layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
+  )
 
 
 def published_config(cfg: Config) -> dict[str, Any]:

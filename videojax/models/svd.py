@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Key
 
 from videojax.models import layers, unet, unet_config
 from videojax.models.attention import choose_kernel
-from videojax.models.blend import Block, Embed, Transformer
 from videojax.models.cond import Cond, check_cond
+from videojax.models.time_blending import Block, Embed, Transformer
 from videojax.scaling.flops import Product
 from videojax.settings import Depth, Width
 from videojax.sharding import constrain

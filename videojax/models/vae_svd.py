@@ -25,8 +25,8 @@ from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers, unet
 from videojax.models.attention import KERNELS, attention
-from videojax.models.blend import Blend
 from videojax.models.layers import Linear
+from videojax.models.time_blending import Blend
 from videojax.scaling.flops import Product
 from videojax.settings import Depth, Width
 from videojax.sharding import constrain

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from videojax.models import layers, published, unet, unet_config
+from videojax.models import diffusers_names, layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
 from videojax.models.layers import Linear
 from videojax.scaling.flops import Product
@@ -373,4 +373,4 @@ def names(cfg: Config) -> dict[str, tuple[str, str]]:
   What goes along time has none: `init_from` takes it with `init_fresh='.*temporal'`.
   """
   image = nnx.eval_shape(lambda: Model(cfg.image, rngs=nnx.Rngs(0)))
-  return published.names(layers.param_info(image))
+  return diffusers_names.names(layers.param_info(image))

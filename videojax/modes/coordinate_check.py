@@ -15,7 +15,7 @@ from videojax.errors import ConfigError
 from videojax.io import files
 from videojax.report import plotting
 from videojax.runs.program import create_state, make_update
-from videojax.scaling.coordinates import product_sizes, slopes
+from videojax.scaling.product_sizes import product_sizes, slopes
 from videojax.sharding import by_path
 from videojax.state import TrainState, train_step
 from videojax.task import Task, without_codec

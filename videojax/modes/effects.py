@@ -1,7 +1,7 @@
 """--mode=effects: what each control of a run does to sampled clips of worlds, in its own unit.
 
 A control is asked for values that the data did not choose, all others are left out, and what the
-sampled discs then do is measured by their centroids (measures/unmix.py). Whatever was asked for
+sampled discs then do is measured by their centroids (measures/disc_masses.py). Whatever was asked for
 stands beside it: a control that does nothing shows as a flat row.
 
 Shapes: B batch, T frames, H W height width, M discs.
@@ -23,7 +23,7 @@ from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator, check_finite
 from videojax.io import files, media
 from videojax.io.log import phase
-from videojax.measures.unmix import checked_state, exact, observe_clip
+from videojax.measures.disc_masses import checked_state, exact, observe_clip
 from videojax.modes.finished_run import opened
 from videojax.sample import GuidanceConfig, generate
 

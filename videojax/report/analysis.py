@@ -10,7 +10,7 @@ from videojax.io.files import finite
 from videojax.scaling import coherence as coherent
 from videojax.scaling import curves
 from videojax.scaling.cells import read_starts, telling
-from videojax.scaling.groups import (
+from videojax.scaling.sweep_groups import (
   STATUSES,
   Group,
   Setting,

@@ -19,7 +19,7 @@ from videojax.report import analysis, clip_strips, figures, plotting
 from videojax.report.page import page
 from videojax.scaling import coherence, predict
 from videojax.scaling.command import Parser
-from videojax.scaling.groups import Sweep, describe, load, require_finished, seed_of
+from videojax.scaling.sweep_groups import Sweep, describe, load, require_finished, seed_of
 
 Part = dict[str, Any]
 

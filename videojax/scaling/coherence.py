@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from videojax.errors import ConfigError
-from videojax.scaling import forms
+from videojax.scaling import law_forms
 from videojax.scaling.curves import LEAST, Curve, power_line, rate_curve, survival_curve
-from videojax.scaling.groups import Group, Setting, Sweep, describe, per_clip
+from videojax.scaling.sweep_groups import Group, Setting, Sweep, describe, per_clip
 
 Part = dict[str, Any]
 LEAST_CELLS = 5  # for an R2
@@ -310,8 +310,8 @@ def predictors(sweep: Sweep, series: Setting, names: Sequence[str]) -> Part:
       if len(points) < LEAST_CELLS:
         continue
       measure = [p["value"] for p in points]
-      *by_level, dynamics = forms.predictors(measure, [p["by_level"] for p in points])
-      alone = {k: forms.r_squared([p[k] for p in points], measure) for k in ("loss", "flops")}
+      *by_level, dynamics = law_forms.predictors(measure, [p["by_level"] for p in points])
+      alone = {k: law_forms.r_squared([p[k] for p in points], measure) for k in ("loss", "flops")}
       r2 = alone | {"noisiest": by_level[-1].r2, "dynamics": dynamics.r2}
       table.append({
         "measure": name, "title": about(name).title, "split": split, "cells": len(points),

@@ -18,10 +18,10 @@ from scipy import special, stats
 from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import interval
 from videojax.scaling.fit import FREE, Fit, fit_table
-from videojax.scaling.forms import Rate, Survival, fit_rate, fit_survival
-from videojax.scaling.groups import Group
 from videojax.scaling.isoflop import IsoFlop, parabola
-from videojax.scaling.table import Table
+from videojax.scaling.law_forms import Rate, Survival, fit_rate, fit_survival
+from videojax.scaling.run_table import Table
+from videojax.scaling.sweep_groups import Group
 
 Array = np.ndarray
 Part = dict[str, Any]

@@ -27,10 +27,10 @@ from videojax.scaling.bootstrap import (
   resampled,
 )
 from videojax.scaling.command import Parser, positive
-from videojax.scaling.forms import Additive, Power
 from videojax.scaling.isoflop import IsoFlop, Minimum
+from videojax.scaling.law_forms import Additive, Power
 from videojax.scaling.optimum import Flops, Optimum, optimum
-from videojax.scaling.table import Rows, Table, check, read_table, select, too_far
+from videojax.scaling.run_table import Rows, Table, check, read_table, select, too_far
 
 Array = np.ndarray
 

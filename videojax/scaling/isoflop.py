@@ -14,7 +14,7 @@ import numpy as np
 
 from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import Scalar, variable_projection
-from videojax.scaling.forms import Law, Number, Power
+from videojax.scaling.law_forms import Law, Number, Power
 from videojax.scaling.optimum import Optimum
 
 Array = np.ndarray

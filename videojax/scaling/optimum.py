@@ -11,7 +11,7 @@ import numpy as np
 
 from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import Scalar
-from videojax.scaling.forms import Additive, Law, Number, Power
+from videojax.scaling.law_forms import Additive, Law, Number, Power
 
 Array = np.ndarray
 Flops = Scalar | Callable  # a coefficient c, for c N D, or a function of N and D

@@ -25,14 +25,6 @@ from videojax.scaling import coherence
 from videojax.scaling.cells import Row, read_starts
 from videojax.scaling.command import Parser, positive
 from videojax.scaling.curves import Law, SurvivalCurve, fit_law
-from videojax.scaling.groups import (
-  Setting,
-  Sweep,
-  describe,
-  load,
-  require_finished,
-  setting,
-)
 from videojax.scaling.sealed import (
   SCHEMA,
   Prediction,
@@ -44,6 +36,7 @@ from videojax.scaling.sealed import (
   verify,
   write_first,
 )
+from videojax.scaling.sweep_groups import Setting, Sweep, describe, load, require_finished, setting
 
 Part = dict[str, Any]
 

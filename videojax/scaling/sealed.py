@@ -13,7 +13,7 @@ from videojax.errors import ConfigError
 from videojax.io.files import replacing
 from videojax.io.schema import read_as
 from videojax.scaling.cells import Row
-from videojax.scaling.groups import Sweep, budget_of, load
+from videojax.scaling.sweep_groups import Sweep, budget_of, load
 
 SCHEMA = 1
 

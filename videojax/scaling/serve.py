@@ -21,9 +21,9 @@ from rich.table import Table
 from videojax.io.files import finite
 from videojax.scaling.command import Parser, count, positive
 from videojax.scaling.fit import DATA, fit_table
-from videojax.scaling.forms import Additive, fit_power
+from videojax.scaling.law_forms import Additive, fit_power
 from videojax.scaling.optimum import Plan, optimal_plan
-from videojax.scaling.table import read_table
+from videojax.scaling.run_table import read_table
 
 COLUMNS = {
   "minutes": "minutes", "params": "parameters", "tokens": "tokens", "steps": "steps",
