@@ -21,8 +21,8 @@ class Config(vae_svd.Config):
   """The network's sizes and, beside them:
 
   Attributes:
-    weights: published ones in safetensors (runs/weights.py); None: random ones, the same in every run,
-      which serve tests and plans.
+    weights: published ones in safetensors (runs/weights.py); None: random ones, the same in every
+      run, which serve tests and plans.
     frames: decoded together, as many as memory allows; None: all.
   """
 

@@ -5,7 +5,8 @@
 
 Prints the tables and writes OUT/cost.md and OUT/cost.json. Every cell says whether it is published,
 derived, measured or a guess, from which source and by which formula; FLOPs are those of
-scaling/flops.py, the systems those of cost/published_systems.py. docs/cost.md is this command's output.
+scaling/flops.py, the systems those of cost/published_systems.py. docs/cost.md is made by this
+command.
 """
 
 import argparse

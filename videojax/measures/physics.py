@@ -1,6 +1,6 @@
 """Exact coherence of generated clips of worlds, measured against the simulator's state.
 
-Masses, centroids and colours that `unmix.observe` sees are compared with the truth, over the
+Masses, centroids and colours that `disc_masses.observe` sees are compared with the truth, over the
 unknown frames. All bounds are constants here; docs/measures.md says why these.
 
 Shapes: B batch, T frames, H W height width (equal), M most discs of a clip.

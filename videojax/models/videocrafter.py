@@ -336,7 +336,7 @@ OTHER_PARTS = (
 
 
 def names(cfg: Config) -> dict[str, tuple[str, str]]:
-  """Path of a parameter -> its name in a published checkpoint, and its layout there (runs/weights.py).
+  """Path of a parameter -> its name and layout in a published checkpoint (runs/weights.py).
 
   They begin with 'model.diffusion_model.'; behind it they are those of the reference's UNetModel.
   """

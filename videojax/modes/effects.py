@@ -1,7 +1,7 @@
 """--mode=effects: what each control of a run does to sampled clips of worlds, in its own unit.
 
 A control is asked for values that the data did not choose, all others are left out, and what the
-sampled discs then do is measured by their centroids (measures/disc_masses.py). Whatever was asked for
+sampled discs then do is measured by their centroids (measures/disc_masses.py). What was asked for
 stands beside it: a control that does nothing shows as a flat row.
 
 Shapes: B batch, T frames, H W height width, M discs.

@@ -9,12 +9,13 @@ from videojax.errors import check_choice
 from videojax.io import log
 from videojax.scaling import flops
 
+# name -> its module, what it makes
 COMMANDS = {
-  "fit": "a law from a table of runs",
-  "predict": "the loss of a budget that has not been run, dated and sealed",
-  "report": "a page about a sweep, from its run directories",
-  "serve": "the cheapest model and steps for minutes of video at a quality",
-  "cost": "what video models cost to train and to serve",
+  "fit": ("scaling.fit", "a law from a table of runs"),
+  "predict": ("scaling.predict", "the loss of a budget that has not been run, dated and sealed"),
+  "report": ("report.report", "a page about a sweep, from its run directories"),
+  "serve": ("scaling.serve", "the cheapest model and steps for minutes of video at a quality"),
+  "cost": ("cost.cost", "what video models cost to train and to serve"),
 }
 
 
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> int:
   """Runs a command; a user's mistake is a line on standard error, not a traceback."""
   if not argv or argv[0] in ("-h", "--help"):
     print(__doc__)
-    for name, does in COMMANDS.items():
+    for name, (_, does) in COMMANDS.items():
       print(f"  {name:8s} {does} (python -m videojax.scaling {name} --help)")
     return 0 if argv else 2
   try:
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
     with warnings.catch_warnings():
       # What numbers cannot be fitted is said in words; NumPy's own lines name no row.
       warnings.simplefilter("ignore", RuntimeWarning)
-      importlib.import_module(f"videojax.scaling.{argv[0]}").main(argv[1:], *hooks)
+      importlib.import_module(f"videojax.{COMMANDS[argv[0]][0]}").main(argv[1:], *hooks)
   except (ValueError, OSError) as error:
     log.error(str(error))
     return 1
