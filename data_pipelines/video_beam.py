@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines import beam_tools, video_cut, video_dataset, video_folder, video_splits
+from data_pipelines import beam_tools, video_build, video_cut, video_dataset, video_splits
 from data_pipelines.beam_tools import is_url
 from videojax.errors import ConfigError
 
@@ -25,7 +25,7 @@ INFO = "dataset_info.json"
 
 
 def build(source: str, out: str, options: video_dataset.Options, arguments: Sequence[str]) -> str:
-  """Makes the dataset, or finds it made: `video_folder.build` on Beam, from and to URLs, too.
+  """Makes the dataset, or finds it made: `video_build.build` on Beam, from and to URLs, too.
 
   Args:
     source: directory or URL of videos and images.
@@ -37,7 +37,7 @@ def build(source: str, out: str, options: video_dataset.Options, arguments: Sequ
     A summary in words.
 
   Raises:
-    ConfigError: Beam is not installed, or as `video_folder.build`.
+    ConfigError: Beam is not installed, or as `video_build.build`.
   """
   beam_tools.check(source, out, arguments)
   source, out = source.rstrip("/"), out.rstrip("/")
@@ -47,14 +47,14 @@ def build(source: str, out: str, options: video_dataset.Options, arguments: Sequ
       near = Path(folder, "source", PurePosixPath(source).name)
       files = beam_tools.fetch_texts(source, near, (f"{out}/", f"{out}.partial/"))
     target = Path(folder, "out") if is_url(out) else Path(out)
-    partial = f"{out}.partial" if is_url(out) else str(video_folder.partial_of(target))
+    partial = f"{out}.partial" if is_url(out) else str(video_build.partial_of(target))
     place = source if is_url(source) else str(near)
     cluster = Cluster(f"{partial}/pieces", options, place, f"{partial}/dataset", arguments)
     if not is_url(out):
-      return video_folder.build(near, target, options, 1, cluster, files)
+      return video_build.build(near, target, options, 1, cluster, files)
     finished = beam_tools.fetch_record(out, target, video_dataset.RECORD)
     try:
-      summary = video_folder.build(near, target, options, 1, cluster, files)
+      summary = video_build.build(near, target, options, 1, cluster, files)
     except ConfigError as error:
       raise ConfigError(str(error).replace(str(target), out)) from error
     if not finished:
@@ -64,7 +64,7 @@ def build(source: str, out: str, options: video_dataset.Options, arguments: Sequ
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster(video_dataset.Pieces):
+class Cluster(video_build.Cluster):
   """Both stages on Beam; `folder` may be a URL.
 
   Args:

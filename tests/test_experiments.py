@@ -51,7 +51,7 @@ def config(name, *arg):
 
 
 def experiments():
-  """All but the sweeps, which tests/test_sweeps.py looks at."""
+  """All but the sweeps, which tests/sweeps/test_shipped_sweeps.py looks at."""
   paths = (p.relative_to(ROOT / "experiments") for p in (ROOT / "experiments").rglob("*.py"))
   return sorted(
     str(p.with_suffix("")) for p in paths if not p.name.startswith("__") and p.parts[0] != "scaling"

@@ -1,68 +1,14 @@
-"""Imports point one way (docs/architecture.md)."""
+"""Imports point one way, down the picture of docs/architecture.md."""
 
 import ast
+import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# A module may import those of lower layers, and of its own. First match from the top.
-LAYERS = [
-  ("videojax.errors", 0),
-  ("videojax.io.files", 0),
-  ("videojax.settings", 0),
-  ("videojax.host.process", 0),
-  ("videojax.host.stop", 0),
-  ("videojax.io.claim", 0),
-  ("videojax.io.quiet_orbax", 0),
-  ("videojax.io.schema", 1),
-  ("videojax.sharding", 1),
-  ("videojax.io.media", 1),
-  ("videojax.log", 1),
-  ("videojax.io.records", 1),
-  ("videojax.io.tensors", 1),
-  ("videojax.io.integrity", 1),
-  ("videojax.host.distributed", 1),
-  ("videojax.host.agreement", 1),
-  ("videojax.models", 2),
-  ("videojax.diffusion", 2),
-  ("videojax.codecs", 2),
-  ("videojax.measures", 2),
-  ("videojax.scaling.__main__", 13),
-  ("videojax.scaling", 2),
-  ("videojax.data", 2),
-  ("videojax.optim", 3),
-  ("videojax.runs.weights", 3),
-  ("videojax.io.checkpoint", 3),
-  ("videojax.state", 4),
-  ("videojax.controls", 3),
-  ("videojax.task", 4),
-  ("videojax.sample", 5),
-  ("videojax.evaluate", 6),
-  ("videojax.config", 7),
-  ("videojax.overrides", 8),
-  ("videojax.runs.rundir", 8),
-  ("videojax.runs.program", 8),
-  ("videojax.runs.resume", 9),
-  ("videojax.train", 10),
-  ("videojax.plan.hlo", 2),
-  ("videojax.host.xla_flags", 2),
-  ("videojax.plan.topology", 9),
-  ("videojax.plan.step_work", 9),
-  ("videojax.plan.tables", 9),
-  ("videojax.plan.plan", 11),
-  ("videojax.plan.search", 11),
-  ("videojax.modes.bench", 11),
-  ("videojax.modes.finished_run", 11),
-  ("videojax.modes.coordinate_check", 11),
-  ("videojax.modes.effects", 12),
-  ("videojax.modes.cascade", 12),
-  ("videojax.sweeps.schedule", 11),
-  ("videojax.sweeps.sweep", 12),
-  ("videojax.launch", 13),
-  ("videojax.fits", 13),
-]
-# Beyond the layers: packages that must not know each other.
+# Beyond the picture: packages that must not know each other.
 APART = [
   ("videojax.models", "videojax.diffusion"),
   ("videojax.diffusion", "videojax.models"),
@@ -76,12 +22,6 @@ APART = [
 ]
 
 
-def layer(module):
-  if module == "videojax":
-    return 0
-  return next(level for name, level in LAYERS if (module + ".").startswith(name + "."))
-
-
 def modules():
   for root in ("videojax", "data_pipelines"):
     for path in sorted((ROOT / root).rglob("*.py")):
@@ -89,38 +29,60 @@ def modules():
       yield name, path
 
 
-def imports(path):
-  """Imported modules, but for those under `if TYPE_CHECKING`."""
-  tree = ast.parse(path.read_text())
-  guards = (node for node in ast.walk(tree) if isinstance(node, ast.If))
-  typing = [node for node in guards if "TYPE_CHECKING" in ast.dump(node.test)]
-  skip = {id(inner) for node in typing for inner in ast.walk(node)}
-  for node in ast.walk(tree):
-    if id(node) in skip:
-      continue
-    if isinstance(node, ast.Import):
-      yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and node.module:
-      yield node.module
-      # `from videojax import log` imports videojax.log
-      yield from (f"{node.module}.{a.name}" for a in node.names if node.module == "videojax")
-
-
 ALL = dict(modules())
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n.startswith("videojax")])
-def test_module_imports_only_its_own_layer_and_lower_ones(name):
-  for imported in imports(ALL[name]):
-    if imported.startswith("videojax.") and imported in ALL:
-      assert layer(imported) <= layer(name), f"{name} imports {imported}"
+def imports(name):
+  """What a module imports anywhere: at its top, in a function, for types alone."""
+  for node in ast.walk(ast.parse(ALL[name].read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      for alias in node.names:
+        # `from videojax.io import log` imports videojax.io.log
+        full = f"{node.module}.{alias.name}"
+        yield full if full in ALL else node.module
+
+
+def room(name):
+  """The package of a module, or the module itself where it lies at the top."""
+  return name if name == "videojax.scaling.__main__" else ".".join(name.split(".")[:2])
+
+
+def rows():
+  """Room -> its row in the picture, from the top."""
+  page = (ROOT / "docs" / "architecture.md").read_text()
+  picture = re.search(r"```\n(.*?)```", page, re.S)[1]
+  names = [line.split("  ")[0].split(", ") for line in picture.splitlines()]
+  return {f"videojax.{name.strip()}": row for row, group in enumerate(names) for name in group}
+
+
+def test_the_picture_has_every_room_once():
+  rooms = {room(name) for name in ALL if name.startswith("videojax.")}
+  assert set(rows()) == rooms
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n.startswith("videojax.")])
+def test_module_imports_only_its_own_room_and_those_below_it_in_the_picture(name):
+  row = rows()
+  for imported in imports(name):
+    if imported in ALL and imported != "videojax" and room(imported) != room(name):
+      assert row[room(name)] < row[room(imported)], f"{name} imports {imported}"
+
+
+def test_no_modules_import_each_other():
+  graph = {name: {i for i in imports(name) if i in ALL and i != name} for name in ALL}
+  try:
+    TopologicalSorter(graph).prepare()
+  except CycleError as error:
+    pytest.fail(" <- ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("who,whom", APART)
 def test_packages_do_not_know_each_other(who, whom):
-  for name, path in ALL.items():
+  for name in ALL:
     if (name + ".").startswith(who + "."):
-      for imported in imports(path):
+      for imported in imports(name):
         assert not (imported + ".").startswith(whom + "."), f"{name} imports {imported}"
 
 

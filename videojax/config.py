@@ -24,9 +24,9 @@ from videojax.diffusion.objective import Objective
 from videojax.diffusion.process import make_process
 from videojax.diffusion.samplers import Sampler
 from videojax.errors import ConfigError, check_choice
-from videojax.evaluate import EvaluateConfig, first
 from videojax.host.xla_flags import PRESETS
 from videojax.io.checkpoint import CheckpointConfig
+from videojax.measures.config import EvaluateConfig, first
 from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
 from videojax.settings import Count, Positive, Range, Regex, Seed, Width, build, named, tuples

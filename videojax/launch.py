@@ -93,7 +93,8 @@ def export(c: Command) -> None:
 
 
 def plan(c: Command) -> int:
-  from videojax.plan.plan import DoesNotFit, Target, plan
+  from videojax.plan.needs import DoesNotFit
+  from videojax.plan.plan import Target, plan
 
   name, f = c.flags.topology, c.flags
   if name is None and (f.search or f.slices != 1 or f.step != "train"):

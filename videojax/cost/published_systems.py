@@ -3,7 +3,7 @@
 A `System` describes a diffusion transformer analytically; its `products` give scaling/flops.py all
 that it needs. Nothing is filled in that nobody published: a field that is None is unknown. Numbers
 called "counted" come from PyTorch's FlopCounterMode over the classes of diffusers 0.42.1 on meta
-tensors; tests/scaling/test_cost.py holds the descriptions to them.
+tensors; tests/cost/test_cost.py holds the descriptions to them.
 
 Letters: T frames, H W pixels, t h w the token grid, S = t h w tokens, D width, F mlp width, L text
 tokens.

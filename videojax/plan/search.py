@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh
 from videojax.config import Experiment
 from videojax.errors import ConfigError
 from videojax.plan import topology
-from videojax.plan.plan import DoesNotFit, kept_bytes, state_bytes, with_remat
+from videojax.plan.needs import DoesNotFit, kept_bytes, state_bytes, with_remat
 from videojax.plan.step_work import Sent, step_work
 from videojax.plan.tables import mesh_text
 from videojax.runs.program import Counts, create_state, make_update, state_shardings

@@ -51,7 +51,7 @@ def experiment_rows(config: list[str]) -> list[Row]:
   from videojax.config import resolve
   from videojax.data import stack_examples
   from videojax.launch import parse
-  from videojax.plan.plan import fps
+  from videojax.plan.needs import fps
   from videojax.runs.program import Counts, parameters_by_part, task_products
 
   settings = parse(["cost", *config, "--workdir=unused"]).config

@@ -19,7 +19,7 @@ import pytest
 from videojax.errors import ConfigError
 from videojax.io import claim
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Takes the claim, says so, and holds it until its input ends. With a third argument it is on a host
 # of that name, and its file system has no locks.
 HOLDER = """

@@ -31,7 +31,7 @@ from videojax.runs.resume import restore_weights
 from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.train import train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SAVE_EVERY = 3
 # Three measured clips: neither processes nor devices divide them.
 MEASURED = {"clips": 3, "coherence_clips": 0, "reference_clips": 4, "batch_size": 3}

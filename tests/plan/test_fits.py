@@ -7,11 +7,11 @@ import jax
 import pytest
 
 from tests.helpers import tiny
-from tests.test_plan import libtpu
+from tests.plan.test_plan import libtpu
 from videojax import fits, launch
 from videojax.errors import ConfigError
 from videojax.plan import search, tables, topology
-from videojax.plan.plan import DoesNotFit, kept_bytes, with_remat
+from videojax.plan.needs import DoesNotFit, kept_bytes, with_remat
 from videojax.sharding import mesh_sizes
 
 BENCH = "--config=experiments/bench/wan_1p3b_8k.py"
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_told_with_the_memory_that_programs_may_use(capsys)
 @pytest.fixture
 def planned(monkeypatch, tmp_path):
   """The exit code of a plan with further arguments."""
-  monkeypatch.setattr("videojax.plan.plan.REMATS", ("none",))  # which the smoke form has
+  monkeypatch.setattr("videojax.plan.needs.REMATS", ("none",))  # which the smoke form has
   command = ["launch", "--mode=plan", QUICK, f"--workdir={tmp_path}"]
   return lambda *words: launch.main([*command, *words])
 

@@ -15,7 +15,7 @@ from videojax.scaling.cells import read_sweep
 from videojax.scaling.sealed import verify
 from videojax.sweeps.schedule import make_job, override
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 VARIANTS = {
   "worlds_smoke": ("", "smoke"), "worlds_isoflop": ("", "cpu", "smoke"),
   "lr_width": ("", "cpu", "smoke"), "head_size": ("", "cpu", "smoke"),

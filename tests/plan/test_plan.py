@@ -181,7 +181,7 @@ def test_each_remat_policy_keeps_less_than_the_one_before():
   assert peak["full"] < 1.02 * peak["offload"]
 
 
-PODS = json.loads((Path(__file__).parents[1] / "docs" / "pods.json").read_text())
+PODS = json.loads((Path(__file__).parents[2] / "docs" / "pods.json").read_text())
 
 
 @libtpu
