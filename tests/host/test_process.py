@@ -14,7 +14,7 @@ def test_freed_memory_is_reused_without_new_page_faults():
 
   code = """
 import numpy as np, resource
-from videojax.host import keep_freed_memory
+from videojax.host.process import keep_freed_memory
 def faults():
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
   for _ in range(10):

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 HOLDER = """
 import errno, fcntl, socket, sys
 from pathlib import Path
-from videojax import claim
+from videojax.io import claim
 from videojax.errors import ConfigError
 
 claim.RENEW_SECONDS, claim.SETTLE_SECONDS, claim.DEAD_SECONDS = 0.2, 0.2, 2.0

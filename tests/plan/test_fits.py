@@ -137,10 +137,10 @@ def test_a_search_that_finds_nothing_has_that_exit_code_too(planned, monkeypatch
   def none(*_):
     raise DoesNotFit("none of the best 4 does")
 
-  monkeypatch.setattr("videojax.plan.plan", none)
+  monkeypatch.setattr("videojax.plan.plan.plan", none)
   assert planned("--topology=v5e:2x2", "--search") == 3
   assert "none of the best 4" in capsys.readouterr().err
-  monkeypatch.setattr("videojax.plan.plan", lambda *_: {})  # of devices that are here
+  monkeypatch.setattr("videojax.plan.plan.plan", lambda *_: {})  # of devices that are here
   assert planned() == 0
 
 

@@ -125,7 +125,7 @@ def test_activations_keep_their_size_from_width_64_to_1024_under_mup_alone(tmp_p
 
 
 def test_activations_grow_with_the_width_without_mup(tmp_path, monkeypatch):
-  monkeypatch.setattr("videojax.coordinates.DOUBLINGS", 2)
-  monkeypatch.setattr("videojax.coordinates.STEPS", (1, 4))
+  monkeypatch.setattr("videojax.modes.coordinate_check.DOUBLINGS", 2)
+  monkeypatch.setattr("videojax.modes.coordinate_check.STEPS", (1, 4))
   written = coordinates(tiny(**CHECK), tmp_path / "check")
   assert steepest(written, "mup") < 0.3 and steepest(written, "standard") > 0.6
