@@ -9,7 +9,9 @@ import numpy as np
 
 from videojax.config import Experiment, resolve
 from videojax.models import context
+from videojax.models.cond import Cond
 from videojax.sharding import path_name
+from videojax.task import ModelSpec
 
 TINY: dict[str, Any] = {
   "total_steps": 4,
@@ -70,6 +72,75 @@ def relative_error(got: Any, want: Any) -> float:
     return np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
 
   return max(jax.tree.leaves(jax.tree.map(one, got, want)))
+
+
+def inputs_of(
+  config: Any, shape: tuple[int, ...], levels: int = 1, length: int = 0, rows: int = 1
+) -> tuple[Any, Any, Cond]:
+  """(x, t, cond) as shapes: clips of the shape (T, H, W, C) with every condition of the config.
+
+  Args:
+    levels: of noise, per clip.
+    length: of text and image tokens.
+  """
+  of = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((rows, *shape), dtype)
+  cond: dict[str, Any] = {}
+  for name in ("text", "image"):
+    width = getattr(config, name, None)
+    if width == "bytes":
+      cond[name] = of(length, dtype=jnp.uint8)
+    elif width:
+      cond[name] = of(length, width)
+    if width:
+      cond[f"{name}_mask"] = of(length, dtype=bool)
+  if config.classes:
+    cond["label"] = of(dtype=jnp.int32)
+  if config.known:
+    cond |= dict(known_mask=of(shape[0], 1, 1, 1), known=of(*shape))
+  cond["scalars"] = {name: of() for name in config.scalars}
+  cond["volumes"] = {name: of(*shape[:3], channels) for name, channels in config.volumes}
+  return of(*shape), of(levels), Cond(**cond)
+
+
+def products_of(model: ModelSpec, shape: tuple[int, ...], levels: int = 1, length: int = 0) -> Any:
+  """The products of a network's forward pass of one clip."""
+  return model.products(*inputs_of(model.config, shape, levels, length))
+
+
+def count_jaxpr(jaxpr: Any) -> int:
+  """FLOPs of every dot_general and convolution of a jaxpr; a scan's body times its length.
+
+  Of any jaxpr, a gradient's too, and by other code than scaling/flops.py's.
+  """
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "dot_general":
+      (contract, _), _ = eqn.params["dimension_numbers"]
+      depth = np.prod([eqn.invars[0].aval.shape[i] for i in contract], dtype=int)
+      total += 2 * int(np.prod(eqn.outvars[0].aval.shape, dtype=int) * depth)
+    elif eqn.primitive.name == "conv_general_dilated":
+      kernel = eqn.invars[1].aval.shape
+      out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+      per_output = int(np.prod(kernel, dtype=int)) // out_features
+      total += 2 * int(np.prod(eqn.outvars[0].aval.shape, dtype=int)) * per_output
+    times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+    items = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr"))
+    inner = (getattr(item, "jaxpr", item) for item in items)
+    total += times * sum(count_jaxpr(each) for each in inner if hasattr(each, "eqns"))
+  return total
+
+
+def counted(model: ModelSpec, shape: tuple[int, ...], levels: int = 1, length: int = 0):
+  """FLOPs of (a forward pass, its backward pass) of one clip, as the jaxprs have them.
+
+  A gradient's jaxpr counts the zeros that a convolution with strides puts between its outputs.
+  Attention must not compute again in the backward pass: the fixture `nothing_computed_again`.
+  """
+  inputs = inputs_of(model.config, shape, levels, length)
+  loss = lambda p, x, t, cond: jnp.square(model.network(p)(x, t, cond)).sum()
+  count = lambda f: count_jaxpr(jax.make_jaxpr(f)(model.abstract_params, *inputs).jaxpr)
+  forward = count(loss)
+  return forward, count(jax.grad(loss)) - forward
 
 
 def plain_attention(q: Any, k: Any, v: Any, ids_q: Any = None, ids_k: Any = None) -> Any:

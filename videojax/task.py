@@ -31,13 +31,15 @@ from videojax.controls import (
   region,
   shrink,
 )
-from videojax.data import Source
+from videojax.data import Source, stack_examples
 from videojax.diffusion.denoiser import Denoised, Denoiser
 from videojax.diffusion.objective import Objective, check_levels
 from videojax.errors import check_choice
-from videojax.models.cond import DROPPABLE, Cond, drop, drop_one, named
+from videojax.models.attention import compiling_for
+from videojax.models.cond import DROPPABLE, Cond, cut_cond, drop, drop_one, named
 from videojax.models.layers import ParamInfo, param_info
 from videojax.scaling import flops
+from videojax.scaling.flops import Product
 from videojax.settings import MOST, Natural, Range
 
 # A row's key is folded with these; 0 to 2 are the objective's (time, noise, network).
@@ -45,6 +47,7 @@ _DROP, _MASK, _CONTROL, _DROP_EACH = 3, 4, 5, 6  # and one more for each that ma
 _ENCODE = 1 << 16
 
 ShareOfRows = Annotated[float, Range(0, 1, open_high=True)]
+NO_MESH = jax.sharding.AbstractMesh((), ())
 CODEC = "codec"  # where a codec's parameters stand beside the model's; they are frozen
 
 
@@ -103,6 +106,20 @@ class ModelSpec:
   def abstract_params(self) -> dict:
     return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
+  def part(self, path: str) -> str:
+    """What a parameter is counted under, its numbers and its products: 'mlp', 'text', ..."""
+    names = path.split("/")
+    return next((self.module.PARTS[n] for n in names if n in self.module.PARTS), names[0])
+
+  def products(self, x: Any, t: Any, cond: Cond) -> list[Product]:
+    """The matrix products of one forward pass, by part; all are shapes of one clip.
+
+    They are the same under every kernel, parallelism and remat policy.
+    """
+    config = dataclasses.replace(self.config, kernel="xla", context="auto", remat="none")
+    leaves, tree = jax.tree.flatten((x, t, cond))
+    return _traced(ModelSpec(self.name, config), tuple(leaves), tree)
+
   @property
   def wider(self) -> "ModelSpec":
     """The same architecture twice as wide."""
@@ -113,6 +130,14 @@ class ModelSpec:
     graphdef, state = nnx.split(self.abstract)
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)
+
+
+@functools.lru_cache(maxsize=1024)
+def _traced(model: ModelSpec, leaves: tuple[Any, ...], tree: Any) -> list[Product]:
+  x, t, cond = jax.tree.unflatten(tree, leaves)
+  network = lambda params, x, t, cond: model.network(params)(x, t, cond)
+  with compiling_for("cpu"), jax.sharding.use_abstract_mesh(NO_MESH):
+    return flops.trace(network, model.abstract_params, x, t, cond, part=model.part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +179,9 @@ class CodecSpec:
     """FLOP of encoding one clip of this shape."""
     if self.network is None:
       return 0
-    return flops.forward(self.network.module.products(self.config, shape, decode=False))["total"]
+    encode = lambda params, video: self.of(params).encode(video, None)
+    video = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    return flops.forward(flops.trace(encode, self.abstract_params, video))["total"]
 
 
 def without_codec(params: dict) -> dict:
@@ -232,6 +259,22 @@ class Task:
   def strides(self) -> tuple[int, int, int]:
     """Pixels per latent position in (t, h, w)."""
     return self.codec.of({}).strides
+
+  def products(self, frames: int | None = None) -> list[Product]:
+    """The matrix products of one forward pass of one training clip.
+
+    Args:
+      frames: of the latents, from the first; None: all, as in training. 1: an image.
+    """
+
+    def inputs(params: dict, rows: Mapping[str, Any]) -> Any:
+      x, cond = self.prepare(params, self.source.decode(dict(rows)))
+      cut = lambda value: value[:, :frames]
+      t = jnp.zeros((1, x.shape[1] if self.objective.per_frame else 1))
+      return cut(x), cut(t), cut_cond(cond, cut)
+
+    rows = stack_examples(self.source, [0])
+    return self.model.products(*jax.eval_shape(inputs, self.abstract_params, rows))
 
   @property
   def abstract_params(self) -> dict:

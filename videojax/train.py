@@ -34,7 +34,6 @@ from videojax.runs.program import (
   next_dispatch,
   parameters_by_part,
   put_replicated,
-  task_products,
 )
 from videojax.runs.resume import restore_or_create
 from videojax.sample import write_samples
@@ -346,7 +345,7 @@ def make_result(
   for kind, (name, task) in enumerate(tasks.items()):
     clips = e.batch_size * loader.mixture.steps(e.total_steps, kind)
     tokens += clips * counts[name].tokens
-    for part, value in flops.step(task_products(e, task)).items():
+    for part, value in flops.step(task.products()).items():
       by_part[part] = by_part.setdefault(part, 0.0) + float(clips * value)
   stats = jax.local_devices()[0].memory_stats() or {}
   return Result(
@@ -374,7 +373,7 @@ def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) 
     frames, height, width, _ = task.source.shape
     yield (
       f"{name}: {frames} frames of {height}x{width}, {Counts.of(e, task).tokens} tokens a clip, "
-      f"{flops.step(task_products(e, task))['total'] / 1e9:.2f} GFLOP a clip and step"
+      f"{flops.step(task.products())['total'] / 1e9:.2f} GFLOP a clip and step"
     )
   info, shapes = e.model.info, e.model.abstract_params
   for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):

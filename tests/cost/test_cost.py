@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import products_of
 from videojax.cost import cost
 from videojax.cost.published_systems import SYSTEMS
 from videojax.cost.tables import CHIPS, Assumed, clip_flops, number, training_flops
@@ -17,6 +18,7 @@ from videojax.models import dit
 from videojax.scaling import flops
 from videojax.scaling.__main__ import experiment_rows
 from videojax.scaling.__main__ import main as dispatch
+from videojax.task import ModelSpec
 
 ROOT = Path(__file__).parent.parent.parent
 BY_NAME = {system.name: system for system in SYSTEMS}
@@ -50,7 +52,9 @@ def test_the_general_description_has_the_gmacs_of_the_dit_papers_table_4(row):
 
 def test_dit_xl_2_has_part_by_part_the_products_of_our_model():
   config = dit.Config(**dit.SIZES["XL"], patch=(1, 2, 2), **dit.DIT_IMAGE)
-  assert flops.forward(DIT.products()) == flops.forward(dit.products(config, (1, 32, 32, 4)))
+  assert flops.forward(DIT.products()) == flops.forward(
+    products_of(ModelSpec("dit", config), (1, 32, 32, 4))
+  )
 
 
 def test_latte_has_the_counted_flops_with_adaln_per_folded_row_and_our_models_per_clip():
@@ -60,7 +64,9 @@ def test_latte_has_the_counted_flops_with_adaln_per_folded_row_and_our_models_pe
   assert flops.count(per_clip)["total"] / 1e9 == pytest.approx(3725.7, rel=1e-4)
   alternating = dict(dit.DIT_IMAGE, attention="alternating")
   config = dit.Config(**dit.SIZES["XL"], patch=(1, 2, 2), **alternating)
-  assert flops.forward(per_clip) == flops.forward(dit.products(config, (16, 32, 32, 4)))
+  assert flops.forward(per_clip) == flops.forward(
+    products_of(ModelSpec("dit", config), (16, 32, 32, 4))
+  )
 
 
 # Tokens, layers, D, F; PFLOP per network call of self-attention, cross-attention, mlp and in all.
@@ -382,7 +388,7 @@ def test_an_experiment_of_ours_is_a_row_with_the_flops_of_its_model(tmp_path, mo
   config = dit.Config(
     width=128, depth=4, num_heads=2, patch=(8, 2, 2), channels=3, known="last", dtype="float32"
   )
-  work = flops.forward(dit.products(config, (8, 16, 16, 3)))["total"]
+  work = flops.forward(products_of(ModelSpec("dit", config), (8, 16, 16, 3)))["total"]
   clip = tables["clips"]["rows"][name]
   assert clip["forward FLOP"]["value"] == work and clip["network calls"]["value"] == 30
   assert clip["seconds of video"]["value"] == pytest.approx(8 / 7)

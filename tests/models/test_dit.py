@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.helpers import filled, relative_error
+from tests.helpers import counted, filled, products_of, relative_error
 from videojax.models import dit
 from videojax.models.cond import Cond, drop
 from videojax.scaling import flops
@@ -244,7 +244,7 @@ def test_dit_image_has_the_published_parameters_and_flops(row):
   parameters = sum(math.prod(s.shape) for s in shapes)
   assert parameters == EXACT[row["model"], patch]
   assert round(parameters / 1e6) == int(row["params_M"])
-  gmacs = flops.forward(dit.products(config, (1, 32, 32, 4)))["total"] / 2e9
+  gmacs = flops.forward(products_of(ModelSpec("dit", config), (1, 32, 32, 4)))["total"] / 2e9
   tolerance = 0.007 if (row["model"], patch) == ("S", 8) else 0.002
   assert gmacs == pytest.approx(float(row["gflops_paper"]), rel=tolerance)
 
@@ -259,42 +259,19 @@ CASES = [
 ]
 
 
-def loss_of(model, shape, levels, length, batch=2):
-  """A scalar loss over all parameters, and its conditions' shapes."""
-  config = model.config
-  cond = {}
-  if config.text == "bytes":
-    cond = dict(text=jnp.zeros((batch, length), jnp.uint8))
-  elif config.text:
-    cond = dict(text=jnp.zeros((batch, length, config.text)))
-  if config.text:
-    cond["text_mask"] = jnp.ones((batch, length), bool)
-  if config.classes:
-    cond["label"] = jnp.zeros(batch, jnp.int32)
-  if config.scalars:
-    cond["scalars"] = {"fps": jnp.ones(batch)}
-  if config.known:
-    cond |= dict(known_mask=jnp.ones((batch, shape[0], 1, 1, 1)), known=jnp.zeros((batch, *shape)))
-  x, t = jnp.zeros((batch, *shape)), jnp.zeros((batch, levels))
-  return lambda params: jnp.square(model.network(params)(x, t, Cond(**cond))).sum()
-
-
 @pytest.mark.parametrize("changes,shape,levels,length", CASES)
 @pytest.mark.usefixtures("nothing_computed_again")
-def test_analytic_flops_equal_the_products_counted_in_the_jaxpr(changes, shape, levels, length):
+def test_traced_flops_are_those_of_the_forward_and_backward_jaxpr(changes, shape, levels, length):
   model = spec(**changes)
-  products = dit.products(model.config, shape, levels=levels, text_length=length)
-  loss = loss_of(model, shape, levels, length)
-  params = model.abstract_params
-  forward = flops.count_jaxpr(jax.make_jaxpr(loss)(params).jaxpr)
-  assert forward == 2 * flops.forward(products)["total"]
-  both = flops.count_jaxpr(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
-  assert both - forward == 2 * flops.backward(products)
+  products = products_of(model, shape, levels, length)
+  traced = flops.forward(products)["total"], flops.backward(products)
+  assert traced == counted(model, shape, levels, length)
 
 
 def test_backward_is_twice_forward_less_the_products_without_input_gradient():
-  products = dit.products(dit.Config(**BASE), SHAPE[1:])
-  missing = sum(2 * p.macs for p in products if not p.input_grad)
+  products = products_of(ModelSpec("dit", dit.Config(**BASE)), SHAPE[1:])
+  missing = sum(2 * p.macs for p in products if p.gradients == 1)
+  assert missing > 0 and {p.gradients for p in products} == {1, 2}
   assert flops.backward(products) == 2 * flops.forward(products)["total"] - missing
   assert flops.step(products)["total"] == 3 * flops.forward(products)["total"]
 
@@ -305,8 +282,8 @@ def test_xla_counts_the_same_flops_for_an_unscanned_model_within_4_percent():
   shape = (8, 64, 64, 3)
   x, t = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jnp.zeros((1, 1))
   network = lambda params, x: model.network(params)(x, t, Cond())
-  counted = jax.jit(network).lower(model.abstract_params, x).cost_analysis()["flops"]
-  assert counted == pytest.approx(flops.forward(dit.products(config, shape))["total"], rel=0.04)
+  found = jax.jit(network).lower(model.abstract_params, x).cost_analysis()["flops"]
+  assert found == pytest.approx(flops.forward(products_of(model, shape))["total"], rel=0.04)
 
 
 def test_a_label_table_row_is_found_by_path_and_axes():

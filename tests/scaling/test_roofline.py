@@ -7,11 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.helpers import tiny
+from tests.helpers import count_jaxpr, tiny
 from videojax.config import resolve
 from videojax.data import stack_examples
 from videojax.plan.step_work import Sent, step_work
-from videojax.runs.program import task_products
 from videojax.scaling import flops, roofline
 from videojax.sharding import MESH_AXES
 
@@ -87,6 +86,6 @@ def test_executed_flops_are_what_the_jaxpr_computes(remat):
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
   loss = lambda p, rows, keys: task.loss(p, rows, keys)[0].mean()
   jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(e.model.abstract_params, rows, keys)
-  counted = flops.count_jaxpr(jaxpr.jaxpr) / 2
-  attention, other = roofline.executed_flops(flops.forward(task_products(e, task)), remat)
+  counted = count_jaxpr(jaxpr.jaxpr) / 2
+  attention, other = roofline.executed_flops(flops.forward(task.products()), remat)
   assert counted == pytest.approx(attention + other, rel=0.03)

@@ -167,10 +167,10 @@ class System:
     t, h, w = self.grid
     n, d = h * w, self.width
     s, numbers = t * h * w, math.prod(self.patch) * self.channels
-    out = [Product("patchify", s * numbers * d, False), Product("time", (256 + d) * d)]
+    out = [Product("patchify", s * numbers * d, 1), Product("time", (256 + d) * d)]
     if self.text != "none":
       layers = self.text_width + (d if self.text == "cross" else 0)
-      out.append(Product("text", self.text_tokens * layers * d, False))
+      out.append(Product("text", self.text_tokens * layers * d, 1))
     for layer in range(self.depth):
       over = "joint" if self.attention == "joint" else ("space", "time")[layer % 2]
       seen, rows = {"joint": (s, 1), "space": (n, t), "time": (t, n)}[over]  # keys; folded rows

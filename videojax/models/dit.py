@@ -26,7 +26,6 @@ from videojax.models.cond import Cond, check_cond
 from videojax.models.elementwise import RMSNorm, gelu_tanh, layer_norm
 from videojax.models.layers import Linear
 from videojax.models.text import ByteEncoder
-from videojax.scaling.flops import Product
 from videojax.settings import Count, Depth, Positive, Range, Width
 from videojax.sharding import constrain
 
@@ -370,49 +369,6 @@ def describe(cfg: Config, mesh: Any) -> str:
   if cfg.attention == "joint" or mesh.shape["seq"] == 1:
     return how_attention(cfg.context, kernel=kernel, heads=cfg.num_heads, mesh=mesh)
   return f"{kernel}, frames and places in turn over seq={mesh.shape['seq']}, by all-to-all"
-
-
-def products(
-  cfg: Config, shape: tuple[int, int, int, int], *, levels: int = 1, text_length: int = 0
-) -> list[Product]:
-  """Every matrix product of one forward pass of one clip.
-
-  Args:
-    cfg: sizes.
-    shape: (T, H, W, C) of the clip.
-    levels: noise levels per clip: 1, or the number of frames.
-    text_length: L, without the null token.
-  """
-  frames = max(shape[0], cfg.patch[0])
-  t, h, w = frames // cfg.patch[0], shape[1] // cfg.patch[1], shape[2] // cfg.patch[2]
-  n, d, heads_width = h * w, cfg.width, cfg.num_heads * cfg.head_dim
-  s = t * n
-  rows = 1 if levels == 1 else t
-  p_in = math.prod(cfg.patch) * layers.channels_in(cfg)
-  out = [Product("patchify", s * p_in * d, input_grad=False)]
-  out += layers.ScalarEmbed.products(d, rows, "time")
-  for _ in cfg.scalars:
-    out += layers.ScalarEmbed.products(d, 1, "scalars")
-  text_width = cfg.text_width
-  if cfg.text == "bytes":
-    out += ByteEncoder.products(d, text_length)
-  overs = ("joint",) if cfg.attention == "joint" else ("space", "time")
-  for layer in range(cfg.depth):
-    over = overs[layer % len(overs)]
-    seen = {"joint": s, "space": n, "time": t}[over]  # keys per query
-    if cfg.modulation == "block" or layer == 0:
-      out.append(Product("adaLN", rows * d * 6 * d))
-    out.append(Product("attention projections", s * d * 4 * heads_width))
-    out.append(Product("attention scores", 2 * s * seen * heads_width))
-    if text_width and over != "time":
-      # The null token and a trained encoder need gradients, so the text input does.
-      out.append(Product("text", (1 + text_length) * text_width * 2 * heads_width))
-      out.append(Product("text", s * d * 2 * heads_width))
-      out.append(Product("text", 2 * s * (1 + text_length) * heads_width))
-    out.append(Product("mlp", 2 * s * d * cfg.mlp))
-  out.append(Product("adaLN", rows * d * 2 * d))
-  out.append(Product("head", s * d * math.prod(cfg.patch) * cfg.channels * cfg.out_channels))
-  return out
 
 
 # The parameters' first path element -> the part that they are listed under.

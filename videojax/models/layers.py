@@ -18,7 +18,6 @@ from jaxtyping import Array, ArrayLike, Float
 
 from videojax.models.cond import Cond
 from videojax.models.context import SAVED
-from videojax.scaling.flops import Product
 from videojax.sharding import splits
 
 Axes = tuple[str | None, ...]
@@ -207,13 +206,6 @@ class ScalarEmbed(nnx.Module):
     if self.null is None:
       return y
     return jnp.where(missing[..., None], lead(self.null[...].astype(y.dtype), y), y)
-
-  @classmethod
-  def products(cls, width: int, rows: int, part: str) -> list[Product]:
-    return [
-      Product(part, rows * cls.FEATURES * width, input_grad=False),
-      Product(part, rows * width * width),
-    ]
 
 
 def known_channels(

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int, UInt8
 from videojax.models.attention import attention
 from videojax.models.elementwise import gelu_tanh, layer_norm
 from videojax.models.layers import Linear, normal, param, sincos_1d
-from videojax.scaling.flops import Product
 
 
 class ByteEncoder(nnx.Module):
@@ -41,13 +40,3 @@ class ByteEncoder(nnx.Module):
     x = x + self.out(attention(q, k, v, lengths, axes=("batch", None), kernel="xla"))
     x = x + self.down(gelu_tanh(self.up(layer_norm(x))))
     return layer_norm(x)
-
-  @classmethod
-  def products(cls, width: int, length: int) -> list[Product]:
-    return [
-      # The table lookup is no product, and its rows do need a gradient.
-      Product("text", length * width * 3 * width),
-      Product("text", 2 * length * length * width),
-      Product("text", length * width * width),
-      Product("text", 2 * length * width * cls.MLP_RATIO * width),
-    ]

@@ -21,7 +21,6 @@ from videojax.runs.program import (
   make_update,
   parameters_by_part,
   state_shardings,
-  task_products,
 )
 from videojax.scaling import flops, roofline
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh
@@ -42,7 +41,7 @@ def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
   shardings = state_shardings(e, abstract, mesh)
   kinds: dict[str, dict[str, Any]] = {}
   for name, task in tasks.items():
-    products = task_products(e, task)
+    products = task.products()
     tokens = Counts.of(e, task).tokens
     kinds[name] = {
       "clip_shape": list(task.source.shape),
@@ -111,7 +110,7 @@ def state_bytes(abstract: Any, shardings: Any) -> dict[str, int]:
 def remat_cost(e: Experiment, name: str, remat: str, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
   """What a remat policy keeps on one device, and what a step then computes of 3 x forward."""
   task = with_remat(e, remat).task(name)
-  forward = flops.forward(task_products(e, task))
+  forward = flops.forward(task.products())
   rows = e.batch_size / e.accumulate / (mesh.shape["data"] * mesh.shape["fsdp"])
   split = mesh.shape["seq"] * mesh.shape["tensor"]
   return {

@@ -7,7 +7,7 @@ from typing import Any
 
 from videojax.config import Experiment
 from videojax.plan import hlo
-from videojax.runs.program import Counts, parameters_by_part, task_products
+from videojax.runs.program import Counts, parameters_by_part
 from videojax.scaling import flops, roofline
 from videojax.task import ModelSpec
 
@@ -91,5 +91,5 @@ def parameters(model: ModelSpec) -> int:
 def _of_clip(e: Experiment) -> tuple[dict[str, int], int]:
   """Forward FLOPs by part and tokens of a clip, of the source with the most work."""
   tasks = [e.task(name) for name in e.data]
-  counts = [(flops.forward(task_products(e, t)), Counts.of(e, t).tokens) for t in tasks]
+  counts = [(flops.forward(t.products()), Counts.of(e, t).tokens) for t in tasks]
   return max(counts, key=lambda count: count[0]["total"])

@@ -333,17 +333,6 @@ def put_replicated(x: Any, mesh: Mesh) -> Any:
   return jax.tree.map(make, x)
 
 
-def task_products(e: Experiment, task: Task) -> list[Any]:
-  """The matrix products of one forward pass of one training clip."""
-  frames = task.latent_shape[0]
-  levels = frames if e.objective.per_frame else 1
-  text = 0
-  if e.model.config.text:
-    example = jax.eval_shape(task.source.decode, stack_examples(task.source, [0]))
-    text = example["caption" if e.model.config.text == "bytes" else "text"].shape[1]
-  return e.model.module.products(e.model.config, task.latent_shape, levels=levels, text_length=text)
-
-
 @dataclasses.dataclass(frozen=True)
 class Counts:
   """Work per clip of one kind of batch."""
@@ -353,18 +342,16 @@ class Counts:
 
   @classmethod
   def of(cls, e: Experiment, task: Task) -> "Counts":
-    products = task_products(e, task)
     patch = e.model.config.patch
     frames, height, width, _ = task.latent_shape
     tokens = max(frames // patch[0], 1) * (height // patch[1]) * (width // patch[2])
-    return cls(tokens, flops.step(products)["total"])
+    return cls(tokens, flops.step(task.products())["total"])
 
 
 def parameters_by_part(model: ModelSpec) -> dict[str, int]:
   """Number of parameters by the model's parts, and 'total'."""
   out: dict[str, int] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(model.abstract_params):
-    names = path_name(path).split("/")
-    part = next((model.module.PARTS[n] for n in names if n in model.module.PARTS), names[0])
+    part = model.part(path_name(path))
     out[part] = out.setdefault(part, 0) + math.prod(leaf.shape)
   return out | {"total": sum(out.values())}

@@ -46,13 +46,11 @@ def experiment_rows(config: list[str]) -> list[Row]:
     config: --config=FILE[:arg] and --config.a.b=value flags.
   """
   # Only this front end knows both what a config is and what a price is.
-  import jax
 
   from videojax.config import resolve
-  from videojax.data import stack_examples
   from videojax.launch import parse
   from videojax.plan.needs import fps
-  from videojax.runs.program import Counts, parameters_by_part, task_products
+  from videojax.runs.program import Counts, parameters_by_part
 
   settings = parse(["cost", *config, "--workdir=unused"]).config
   e, given = resolve(settings), next(flag for flag in config if flag.startswith("--config="))
@@ -63,21 +61,16 @@ def experiment_rows(config: list[str]) -> list[Row]:
   for kind in e.data:
     task = e.task(kind)
     frames, height, width, _ = task.source.shape
-    _, h, w, channels = task.latent_shape
-    products, model = task_products(e, task), e.model.config
-    text = 0
-    if model.text:
-      example = jax.eval_shape(task.source.decode, stack_examples(task.source, [0]))
-      text = example["caption" if model.text == "bytes" else "text"].shape[1]
-    image = e.model.module.products(model, (1, h, w, channels), text_length=text)
+    _, h, w, _ = task.latent_shape
+    products, patch = task.products(), e.model.config.patch
     clips = e.total_steps * e.batch_size * weights[kind] / sum(weights.values())
     work = clips * flops.count(products, work="step")["total"]
     rows.append(
       Row(
         name=f"{name} ({kind})", source=name, size=(frames, height, width),
         fps=fps(task) if frames > 1 else None, tokens=Counts.of(e, task).tokens,
-        products=products, image=image,
-        image_tokens=(h // model.patch[1]) * (w // model.patch[2]),
+        products=products, image=task.products(frames=1),
+        image_tokens=(h // patch[1]) * (w // patch[2]),
         steps=e.sampler.evaluations, branches=e.guidance.calls,
         decode=() if e.codec.network is None else None,  # without weights nothing is multiplied
         parameters=Fact(parts["total"], name, "derived"), embeddings=parts.get("label", 0),

@@ -1,25 +1,26 @@
 """The one FLOP accounting: of MFU, budgets, laws and prices.
 
-A model lists its matrix products in multiply-accumulates (MACs) of one forward pass of one clip;
-everything else is convention, and each convention has a name here.
+The matrix products and convolutions of a network are those of its traced forward pass, counted in
+multiply-accumulates (MACs) for one clip; everything else is convention, and each convention has a
+name here.
 
   FLOP        2 per MAC. The DiT paper's "Gflops" are GMACs.
   forward     every matrix product and convolution; norms, softmax, activations are not counted.
+              A convolution counts its padding, attention all of its scores, masked or not.
   backward    exact: one product per gradient that exists, so none for the inputs of first layers.
   step        3 x forward: the convention of MFU, of budgets and of every other code base.
   hardware    4 x forward: what the chip does in a step under full remat, which repeats the forward
               pass. MFU divides the model's FLOPs by the peak, HFU these.
   N           total; non-embedding: without tables that are looked up, not multiplied; effective:
               the N for which 6 N per token is the step (`effective_parameters`).
-Full, causal or factorised attention, and adaLN once a clip or once a folded row, are not options
-here: a model lists the products that it does.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 from videojax.errors import check_choice
 
@@ -45,19 +46,125 @@ PER_MAC = {"mac": 1, "flop": 2}  # the units of `count`
 FORWARDS = {"forward": 1, "step": 3, "hardware": 4}  # what `count` counts, in forward passes
 
 
+SCORES = "attention scores"  # the part of products of two activations
+
+
 class Product(NamedTuple):
-  """One matrix product of a forward pass; models list them.
+  """One matrix product or convolution of a forward pass.
 
   Attributes:
-    part: what it is counted under ('attention scores', 'mlp', ...).
+    part: what it is counted under (SCORES, 'mlp', ...).
     macs: multiply-accumulates per clip.
-    input_grad: False where no gradient flows to its input, so that the backward pass is one
-      product instead of two.
+    gradients: how many of its two inputs need one: the products of its backward pass.
   """
 
   part: str
   macs: int
-  input_grad: bool = True
+  gradients: int = 2
+
+
+class _Value(NamedTuple):
+  """What is known of a value while a forward pass is traced."""
+
+  part: str = ""  # of the parameter that it is made of
+  learned: bool = False  # depends on a parameter
+  given: bool = False  # depends on what the network is given
+
+
+def trace(
+  f: Callable[..., Any], params: Any, *args: Any, part: Callable[[str], str] = str
+) -> list[Product]:
+  """Every matrix product and convolution of f(params, *args), by tracing it on shapes.
+
+  A product that reads a parameter belongs to that parameter's part, one of two activations to the
+  attention scores. What a scan repeats is listed once, with all of its MACs.
+
+  Args:
+    f: a forward pass without loops of unknown length.
+    params: pytree of arrays or shapes.
+    args: of one clip.
+    part: path of a parameter, 'blocks/attention/query/kernel', -> the part that it belongs to.
+  Raises:
+    ValueError: products within a `while` or a `cond`, whose number is not known.
+  """
+  closed = jax.make_jaxpr(f)(params, *args)
+  paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  name = lambda path: "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path)
+  values = [_Value(part(name(path)), learned=True) for path in paths]
+  values += [_Value(given=True)] * (len(closed.jaxpr.invars) - len(values))
+  products: list[Product] = []
+  _walk(closed.jaxpr, values, 1, products)
+  return products
+
+
+def _walk(
+  jaxpr: Jaxpr, values: Sequence[_Value], times: int, products: list[Product]
+) -> list[_Value]:
+  """Lists the products of a jaxpr; returns what is known of its outputs."""
+  known: dict[Var, _Value] = dict(zip(jaxpr.invars, values))
+  read = lambda v: _Value() if isinstance(v, Literal) else known.get(v, _Value())
+  for eqn in jaxpr.eqns:
+    inputs = [read(v) for v in eqn.invars]
+    name, inner = eqn.primitive.name, _inner(eqn.params)
+    if name == "scan":
+      outputs = _walk_scan(eqn.params, inputs, times, products)
+    elif name in ("while", "cond"):
+      found: list[Product] = []
+      for each in inner:
+        _walk(each, [_Value()] * len(each.invars), 1, found)
+      if found:
+        raise ValueError(f"a forward pass with products in a `{name}` has no fixed number of FLOPs")
+      outputs = [_merge(inputs)] * len(eqn.outvars)
+    elif inner:
+      outputs = _walk(inner[0], inputs, times, products)
+    else:
+      if name in ("dot_general", "conv_general_dilated"):
+        products.append(_product(eqn, inputs[:2], times))
+      outputs = [_merge(inputs)] * len(eqn.outvars)
+    known.update(zip(eqn.outvars, outputs))
+  return [read(v) for v in jaxpr.outvars]
+
+
+def _walk_scan(
+  params: dict[str, Any], inputs: list[_Value], times: int, products: list[Product]
+) -> list[_Value]:
+  body, consts, carried = params["jaxpr"].jaxpr, params["num_consts"], params["num_carry"]
+  while True:  # what is known of the carry after the last step holds before each
+    found: list[Product] = []
+    outputs = _walk(body, inputs, times * params["length"], found)
+    carry = [_merge(pair) for pair in zip(inputs[consts:], outputs[:carried])]
+    if carry == inputs[consts : consts + carried]:
+      products += found
+      return outputs
+    inputs = inputs[:consts] + carry + inputs[consts + carried :]
+
+
+def _merge(values: Iterable[_Value]) -> _Value:
+  values = list(values)
+  part = next((v.part for v in values if v.part), "")
+  return _Value(part, any(v.learned for v in values), any(v.given for v in values))
+
+
+def _product(eqn: Any, inputs: Sequence[_Value], times: int) -> Product:
+  weights = [v.part for v in inputs if v.learned and not v.given]
+  left, right = (v.aval.shape for v in eqn.invars[:2])
+  if eqn.primitive.name == "dot_general":
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    each = math.prod(left[i] for i in contracted)
+  else:
+    each = math.prod(right) // right[eqn.params["dimension_numbers"].rhs_spec[0]]
+  macs = times * each * math.prod(eqn.outvars[0].aval.shape)
+  return Product(weights[0] if weights else SCORES, macs, sum(v.learned for v in inputs))
+
+
+def _inner(params: dict[str, Any]) -> list[Jaxpr]:
+  """The jaxprs within an equation."""
+  found: list[Jaxpr] = []
+  for value in params.values():
+    for item in value if isinstance(value, tuple | list) else (value,):
+      if isinstance(item, ClosedJaxpr | Jaxpr):
+        found.append(item.jaxpr if isinstance(item, ClosedJaxpr) else item)
+  return found
 
 
 def forward(products: Iterable[Product]) -> dict[str, int]:
@@ -70,7 +177,7 @@ def forward(products: Iterable[Product]) -> dict[str, int]:
 
 def backward(products: Iterable[Product]) -> int:
   """Exact FLOPs of one clip's backward pass: of weights, and of inputs that need a gradient."""
-  return sum(2 * p.macs * (2 if p.input_grad else 1) for p in products)
+  return sum(2 * p.macs * p.gradients for p in products)
 
 
 def step(products: Iterable[Product]) -> dict[str, int]:
@@ -114,35 +221,3 @@ def peak_flops_per_s(device_kind: str) -> float | None:
   """The chip's dense bf16 peak; None: unknown."""
   name = chip(device_kind)
   return PEAK_FLOPS_PER_S[name] if name else None
-
-
-def count_jaxpr(jaxpr: Any) -> int:
-  """FLOPs of every dot_general and convolution of a jaxpr; a scan's body times its length.
-
-  For checking the analytic numbers: `count_jaxpr(jax.make_jaxpr(f)(*args).jaxpr)`.
-  """
-  total = 0
-  for eqn in jaxpr.eqns:
-    if eqn.primitive.name == "dot_general":
-      (contract, _), _ = eqn.params["dimension_numbers"]
-      depth = np.prod([eqn.invars[0].aval.shape[i] for i in contract], dtype=int)
-      total += 2 * int(np.prod(eqn.outvars[0].aval.shape, dtype=int) * depth)
-    elif eqn.primitive.name == "conv_general_dilated":
-      kernel = eqn.invars[1].aval.shape
-      out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-      per_output = int(np.prod(kernel, dtype=int)) // out_features
-      total += 2 * int(np.prod(eqn.outvars[0].aval.shape, dtype=int)) * per_output
-    times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-    total += times * sum(count_jaxpr(inner) for inner in _inner_jaxprs(eqn.params))
-  return total
-
-
-def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
-  found = []
-  for value in params.values():
-    for item in value if isinstance(value, tuple | list) else (value,):
-      if isinstance(item, ClosedJaxpr):
-        found.append(item.jaxpr)
-      elif isinstance(item, Jaxpr):
-        found.append(item)
-  return found

@@ -1,0 +1,140 @@
+"""What an architecture is: one file of this folder. Open this file first to write a new one.
+
+A file is an architecture if it has the members of `Architecture`; nothing else names it. It is a
+network and nothing else: it knows nothing of noise schedules, losses, samplers or meshes. Its FLOPs
+are those of its traced forward pass (scaling/flops.py), so it lists none.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from videojax import models
+from videojax.models.cond import Cond
+
+
+class Network(Protocol):
+  """An nnx module, deterministic and without state but for its parameters."""
+
+  def __init__(self, cfg: Any, *, rngs: nnx.Rngs):
+    """Parameters in fp32, each with the logical names of its axes (sharding.RULES) beside it."""
+
+  def __call__(
+    self,
+    x: Float[Array, "B T H W C"],
+    t: Float[Array, "B L"],
+    cond: Cond,
+    *,
+    key: Key[Array, ""] | None = None,
+  ) -> Float[Array, "B T H W C"]:
+    """The prediction, in fp32 and shaped like x.
+
+    Args:
+      x: the noisy clip, scaled; an image is a clip with T=1.
+      t: noise level in the unit of the paper; L=1, or one level per frame (L=T).
+      cond: exactly the conditions that the Config declares (`check_cond`).
+      key: for networks that draw random numbers.
+    """
+
+
+class Sizes(Protocol):
+  """A frozen dataclass of settings, which checks itself in `__post_init__` (settings.check).
+
+  Sizes have no defaults. A condition that is None or empty is not taken.
+  """
+
+  @property
+  def width(self) -> int:
+    """Channels that grow with the model: muP's width."""
+
+  @property
+  def channels(self) -> int:
+    """C of the clip."""
+
+  @property
+  def patch(self) -> tuple[int, int, int]:
+    """Frames, height and width of one token."""
+
+  @property
+  def text(self) -> Any:
+    """'bytes' (it trains an encoder), the width of the given embeddings, or None."""
+
+  @property
+  def classes(self) -> int | None:
+    """Number of labels."""
+
+  @property
+  def scalars(self) -> tuple[str, ...]:
+    """Names of scalar conditions."""
+
+  @property
+  def volumes(self) -> Any:
+    """(name, channels) of each condition that is aligned with the clip."""
+
+  @property
+  def known(self) -> str | None:
+    """How the channels of known frames are filled (layers.KNOWN_FILLS)."""
+
+  @property
+  def dtype(self) -> str:
+    """Of matrix products."""
+
+  @property
+  def remat(self) -> str:
+    """What the backward pass recomputes (layers.REMATS)."""
+
+  @property
+  def kernel(self) -> str:
+    """Of attention (attention.KERNELS)."""
+
+  @property
+  def context(self) -> str:
+    """Parallelism of attention over a sequence (attention.CONTEXTS)."""
+
+  @property
+  def uses(self) -> tuple[str, ...]:
+    """The fields of Cond that the network takes."""
+
+
+@runtime_checkable
+class Architecture(Protocol):
+  """The members of an architecture's file."""
+
+  Config: Any
+  """Its `Sizes`."""
+
+  Model: Any
+  """Its `Network`."""
+
+  SIZES: Mapping[str, Mapping[str, Any]]
+  """Published sizes by name, and 'nano', one for a CPU: arguments of Config."""
+
+  PARTS: Mapping[str, str]
+  """Element of a parameter's path -> the part that it and its products are counted under."""
+
+  def describe(self, cfg: Any, mesh: Any) -> str:
+    """How it attends on this mesh, for people."""
+
+  def wider(self, cfg: Any) -> Any:
+    """The same Config at twice the width: muP reads off it which axes grow."""
+
+
+class Published(Protocol):
+  """What the file of an architecture with published weights has besides."""
+
+  OTHER_PARTS: tuple[str, ...]
+  """Prefixes of tensors that a checkpoint holds for other networks; may be left out."""
+
+  def names(self, cfg: Any) -> dict[str, tuple[str, str]]:
+    """Path of a parameter -> (its name in a published checkpoint, its layout there)."""
+
+
+def architectures() -> dict[str, Architecture]:
+  """Every architecture of this folder, by the name of its file."""
+  files = sorted(file.name for file in pkgutil.iter_modules(models.__path__))
+  modules = {name: importlib.import_module(f"{models.__name__}.{name}") for name in files}
+  return {name: module for name, module in modules.items() if isinstance(module, Architecture)}
