@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from videojax.models import layers, unet
 from videojax.models.layers import Init, Linear
-from videojax.scaling.flops import Product
 from videojax.sharding import constrain
 
 
@@ -78,10 +77,6 @@ class Convolutions(nnx.Module):
     y = constrain(self.conv_time(jax.nn.silu(self.norm2(y))), *unet.GRID, None)
     return constrain(x + self.project(jax.nn.silu(y)), *unet.GRID, None)
 
-  @staticmethod
-  def products(channels: int, positions: int) -> list[Product]:
-    return [Product("temporal convolutions", positions * n * channels**2) for n in (9, 3, 1)]
-
 
 class TimeAttention(nnx.Module):
   """Inflation by attention along time at each place, and a projection that starts at 0.
@@ -104,8 +99,3 @@ class TimeAttention(nnx.Module):
     y = constrain(self.attention(y, ("batch", "tokens", None, "sequence")), *to)
     y = constrain(self.proj_out(y), *to)
     return constrain(x + jnp.moveaxis(y, 3, 1), *unet.GRID, None)
-
-  @staticmethod
-  def products(channels: int, positions: int, frames: int) -> list[Product]:
-    project = Product("attention projections", positions * channels**2)
-    return [*unet.Attention.products(channels, positions, frames), project]

@@ -14,7 +14,6 @@ Shapes: B batch, T frames, H W height width, C channels, L text tokens, M width 
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import jax
@@ -24,7 +23,6 @@ from jaxtyping import Array, Float, Key
 
 from videojax.models import image_inflation, layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
-from videojax.scaling.flops import Product
 from videojax.settings import Depth, Natural, Width
 from videojax.sharding import constrain
 
@@ -264,53 +262,6 @@ class Model(nnx.Module):
 
 
 describe = unet_config.describe
-
-
-def products(
-  cfg: Config, shape: tuple[int, int, int, int], *, levels: int = 1, text_length: int = 0
-) -> list[Product]:
-  """Every matrix product and convolution of one forward pass of one clip.
-
-  A convolution's work at an edge, where some of its inputs are zeros, is counted as elsewhere.
-
-  Args:
-    cfg: sizes.
-    shape: (T, H, W, C) of the clip.
-    levels: noise levels per clip: 1, or the number of frames.
-    text_length: L.
-  """
-  frames, height, width, channels = shape
-  in_time = frames > 1 and cfg.temporal
-  shrink = lambda n, level: -(-n // 2**level)
-  grids = [
-    (shrink(frames, n) if in_time else frames, shrink(height, n), shrink(width, n))
-    for n in range(len(cfg.multipliers))
-  ]
-  positions = [math.prod(grid) for grid in grids]
-  c, text, last = cfg.width, (text_length, cfg.text or 0), len(grids) - 1
-  out = unet.TimeEmbed.products(c, levels)
-  for _ in cfg.scalars:
-    out += layers.ScalarEmbed.products(4 * c, 1, "scalars")
-  pixels = positions[0] * 9
-  out.append(Product("in and out", pixels * layers.channels_in(cfg) * c, input_grad=False))
-  for stage in stages(cfg):
-    grid, n = grids[stage.level], positions[stage.level]
-    for c_from, c_to, attends in stage.blocks:
-      out += unet.ResNet.products(c_from, c_to, 4 * c, n, 1 if levels == 1 else grid[0])
-      out += unet.Transformer.products(c_to, c_to, grid, "space", text) if attends else []
-      if cfg.temporal and grid[0] > 1 and stage.level < last:
-        out += image_inflation.Convolutions.products(c_to, n)
-      elif cfg.temporal and grid[0] > 1:
-        out += image_inflation.TimeAttention.products(c_to, n, grid[0]) * cfg.temporal_blocks
-    if stage.sampler:
-      c_to = stage.blocks[-1].c_out
-      after = stage.level + (1 if stage.place == "down" else -1)
-      places = math.prod(grids[after][1:])
-      out.append(Product("samplers", grid[0] * places * 9 * c_to**2))
-      if in_time:
-        out.append(Product("samplers", max(grid[0], grids[after][0]) * places * c_to**2))
-  out.append(Product("in and out", pixels * c * channels))
-  return out
 
 
 PARTS = unet_config.PARTS | {

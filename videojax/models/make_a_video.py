@@ -24,7 +24,6 @@ from jaxtyping import Array, Float, Key
 from videojax.models import layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
 from videojax.models.layers import Init, Linear
-from videojax.scaling.flops import Product
 from videojax.settings import Depth, Natural, Width
 from videojax.sharding import constrain
 
@@ -163,11 +162,6 @@ class PseudoConv(nnx.Module):
       return x
     return constrain(self.temporal(x), *unet.GRID, None)
 
-  @staticmethod
-  def products(part: str, c_in: int, c_out: int, positions: int, temporal: bool) -> list[Product]:
-    along = Product("temporal convolutions", positions * 3 * c_out * c_out)
-    return [Product(part, positions * 9 * c_in * c_out), *[along] * temporal]
-
 
 class Attend(nnx.Module):
   """x + attention(norm(x)) over the places of each frame, to the text, or along time.
@@ -234,23 +228,6 @@ class Block(nnx.Module):
     if self.temporal_attention is not None and x.shape[1] > 1:
       x = self.temporal_attention(x)
     return x
-
-  @staticmethod
-  def products(
-    cfg: Config, shape: unet.BlockShape, grid: tuple[int, int, int], rows: int, length: int
-  ) -> list[Product]:
-    """Of a clip of grid (T,H,W); rows: its noise levels; length: L."""
-    (c_in, c, attends), n = shape, math.prod(grid)
-    temporal, part = cfg.temporal and grid[0] > 1, "spatial convolutions"
-    out = PseudoConv.products(part, c_in, c, n, temporal)
-    out.append(Product("time", rows * 4 * cfg.width * 2 * c))
-    out += PseudoConv.products(part, c, c, n, temporal)
-    out += [Product(part, n * c_in * c)] * (c_in != c)
-    if attends:
-      out += unet.Attention.products(c, n, grid[1] * grid[2])
-      out += unet.Attention.text_products(c, n, length, cfg.text) if cfg.text else []
-      out += unet.Attention.products(c, n, grid[0]) if temporal else []
-    return out
 
 
 # --- the U ------------------------------------------------------------------------------------
@@ -330,38 +307,6 @@ class Model(nnx.Module):
 
 
 describe = unet_config.describe
-
-
-def products(
-  cfg: Config, shape: tuple[int, int, int, int], *, levels: int = 1, text_length: int = 0
-) -> list[Product]:
-  """Every matrix product and convolution of one forward pass of one clip.
-
-  A convolution's work at an edge, where some of its inputs are zeros, is counted as elsewhere.
-
-  Args:
-    cfg: sizes.
-    shape: (T, H, W, C) of the clip.
-    levels: noise levels per clip: 1, or the number of frames.
-    text_length: L.
-  """
-  frames, height, width, channels = shape
-  grids = [(frames, -(-height // 2**n), -(-width // 2**n)) for n in range(len(cfg.multipliers))]
-  positions, c, temporal = [math.prod(g) for g in grids], cfg.width, cfg.temporal and frames > 1
-  out = unet.TimeEmbed.products(c, levels)
-  for _ in cfg.scalars:
-    out += layers.ScalarEmbed.products(4 * c, 1, "scalars")
-  c_in = layers.channels_in(cfg)
-  first, *along = PseudoConv.products("in and out", c_in, c, positions[0], temporal)
-  out += [first._replace(input_grad=False), *along]
-  for stage in stages(cfg):
-    for block in stage.blocks:
-      out += Block.products(cfg, block, grids[stage.level], levels, text_length)
-    if stage.sampler:
-      after = positions[stage.level + (1 if stage.place == "down" else -1)]
-      wide = stage.blocks[-1].c_out
-      out += PseudoConv.products("samplers", wide, wide, after, temporal)
-  return out + PseudoConv.products("in and out", c, channels, positions[0], temporal)
 
 
 # The first element of a parameter's path that stands here -> the part that it is listed under.

@@ -20,7 +20,6 @@ from jaxtyping import Array, Float, Key
 
 from videojax.models import diffusers_names, layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
-from videojax.scaling.flops import Product
 from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 
@@ -208,43 +207,6 @@ class Model(nnx.Module):
 
 
 describe = unet_config.describe
-
-
-def products(
-  cfg: Config, shape: tuple[int, int, int, int], *, levels: int = 1, text_length: int = 0
-) -> list[Product]:
-  """Every matrix product and convolution of one forward pass of one clip.
-
-  A convolution's work at an edge, where some of its inputs are zeros, is counted as elsewhere.
-
-  Args:
-    cfg: sizes.
-    shape: (T, H, W, C) of the clip.
-    levels: noise levels per clip: 1, or the number of frames.
-    text_length: L.
-  """
-  frames, height, width, channels = shape
-  grids = [(frames, -(-height // 2**n), -(-width // 2**n)) for n in range(len(cfg.multipliers))]
-  positions = [t * h * w for t, h, w in grids]
-  c_in = layers.channels_in(cfg)
-  text, c = (text_length, cfg.text or 0), cfg.width
-  out = unet.TimeEmbed.products(c, levels)
-  out.append(Product("in and out", positions[0] * 9 * c_in * c, input_grad=False))
-  inner = cfg.in_heads * cfg.head_dim
-  out += unet.Transformer.products(c, inner, grids[0], "time", (0, 0))
-  for stage in stages(cfg):
-    grid, n = grids[stage.level], positions[stage.level]
-    for c_from, c_to, attends in stage.blocks:
-      out += unet.ResNet.products(c_from, c_to, 4 * c, n, levels)
-      out += unet.TemporalConv.products(c_to, n)
-      if attends:
-        out += unet.Transformer.products(c_to, c_to, grid, "space", text)
-        out += unet.Transformer.products(c_to, c_to, grid, "time", (0, 0))
-    if stage.sampler:
-      after = positions[stage.level + (1 if stage.place == "down" else -1)]
-      out.append(Product("samplers", after * 9 * stage.blocks[-1].c_out ** 2))
-  out.append(Product("in and out", positions[0] * 9 * c * channels))
-  return out
 
 
 PARTS = unet_config.PARTS | {

@@ -25,8 +25,7 @@ from jaxtyping import Array, Float, Key
 from videojax.models import layers, unet, unet_config
 from videojax.models.attention import choose_kernel
 from videojax.models.cond import Cond, check_cond
-from videojax.models.time_blending import Block, Embed, Transformer
-from videojax.scaling.flops import Product
+from videojax.models.time_blending import Block, Embed
 from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 
@@ -213,48 +212,6 @@ def describe(cfg: Config, mesh: Any) -> str:
   if mesh.shape["seq"] == 1:
     return kernel
   return f"{kernel}, frames and places in turn over seq={mesh.shape['seq']}, by all-to-all"
-
-
-def products(
-  cfg: Config,
-  shape: tuple[int, int, int, int],
-  *,
-  levels: int = 1,
-  text_length: int = 0,
-  image_length: int = 1,
-) -> list[Product]:
-  """Every matrix product and convolution of one forward pass of one clip.
-
-  A convolution's work at an edge, where some of its inputs are zeros, is counted as elsewhere; the
-  embedding of frame numbers, done once a batch, is counted in every clip.
-
-  Args:
-    cfg: sizes.
-    shape: (T, H, W, C) of the clip.
-    levels: noise levels per clip: 1, or the number of frames.
-    text_length, image_length: L, of what the model attends to.
-  """
-  frames, height, width, channels = shape
-  grids = [(frames, -(-height // 2**n), -(-width // 2**n)) for n in range(len(cfg.multipliers))]
-  positions = [t * h * w for t, h, w in grids]
-  seen = (image_length, cfg.image) if cfg.image else (text_length, cfg.text or 0)
-  c, m = cfg.width, 4 * cfg.width
-  out = unet.TimeEmbed.products(c, levels)
-  out += Embed.products(len(cfg.scalars) * FEATURES, m, m, 1) if cfg.scalars else []
-  first = positions[0] * 9
-  out.append(Product("in and out", first * layers.channels_in(cfg) * c, input_grad=False))
-  for stage in stages(cfg):
-    n = positions[stage.level]
-    for c_from, c_to, attends in stage.blocks:
-      out += unet.ResNet.products(c_from, c_to, m, n, levels)
-      if frames > 1:
-        out += unet.ResNet.products(c_to, c_to, m, n, levels, over="time")
-      out += Transformer.products(c_to, grids[stage.level], seen) if attends else []
-    if stage.sampler:
-      after = positions[stage.level + (1 if stage.place == "down" else -1)]
-      out.append(Product("samplers", after * 9 * stage.blocks[-1].c_out ** 2))
-  out.append(Product("in and out", first * c * channels))
-  return out
 
 
 PARTS = unet_config.PARTS | {

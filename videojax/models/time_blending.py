@@ -19,7 +19,6 @@ from jaxtyping import Array, Float
 
 from videojax.models import layers, unet
 from videojax.models.layers import Linear
-from videojax.scaling.flops import Product
 from videojax.sharding import constrain
 
 
@@ -44,13 +43,6 @@ class Embed(nnx.Module):
 
   def __call__(self, x: Float[Array, "*B features"]) -> Float[Array, "*B out"]:
     return self.out(jax.nn.silu(self.hidden(x)))
-
-  @staticmethod
-  def products(features: int, hidden: int, out: int, rows: int) -> list[Product]:
-    return [
-      Product("time", rows * features * hidden, input_grad=False),
-      Product("time", rows * hidden * out),
-    ]
 
 
 class TemporalBlock(nnx.Module):
@@ -104,19 +96,6 @@ class Transformer(nnx.Module):
       y = self.blend(y, space(jnp.swapaxes(z, 1, 2)))
     y = space(self.proj_out(y)).reshape(x.shape)
     return constrain(x + y, *unet.GRID, None)
-
-  @staticmethod
-  def products(c: int, grid: tuple[int, int, int], seen: tuple[int, int]) -> list[Product]:
-    """Of a clip of grid (T,H,W), of one clip a batch; seen: tokens and their width."""
-    frames, s = grid[0], grid[0] * grid[1] * grid[2]
-    cross = unet.Attention.text_products(c, s, *seen) if seen[1] else []
-    mlp = unet.FeedForward.products(c, s)
-    out = [Product("attention projections", 2 * s * c * c)]
-    out += unet.Attention.products(c, s, grid[1] * grid[2]) + cross + mlp
-    if frames > 1:
-      out += Embed.products(c, 4 * c, c, frames)
-      out += mlp + unet.Attention.products(c, s, frames) + cross + mlp
-    return out
 
 
 class Block(nnx.Module):

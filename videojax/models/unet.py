@@ -24,7 +24,6 @@ from videojax.models import layers
 from videojax.models.attention import attention
 from videojax.models.elementwise import gelu, layer_norm
 from videojax.models.layers import Init, Linear
-from videojax.scaling.flops import Product
 from videojax.sharding import constrain, splits
 
 
@@ -173,18 +172,6 @@ class ResNet(nnx.Module):
     x = x if self.shortcut is None else self.shortcut(x)
     return constrain(x + y, *GRID, None)
 
-  @staticmethod
-  def products(
-    c_in: int, c_out: int, time: int, positions: int, rows: int, over: str = "space"
-  ) -> list[Product]:
-    part, taps = ("spatial convolutions", 9) if over == "space" else ("temporal convolutions", 3)
-    return [
-      Product(part, positions * taps * c_in * c_out),
-      *[Product("time", rows * time * c_out)] * (time > 0),
-      Product(part, positions * taps * c_out * c_out),
-      *[Product(part, positions * c_in * c_out)] * (c_in != c_out),
-    ]
-
 
 class TemporalConv(nnx.Module):
   """Four convolutions along time; the last starts at zero, so that frames start apart."""
@@ -202,10 +189,6 @@ class TemporalConv(nnx.Module):
       norm, conv = getattr(self, f"norm{n}"), getattr(self, f"conv{n}")
       y = constrain(conv(jax.nn.silu(norm(y))), *GRID, None)
     return x + y
-
-  @staticmethod
-  def products(channels: int, positions: int) -> list[Product]:
-    return [Product("temporal convolutions", positions * 3 * channels * channels)] * 4
 
 
 def double(x: Float[Array, "B T H W C"], height: int, width: int) -> Array:
@@ -257,21 +240,6 @@ class Attention(nnx.Module):
     )  # two [B,T,L,K,E]
     return self.out(attention(q, k, v, keys=None, **how))
 
-  @staticmethod
-  def products(width: int, tokens: int, seen: int) -> list[Product]:
-    return [
-      Product("attention projections", tokens * 4 * width * width),
-      Product("attention scores", 2 * tokens * seen * width),
-    ]
-
-  @staticmethod
-  def text_products(width: int, tokens: int, length: int, text: int) -> list[Product]:
-    return [
-      Product("text", tokens * 2 * width * width),
-      Product("text", length * 2 * text * width, input_grad=False),
-      Product("text", 2 * tokens * length * width),
-    ]
-
 
 class FeedForward(nnx.Module):
   """Up to four times the width, gated by GELU, and back (GEGLU, Shazeer 2020)."""
@@ -284,10 +252,6 @@ class FeedForward(nnx.Module):
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     value, gate = self.up.parts(x)  # two [*B,4D]
     return self.down(value * gelu(gate))
-
-  @staticmethod
-  def products(width: int, tokens: int) -> list[Product]:
-    return [Product("mlp", tokens * 12 * width * width)]
 
 
 class TransformerBlock(nnx.Module):
@@ -351,19 +315,6 @@ class Transformer(nnx.Module):
     y = y.reshape(grid) if self.over == "space" else jnp.moveaxis(y, 3, 1)
     return constrain(x + y, *GRID, None)
 
-  @staticmethod
-  def products(
-    channels: int, d: int, grid: tuple[int, int, int], over: str, text: tuple[int, int]
-  ) -> list[Product]:
-    """Of a clip of grid (T,H,W); text: its tokens and their width."""
-    s = math.prod(grid)
-    attend = Attention.products(d, s, grid[0] if over == "time" else grid[1] * grid[2])
-    second = Attention.text_products(d, s, *text) if text[1] else []
-    return [
-      Product("attention projections", 2 * s * channels * d), *attend,
-      *(attend if over == "time" else second), *FeedForward.products(d, s),
-    ]  # fmt: skip
-
 
 # --- the U ------------------------------------------------------------------------------------
 
@@ -422,13 +373,6 @@ class TimeEmbed(nnx.Module):
 
   def __call__(self, t: Float[Array, "B #T"]) -> Float[Array, "B #T M"]:
     return self.out(jax.nn.silu(self.hidden(layers.sinusoid(t, self.width))))
-
-  @staticmethod
-  def products(width: int, rows: int) -> list[Product]:
-    return [
-      Product("time", rows * width * 4 * width, input_grad=False),
-      Product("time", rows * 4 * width * 4 * width),
-    ]
 
 
 def run(block: nnx.Module, x: Array, *args: Any, remat: str) -> Array:

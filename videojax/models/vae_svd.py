@@ -27,7 +27,6 @@ from videojax.models import layers, unet
 from videojax.models.attention import KERNELS, attention
 from videojax.models.layers import Linear
 from videojax.models.time_blending import Blend
-from videojax.scaling.flops import Product
 from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 
@@ -211,36 +210,6 @@ class Model(nnx.Module):
         x = unet.double(x, 2 * x.shape[2], 2 * x.shape[3])
         x = constrain(level.sampler(x), *unet.GRID, None)
     return self.time_out(d.out(x)).astype(jnp.float32)
-
-
-def products(cfg: Config, shape: tuple[int, int, int, int], *, decode: bool) -> list[Product]:
-  """Every matrix product and convolution of encoding or decoding one clip.
-
-  Args:
-    cfg: sizes.
-    shape: (T, H, W, 3) of the video.
-  """
-  frames, height, width, pixels = shape
-  positions = [frames * (height >> n) * (width >> n) for n in range(len(cfg.multipliers))]
-  z, c, top = cfg.channels, cfg.width, cfg.width * cfg.multipliers[-1]
-  edge = lambda c_in, c_out, n: [Product("in and out", n * 9 * c_in * c_out)]
-
-  def block(c_in: int, c_out: int, n: int) -> list[Product]:
-    along = unet.ResNet.products(c_out, c_out, 0, n, 0, over="time") if decode else []
-    return unet.ResNet.products(c_in, c_out, 0, n, 0) + along
-
-  n = positions[-1]
-  out = 2 * block(top, top, n) + unet.Attention.products(top, n, n // frames)
-  for level, blocks, sampler in levels(cfg, not decode):
-    for c_in, c_out in blocks:
-      out += block(c_in, c_out, positions[level])
-    after = positions[level + (-1 if decode else 1)] if sampler else 0
-    out.append(Product("samplers", after * 9 * blocks[-1][1] ** 2))
-  if not decode:
-    out += edge(pixels, c, positions[0]) + edge(top, 2 * z, n)
-    return [*out, Product("in and out", n * 4 * z * z)]
-  out += edge(z, top, n) + edge(c, pixels, positions[0])
-  return [*out, Product("in and out", positions[0] * 3 * pixels * pixels)]
 
 
 # Our paths -> diffusers' names, one after the other.

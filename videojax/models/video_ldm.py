@@ -21,7 +21,6 @@ Shapes: B batch, T frames, H W height width, C channels, L text tokens, M width 
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import jax
@@ -32,7 +31,6 @@ from jaxtyping import Array, Float, Key
 from videojax.models import diffusers_names, layers, unet, unet_config
 from videojax.models.cond import Cond, check_cond
 from videojax.models.layers import Linear
-from videojax.scaling.flops import Product
 from videojax.settings import Depth, Natural, Width
 from videojax.sharding import constrain
 
@@ -212,21 +210,6 @@ class Block(nnx.Module):
       z = self.temporal_attention(z)
     return z
 
-  @staticmethod
-  def products(
-    cfg: Config, shape: unet.BlockShape, grid: tuple[int, int, int], rows: int, length: int
-  ) -> list[Product]:
-    """Of a clip of grid (T,H,W); rows: its noise levels; length: L."""
-    (c_in, c, attends), n, m = shape, math.prod(grid), 4 * cfg.width
-    out = unet.ResNet.products(c_in, c, m, n, rows)
-    if attends:
-      out += unet.Transformer.products(c, c, grid, "space", (length, cfg.text or 0))
-    if cfg.temporal and grid[0] > 1:
-      out += [Product("temporal convolutions", n * cfg.width * c)] * bool(cfg.known)
-      out += unet.ResNet.products(c, c, m, n, rows, "time")
-      out += unet.Transformer.products(c, c, grid, "time", (0, 0)) if attends else []
-    return out
-
 
 # --- the U ------------------------------------------------------------------------------------
 
@@ -323,41 +306,6 @@ class Model(nnx.Module):
 
 
 describe = unet_config.describe
-
-
-def products(
-  cfg: Config, shape: tuple[int, int, int, int], *, levels: int = 1, text_length: int = 0
-) -> list[Product]:
-  """Every matrix product and convolution of one forward pass of one clip.
-
-  A convolution's work at an edge, where some of its inputs are zeros, is counted as elsewhere.
-
-  Args:
-    cfg: sizes.
-    shape: (T, H, W, C) of the clip.
-    levels: noise levels per clip: 1, or the number of frames.
-    text_length: L.
-  """
-  frames, height, width, channels = shape
-  grids = [(frames, -(-height // 2**n), -(-width // 2**n)) for n in range(len(cfg.multipliers))]
-  positions, c = [math.prod(grid) for grid in grids], cfg.width
-  out = unet.TimeEmbed.products(c, levels)
-  for _ in cfg.scalars:
-    out += layers.ScalarEmbed.products(4 * c, 1, "scalars")
-  into = positions[0] * 9 * layers.channels_in(cfg.image) * c
-  out.append(Product("in and out", into, input_grad=False))
-  if cfg.known and frames > 1:
-    known = layers.known_channel_count(channels, cfg.known)
-    out.append(Product("known frames", positions[0] * 9 * known * c, input_grad=False))
-    out += [Product("known frames", n * 9 * c * c) for n in positions[1:]]
-  for stage in stages(cfg):
-    for block in stage.blocks:
-      out += Block.products(cfg, block, grids[stage.level], levels, text_length)
-    if stage.sampler:
-      after = positions[stage.level + (1 if stage.place == "down" else -1)]
-      out.append(Product("samplers", after * 9 * stage.blocks[-1].c_out ** 2))
-  out.append(Product("in and out", positions[0] * 9 * c * channels))
-  return out
 
 
 PARTS = unet_config.PARTS | {

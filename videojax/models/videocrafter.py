@@ -26,8 +26,7 @@ from jaxtyping import Array, Float, Key
 from videojax.models import layers, unet, unet_config
 from videojax.models.attention import choose_kernel
 from videojax.models.cond import Cond, check_cond
-from videojax.models.videocrafter_attention import Transformer, from_zero, transformer_products
-from videojax.scaling.flops import Product
+from videojax.models.videocrafter_attention import Transformer, from_zero
 from videojax.settings import Count, Depth, Natural, Width
 from videojax.sharding import constrain
 
@@ -262,40 +261,6 @@ def describe(cfg: Config, mesh: Any) -> str:
   if mesh.shape["seq"] == 1:
     return kernel
   return f"{kernel}, frames and rows in turn over seq={mesh.shape['seq']}, by all-to-all"
-
-
-def products(
-  cfg: Config, shape: tuple[int, int, int, int], *, levels: int = 1, text_length: int = 0
-) -> list[Product]:
-  """Every matrix product and convolution of one forward pass of one clip.
-
-  A convolution's work at an edge, where some of its inputs are zeros, is counted as elsewhere.
-
-  Args:
-    cfg: sizes.
-    shape: (T, H, W, C) of the clip.
-    levels: noise levels per clip: 1, or the number of frames.
-    text_length: L.
-  """
-  frames, height, width, channels = shape
-  grids = [(frames, -(-height // 2**n), -(-width // 2**n)) for n in range(len(cfg.multipliers))]
-  positions = [t * h * w for t, h, w in grids]
-  c, c_in = cfg.width, layers.channels_in(cfg)
-  out = unet.TimeEmbed.products(c, levels) + unet.TimeEmbed.products(c, 1) * len(cfg.scalars)
-  out.append(Product("in and out", positions[0] * 9 * c_in * c, input_grad=False))
-  out += transformer_products(cfg, c, cfg.in_heads * cfg.head_dim, grids[0], "time", 0)
-  for stage in stages(cfg):
-    grid, n = grids[stage.level], positions[stage.level]
-    for c_from, c_to, attends in stage.blocks:
-      out += unet.ResNet.products(c_from, c_to, 4 * c, n, levels)
-      out += unet.TemporalConv.products(c_to, n) if cfg.temporal_conv else []
-      for over in ("space", "time") if attends else ():
-        out += transformer_products(cfg, c_to, c_to, grid, over, text_length)
-    if stage.sampler:
-      after = positions[stage.level + (1 if stage.place == "down" else -1)]
-      out.append(Product("samplers", after * 9 * stage.blocks[-1].c_out ** 2))
-  out.append(Product("in and out", positions[0] * 9 * c * channels))
-  return out
 
 
 PARTS = unet_config.PARTS | {

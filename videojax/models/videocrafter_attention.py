@@ -17,7 +17,6 @@ from jaxtyping import Array, Float
 from videojax.models import layers, unet
 from videojax.models.attention import attention
 from videojax.models.context import SAVED
-from videojax.scaling.flops import Product
 from videojax.sharding import constrain
 
 
@@ -59,11 +58,6 @@ class DistanceAttention(unet.Attention):
     y = jnp.einsum("...hqk,...khe->...qhe", p, v) + jnp.einsum("...hqk,qke->...qhe", p, v_apart)
     return self.out(checkpoint_name(constrain(y, *own), SAVED))
 
-  @staticmethod
-  def more_products(width: int, tokens: int, frames: int) -> list[Product]:
-    """Beyond those of attention without distances."""
-    return [Product("attention scores", 2 * tokens * frames * width)]
-
 
 class ImageAttention(unet.Attention):
   """From the tokens of a frame to the text and, with the same queries, to an image; their sum."""
@@ -95,14 +89,6 @@ class ImageAttention(unet.Attention):
     y = attend(self.k(text), self.v(text)) + attend(self.k_image(image), self.v_image(image))
     return self.out(y)
 
-  @staticmethod
-  def more_products(width: int, tokens: int, image_tokens: int, source: int) -> list[Product]:
-    """Beyond those of attention to the text alone."""
-    return [
-      Product("text", image_tokens * 2 * source * width, input_grad=False),
-      Product("text", 2 * tokens * image_tokens * width),
-    ]
-
 
 class Transformer(unet.Transformer):
   """The shared one with this model's attentions, and an end that starts at zero."""
@@ -120,16 +106,3 @@ class Transformer(unet.Transformer):
     if over == "space" and cfg.image_tokens:
       self.block.cross = ImageAttention(*size, text, cfg.image_tokens, **kw)
     from_zero(self.proj_out)
-
-
-def transformer_products(
-  cfg: Any, c: int, d: int, grid: tuple[int, int, int], over: str, length: int
-) -> list[Product]:
-  """Of a clip of grid (T,H,W); c channels, d of all heads."""
-  s, text = math.prod(grid), cfg.text or 0
-  if over == "space":
-    out = unet.Transformer.products(c, d, grid, over, (length, text))
-    more = ImageAttention.more_products(d, s, cfg.image_tokens, text)
-    return out + (more if cfg.image_tokens else [])
-  out = unet.Transformer.products(c, d, grid, over, (0, 0))
-  return out + (DistanceAttention.more_products(d, s, grid[0]) * 2 if cfg.reach else [])
