@@ -10,6 +10,7 @@ import numpy as np
 from videojax.config import Experiment, resolve
 from videojax.models import context
 from videojax.models.cond import Cond
+from videojax.scaling import flops
 from videojax.sharding import path_name
 from videojax.task import ModelSpec
 
@@ -85,14 +86,15 @@ def inputs_of(
   """
   of = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct((rows, *shape), dtype)
   cond: dict[str, Any] = {}
-  for name in ("text", "image"):
-    width = getattr(config, name, None)
-    if width == "bytes":
-      cond[name] = of(length, dtype=jnp.uint8)
-    elif width:
-      cond[name] = of(length, width)
-    if width:
-      cond[f"{name}_mask"] = of(length, dtype=bool)
+  if config.text:
+    cond["text"] = (
+      of(length, dtype=jnp.uint8) if config.text == "bytes" else of(length, config.text)
+    )
+    cond["text_mask"] = of(length, dtype=bool)
+  if "image" in config.uses:
+    tokens = getattr(config, "image_tokens", length)
+    cond["image"] = of(tokens, getattr(config, "image", config.text))
+    cond["image_mask"] = of(tokens, dtype=bool)
   if config.classes:
     cond["label"] = of(dtype=jnp.int32)
   if config.known:
@@ -130,17 +132,19 @@ def count_jaxpr(jaxpr: Any) -> int:
   return total
 
 
-def counted(model: ModelSpec, shape: tuple[int, ...], levels: int = 1, length: int = 0):
-  """FLOPs of (a forward pass, its backward pass) of one clip, as the jaxprs have them.
+def check_flops(model: ModelSpec, shape: tuple[int, ...], levels: int = 1, length: int = 0):
+  """The traced FLOPs are what the jaxprs of a forward and a backward pass have.
 
-  A gradient's jaxpr counts the zeros that a convolution with strides puts between its outputs.
   Attention must not compute again in the backward pass: the fixture `nothing_computed_again`.
   """
   inputs = inputs_of(model.config, shape, levels, length)
   loss = lambda p, x, t, cond: jnp.square(model.network(p)(x, t, cond)).sum()
   count = lambda f: count_jaxpr(jax.make_jaxpr(f)(model.abstract_params, *inputs).jaxpr)
-  forward = count(loss)
-  return forward, count(jax.grad(loss)) - forward
+  products, forward = model.products(*inputs), count(loss)
+  assert flops.forward(products)["total"] == forward
+  # A gradient's jaxpr counts the zeros that a strided convolution puts between its outputs.
+  if getattr(model.config, "multipliers", (1,)) == (1,):
+    assert flops.backward(products) == count(jax.grad(loss)) - forward
 
 
 def plain_attention(q: Any, k: Any, v: Any, ids_q: Any = None, ids_k: Any = None) -> Any:

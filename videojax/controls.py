@@ -81,14 +81,14 @@ def region(mask: str, size: tuple[int, int], key: Key[Array, ""]) -> Float[Array
 # --- volumes ----------------------------------------------------------------------------------
 
 
-def first(x: Float[Array, "B T H W C"], std: Float[Array, "B"], noise: Any) -> Array:
+def first(x: Float[Array, "B T H W C"], std: Float[Array, " B"], noise: Any) -> Array:
   """The first frame on all frames, with noise: image-to-video of Stable Video Diffusion."""
   start = x[:, :1]
   return jnp.broadcast_to(start + _column(std) * noise(start.shape), x.shape)
 
 
 def low(
-  x: Float[Array, "B T H W C"], strides: tuple[int, int, int], std: Float[Array, "B"], noise: Any
+  x: Float[Array, "B T H W C"], strides: tuple[int, int, int], std: Float[Array, " B"], noise: Any
 ) -> Array:
   """The shrunk clip, with noise, each value repeated over its block."""
   coarse = shrink(x, strides)
@@ -115,7 +115,7 @@ def enlarge(x: Float[Array, "B t h w C"], shape: tuple[int, ...]) -> Float[Array
 
 
 def edges(
-  video: Float[Array, "B T H W C"], blur: Float[Array, "B"], levels: int
+  video: Float[Array, "B T H W C"], blur: Float[Array, " B"], levels: int
 ) -> Float[Array, "B T H W 1"]:
   """Length of the gradient of brightness, after `blur` (0, 1, ..., levels - 1) means of 3x3."""
   x = video.mean(-1)  # [B,T,H,W]
@@ -133,7 +133,7 @@ def edges(
   return jnp.sqrt(dx**2 + dy**2 + 1e-12)[..., None] / 2
 
 
-def _column(x: Float[Array, "B"]) -> Float[Array, "B 1 1 1 1"]:
+def _column(x: Float[Array, " B"]) -> Float[Array, "B 1 1 1 1"]:
   return x.reshape(-1, 1, 1, 1, 1)
 
 
@@ -142,8 +142,8 @@ def make(
   x: Float[Array, "B T H W C"],
   example: Mapping[str, Any],
   config: ControlsConfig,
-  keys: Key[Array, "B"] | None,
-) -> tuple[Array, Float[Array, "B"]]:
+  keys: Key[Array, " B"] | None,
+) -> tuple[Array, Float[Array, " B"]]:
   """A volume of MADE and the value of its scalar.
 
   Args:
@@ -174,6 +174,6 @@ def make(
   return edges(example["video"], blur, config.blurs), blur
 
 
-def fold(keys: Key[Array, "B"], use: int) -> Key[Array, "B"]:
+def fold(keys: Key[Array, " B"], use: int) -> Key[Array, " B"]:
   """The keys of rows for one use."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, use)

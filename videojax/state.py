@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int32, Key
 from videojax.diffusion.objective import row_keys
 from videojax.optim import Schedule, ema_beta, merge, rate_at
 
-LossFn = Callable[[dict, Any, Key[Array, "B"]], tuple[Float[Array, "B"], dict[str, Array]]]
+LossFn = Callable[[dict, Any, Key[Array, " B"]], tuple[Float[Array, " B"], dict[str, Array]]]
 
 
 @jax.tree_util.register_dataclass

@@ -282,7 +282,7 @@ class Task:
     return self.model.abstract_params | self.codec.abstract_params
 
   def prepare(
-    self, params: dict, example: Mapping[str, Any], keys: Key[Array, "B"] | None = None
+    self, params: dict, example: Mapping[str, Any], keys: Key[Array, " B"] | None = None
   ) -> tuple[Array, Cond]:
     """A decoded example -> latents [B,T,H,W,C] and conditions.
 
@@ -299,7 +299,7 @@ class Task:
     self,
     x: Float[Array, "B T H W C"],
     example: Mapping[str, Any],
-    keys: Key[Array, "B"] | None = None,
+    keys: Key[Array, " B"] | None = None,
   ) -> Cond:
     """The conditions that the model declares, taken from an example or made of its clip."""
     uses, config = self.model.config.uses, self.model.config
@@ -337,7 +337,7 @@ class Task:
     return volume if (t, h, w) == (1, 1, 1) else shrink(volume, (t, h, w))
 
   def known_mask(
-    self, x: Float[Array, "B T H W C"], example: Mapping[str, Any], keys: Key[Array, "B"] | None
+    self, x: Float[Array, "B T H W C"], example: Mapping[str, Any], keys: Key[Array, " B"] | None
   ) -> Float[Array, "B T _ _ 1"]:
     """1 where the clip is given: one of the masks per row in training; else the first."""
     if "known_mask" in example:
@@ -359,8 +359,8 @@ class Task:
     return jax.vmap(one)(fold(keys, _MASK))[..., None]
 
   def loss(
-    self, params: dict, carried: Mapping[str, Any], keys: Key[Array, "B"]
-  ) -> tuple[Float[Array, "B"], dict[str, Array]]:
+    self, params: dict, carried: Mapping[str, Any], keys: Key[Array, " B"]
+  ) -> tuple[Float[Array, " B"], dict[str, Array]]:
     """The training loss of each row, and what is logged beside it."""
     x, cond = self.prepare(params, self.source.decode(dict(carried)), keys)
     if self.condition.drop and set(self.model.config.uses) & set(DROPPABLE):
@@ -377,7 +377,7 @@ class Task:
     return loss, {"x0_mse": aux["x0_mse"]}
 
   @staticmethod
-  def _chosen(keys: Key[Array, "B"], share: float, use: int) -> Bool[Array, "B"]:
+  def _chosen(keys: Key[Array, " B"], share: float, use: int) -> Bool[Array, " B"]:
     return jax.vmap(jax.random.uniform)(fold(keys, use)) < share
 
   @property

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.helpers import counted, filled, products_of, relative_error
+from tests.helpers import check_flops, filled, products_of, relative_error
 from videojax.models import dit
 from videojax.models.cond import Cond, drop
 from videojax.scaling import flops
@@ -262,10 +262,7 @@ CASES = [
 @pytest.mark.parametrize("changes,shape,levels,length", CASES)
 @pytest.mark.usefixtures("nothing_computed_again")
 def test_traced_flops_are_those_of_the_forward_and_backward_jaxpr(changes, shape, levels, length):
-  model = spec(**changes)
-  products = products_of(model, shape, levels, length)
-  traced = flops.forward(products)["total"], flops.backward(products)
-  assert traced == counted(model, shape, levels, length)
+  check_flops(spec(**changes), shape, levels, length)
 
 
 def test_backward_is_twice_forward_less_the_products_without_input_gradient():

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from tests.golden import make_svd as golden
-from tests.helpers import filled, relative_error
+from tests.helpers import check_flops, filled, relative_error
 from videojax.diffusion.denoiser import Denoiser
 from videojax.diffusion.process import make_process
 from videojax.diffusion.samplers import Sampler, sample
 from videojax.models import svd
 from videojax.models.cond import Cond, drop
 from videojax.runs import weights
-from videojax.scaling import flops, mup
+from videojax.scaling import mup
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
 from videojax.task import ModelSpec
 
@@ -257,22 +257,8 @@ def test_the_published_size_has_the_published_parameters():
   ],
 )
 @pytest.mark.usefixtures("nothing_computed_again")
-def test_analytic_flops_equal_the_products_counted_in_the_jaxpr(changes, shape, levels):
-  model, length = spec(**changes), 2
-  cond = condition(1, *shape[:3]) if changes is CONDITIONS else Cond()
-  if model.config.text:
-    cond = Cond(text=jnp.zeros((1, length, 16)), text_mask=jnp.ones((1, length), bool))
-  if model.config.known:
-    cond = Cond(known_mask=jnp.ones((1, shape[0], 1, 1, 1)), known=jnp.zeros((1, *shape)))
-  x, t = jnp.zeros((1, *shape)), jnp.zeros((1, levels))
-  loss = lambda p: jnp.square(model.network(p)(x, t, cond)).sum()
-  products = svd.products(
-    model.config, shape, levels=levels, text_length=length, image_length=length
-  )
-  count = lambda f: flops.count_jaxpr(jax.make_jaxpr(f)(model.abstract_params).jaxpr)
-  assert count(loss) == flops.forward(products)["total"]
-  if model.config.multipliers == (1,):  # a jaxpr counts zeros between the strides of a gradient
-    assert count(jax.grad(loss)) - count(loss) == flops.backward(products)
+def test_traced_flops_are_those_of_the_forward_and_backward_jaxpr(changes, shape, levels):
+  check_flops(spec(**changes), shape, levels, length=2)
 
 
 ROLES = {

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.golden import make_videocrafter as golden
-from tests.helpers import filled, relative_error
+from tests.helpers import check_flops, filled, relative_error
 from videojax.models import videocrafter
 from videojax.models.cond import Cond, drop
 from videojax.runs import weights
-from videojax.scaling import flops, mup
+from videojax.scaling import mup
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
 from videojax.task import ModelSpec
 
@@ -278,22 +278,8 @@ def test_another_number_of_image_tokens_is_named():
   ],
 )
 @pytest.mark.usefixtures("nothing_computed_again")
-def test_analytic_flops_equal_the_products_counted_in_the_jaxpr(changes, shape, levels):
-  model, length = spec(**changes), 5
-  config, given = model.config, conditions()
-  cond = Cond(text=given.text, text_mask=given.text_mask)
-  if config.image_tokens:
-    cond = given
-  if config.known:
-    known = dict(known_mask=jnp.ones((2, 4, 1, 1, 1)), known=jnp.zeros((2, *shape)))
-    cond = dataclasses.replace(cond, **known)
-  x, t = jnp.zeros((2, *shape)), jnp.zeros((2, levels))
-  loss = lambda p: jnp.square(model.network(p)(x, t, cond)).sum()
-  products = videocrafter.products(config, shape, levels=levels, text_length=length)
-  count = lambda f: flops.count_jaxpr(jax.make_jaxpr(f)(model.abstract_params).jaxpr)
-  assert count(loss) == 2 * flops.forward(products)["total"]
-  if config.multipliers == (1,):  # a jaxpr counts zeros between the strides of a gradient
-    assert count(jax.grad(loss)) - count(loss) == 2 * flops.backward(products)
+def test_traced_flops_are_those_of_the_forward_and_backward_jaxpr(changes, shape, levels):
+  check_flops(spec(**changes), shape, levels, length=5)
 
 
 ROLES = {

@@ -35,7 +35,7 @@ class Codec:
     return shape
 
   def encode(
-    self, video: Float[Array, "B T H W C"], keys: Key[Array, "B"] | None = None
+    self, video: Float[Array, "B T H W C"], keys: Key[Array, " B"] | None = None
   ) -> Float[Array, "B T H W C"]:
     return video
 

@@ -51,7 +51,7 @@ class Codec(identity.Codec):
     return t, h // n, w // n, n * n * c
 
   def encode(
-    self, video: Float[Array, "B T H W C"], keys: Key[Array, "B"] | None = None
+    self, video: Float[Array, "B T H W C"], keys: Key[Array, " B"] | None = None
   ) -> Float[Array, "B T h w Z"]:
     (b, *clip), n = video.shape, self.config.side
     t, h, w, z = self.latent_shape((clip[0], clip[1], clip[2], clip[3]))

@@ -66,7 +66,7 @@ class Codec:
     return t, h // s, w // s, self.config.channels
 
   def encode(
-    self, video: Float[Array, "B T H W 3"], keys: Key[Array, "B"] | None = None
+    self, video: Float[Array, "B T H W 3"], keys: Key[Array, " B"] | None = None
   ) -> Float[Array, "B T h w Z"]:
     """Latents of video in [-1, 1], of about unit variance: means, or samples where there are keys.
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 DenoiseWindow = Callable[[Array, Array, Array], tuple[Any, ...]]
 
 
-def starts(frames: int, window: int, stride: int) -> Int[np.ndarray, "N"]:
+def starts(frames: int, window: int, stride: int) -> Int[np.ndarray, " N"]:
   """First frames of the windows: every `stride` frames, the last so that it ends with the clip.
 
   Args:
@@ -110,7 +110,7 @@ def windowed(
 
 def _merge(
   parts: Float[Array, "N B F H W C"],
-  first: Int[np.ndarray, "N"],
+  first: Int[np.ndarray, " N"],
   share: Float[np.ndarray, "N F"],
   like: Float[Array, "B T H W C"],
 ) -> Float[Array, "B T H W C"]:

@@ -28,12 +28,12 @@ from videojax.settings import Positive
 TIMES = ("uniform", "logit_normal", "log_normal")
 WEIGHTINGS = ("none", "min_snr")
 
-Keys = Key[Array, "B"] | UInt32[Array, "B 2"]
+Keys = Key[Array, " B"] | UInt32[Array, "B 2"]
 
 _TIME, _NOISE, _NETWORK = 0, 1, 2  # what a row's key is folded with, by use
 
 
-def row_keys(key: Key[Array, ""] | UInt32[Array, "2"], step: Any, rows: Int[Array, "B"]) -> Array:
+def row_keys(key: Key[Array, ""] | UInt32[Array, "2"], step: Any, rows: Int[Array, " B"]) -> Array:
   """One key per row of a step's batch: fold_in(fold_in(key, step), row).
 
   Args:
@@ -187,7 +187,7 @@ class Objective:
     *,
     known: dn.Mask | None = None,
     frames_per_level: int = 1,
-  ) -> tuple[Float[Array, "B"], dict[str, Float[Array, "B"]]]:
+  ) -> tuple[Float[Array, " B"], dict[str, Float[Array, " B"]]]:
     """Draws levels and noise for each row and measures the error there.
 
     Args:
@@ -216,7 +216,7 @@ class Objective:
     *,
     known: dn.Mask | None = None,
     key: Any = None,
-  ) -> tuple[Float[Array, "B"], dict[str, Float[Array, "B"]]]:
+  ) -> tuple[Float[Array, " B"], dict[str, Float[Array, " B"]]]:
     """The weighted squared error at given levels and noise: nothing random but the network's own.
 
     Returns: ([B], aux). The mean over a clip's unknown positions and channels (0 if all are known),
@@ -233,7 +233,9 @@ class Objective:
     return clip_mean(weight * error**2, known), aux
 
 
-def clip_mean(values: Float[Array, "B T H W C"], known: dn.Mask | None = None) -> Float[Array, "B"]:
+def clip_mean(
+  values: Float[Array, "B T H W C"], known: dn.Mask | None = None
+) -> Float[Array, " B"]:
   """Mean over each clip's unknown positions and all channels, [B]; 0 where all is known."""
   if known is None:
     return values.mean(axis=(1, 2, 3, 4))  # [B]

@@ -186,16 +186,16 @@ class ScaledLinear(Process):
     return jnp.interp(-_f32(log_snr), -table, k, "extrapolate", "extrapolate") / TRAINED_STEPS
 
   @property
-  def _log_snr(self) -> Float[np.ndarray, "K"]:
+  def _log_snr(self) -> Float[np.ndarray, " K"]:
     return _scaled_linear(self.beta_min, self.beta_max) + 2 * self._log_scale
 
   @property
-  def _log_scale(self) -> Float[np.ndarray, "K"]:
+  def _log_scale(self) -> Float[np.ndarray, " K"]:
     ramp = np.interp(np.arange(TRAINED_STEPS), (0, 399), (1.0, self.data_scale))
     return np.log(ramp).astype(np.float32)
 
 
-def _at(table: Float[np.ndarray, "K"], t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+def _at(table: Float[np.ndarray, " K"], t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
   """A table of the trained steps at time t, linear between them and on beyond the ends."""
   k = TRAINED_STEPS * _f32(t)
   below = jnp.clip(jnp.floor(k), 0, TRAINED_STEPS - 2)
@@ -204,7 +204,7 @@ def _at(table: Float[np.ndarray, "K"], t: Float[ArrayLike, "*s"]) -> Float[Array
 
 
 @functools.cache
-def _scaled_linear(beta_min: float, beta_max: float) -> Float[np.ndarray, "K"]:
+def _scaled_linear(beta_min: float, beta_max: float) -> Float[np.ndarray, " K"]:
   """The log-SNR of each trained step, falling; data is not scaled."""
   betas = np.linspace(beta_min**0.5, beta_max**0.5, TRAINED_STEPS) ** 2
   log_kept = np.cumsum(np.log1p(-betas))  # ln alpha_k^2

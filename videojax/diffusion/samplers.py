@@ -115,7 +115,7 @@ class Sampler:
     """How often the denoiser is called for one sample."""
     return 2 * self.steps - 1 if self.stepper == "heun" else self.steps
 
-  def times(self, process: Process) -> Float[Array, "N"]:
+  def times(self, process: Process) -> Float[Array, " N"]:
     """The N times at which steps begin, falling.
 
     Of a process that has noise left at t=0 (Edm) the last step to the data begins there, as
@@ -138,12 +138,12 @@ class Sampler:
       t = jnp.clip(process.t_from_log_snr(-2.0 * log_sigma), 0.0, 1.0)
     return shift_times(process, t, self.shift)
 
-  def _trained_steps(self) -> Float[np.ndarray, "N"]:
+  def _trained_steps(self) -> Float[np.ndarray, " N"]:
     if self.grid == "leading":
       return np.arange(self.steps)[::-1] * (TRAINED_STEPS // self.steps) + 1.0
     return np.linspace(0, TRAINED_STEPS - 1, self.steps + 1).round()[:0:-1]
 
-  def _between(self, start: Float[Array, ""], stop: Float[Array, ""]) -> Float[Array, "N"]:
+  def _between(self, start: Float[Array, ""], stop: Float[Array, ""]) -> Float[Array, " N"]:
     if self.grid == "log_snr":
       return jnp.linspace(start, stop, self.steps)
     roots = jnp.linspace(jnp.exp(start / self.rho), jnp.exp(stop / self.rho), self.steps)

@@ -40,7 +40,7 @@ class Reference(NamedTuple):
 
 
 def fit_reference(
-  batches: Iterable[Float[np.ndarray, "_ T H W C"]], unknown: Float[np.ndarray, "T #H #W 1"]
+  batches: Iterable[Float[np.ndarray, "_ T H W C"]], unknown: Float[np.ndarray, " T #H #W 1"]
 ) -> Reference:
   """Statistics of training clips, one pass, sums in float64.
 
@@ -67,7 +67,7 @@ def fit_reference(
   return Reference(mean, variance, total, count)
 
 
-def frozen_noise(ids: UInt32[Array, "B"], shape: tuple[int, ...], level: Array) -> Array:
+def frozen_noise(ids: UInt32[Array, " B"], shape: tuple[int, ...], level: Array) -> Array:
   """Standard normal noise [B,*shape], keyed by (example id, level) and by nothing else."""
 
   def one(i):
@@ -81,7 +81,7 @@ def level_errors(
   denoise: Callable[[Array, Array], Array],
   process: Any,
   x0: Float[Array, "B T H W C"],
-  ids: UInt32[Array, "B"],
+  ids: UInt32[Array, " B"],
   unknown: Float[Array, "#B #T #H #W 1"],
 ) -> Float[Array, "B I"]:
   """x0 squared error of every clip at every level, mean over unknown positions; not normalised.
@@ -107,7 +107,7 @@ def level_errors(
 
 
 def wiener_errors(
-  x0: Float[np.ndarray, "N T H W C"], reference: Reference, unknown: Float[np.ndarray, "T #H #W 1"]
+  x0: Float[np.ndarray, "N T H W C"], reference: Reference, unknown: Float[np.ndarray, " T #H #W 1"]
 ) -> Float[np.ndarray, "N I"]:
   """What the best per-pixel affine denoiser scores, in expectation over the noise.
 
@@ -126,7 +126,7 @@ def wiener_errors(
 
 
 def zero_errors(
-  x0: Float[np.ndarray, "N T H W C"], unknown: Float[np.ndarray, "T #H #W 1"]
+  x0: Float[np.ndarray, "N T H W C"], unknown: Float[np.ndarray, " T #H #W 1"]
 ) -> Float[np.ndarray, "N I"]:
   """What the model that always says 0 scores."""
   weight = np.broadcast_to(unknown, x0.shape[1:])

@@ -161,7 +161,7 @@ def _check_known(video: Video, known: int) -> None:
 
 def measure(
   video: Video, state: State, *, extent: float, fps: Any, known: int
-) -> dict[str, Float[Array, "B"]]:
+) -> dict[str, Float[Array, " B"]]:
   """All of `MEASURES` for each clip, over its unknown frames; NaN where one is not defined.
 
   Args:

@@ -65,7 +65,7 @@ def check_cond(cond: Cond, config: Any) -> None:
 DROPPABLE = ("text", "image", "label", "scalars", "volumes")
 
 
-def drop(cond: Cond, which: Sequence[str], rows: Bool[Array, "B"] | None = None) -> Cond:
+def drop(cond: Cond, which: Sequence[str], rows: Bool[Array, " B"] | None = None) -> Cond:
   """The same conditions with some of them dropped: what guidance calls unconditional.
 
   Args:
@@ -100,7 +100,7 @@ def named(cond: Cond) -> list[tuple[str, str]]:
   return [(field, name) for field in ("scalars", "volumes") for name in getattr(cond, field)]
 
 
-def drop_one(cond: Cond, field: str, name: str, rows: Bool[Array, "B"]) -> Cond:
+def drop_one(cond: Cond, field: str, name: str, rows: Bool[Array, " B"]) -> Cond:
   """The same conditions with one scalar or volume dropped in the rows where `rows` is True."""
   alone = drop(Cond(**{field: {name: getattr(cond, field)[name]}}), (field,), rows)
   return dataclasses.replace(cond, **{field: getattr(cond, field) | getattr(alone, field)})

@@ -286,10 +286,10 @@ class Model(nnx.Module):
   def __call__(
     self,
     x: Float[Array, "B T H W C"],
-    t: Float[Array, "B #T"],
+    t: Float[Array, " B #T"],
     cond: Cond,
     *,
-    key: Key[Array, "B"] | None = None,
+    key: Key[Array, " B"] | None = None,
   ) -> Float[Array, "B T H W C"]:
     """The network's output for a noisy clip.
 

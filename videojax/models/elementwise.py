@@ -22,8 +22,8 @@ from videojax.models.layers import ONES, STATISTICS, lead, param, rotate, turn
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
   x: Float[Array, "*B D"],
-  shift: Float[Array, "B #t D"] | None = None,
-  scale: Float[Array, "B #t D"] | None = None,
+  shift: Float[Array, " B #t D"] | None = None,
+  scale: Float[Array, " B #t D"] | None = None,
   eps: float = 1e-6,
 ) -> Float[Array, "*B D"]:
   """Layer norm without parameters of its own, in fp32; then x (1 + scale) + shift.

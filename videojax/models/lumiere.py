@@ -152,7 +152,7 @@ class Block(nnx.Module):
     self.temporal: Any = nnx.Dict({str(i): make() for i in range(count)})
 
   def __call__(
-    self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"], text: Array | None
+    self, x: Float[Array, "B T H W C"], c: Float[Array, " B #T M"], text: Array | None
   ) -> Array:
     x = self.resnet(x, c)
     if self.attention is not None:
@@ -201,10 +201,10 @@ class Model(nnx.Module):
   def __call__(
     self,
     x: Float[Array, "B T H W C"],
-    t: Float[Array, "B #T"],
+    t: Float[Array, " B #T"],
     cond: Cond,
     *,
-    key: Key[Array, "B"] | None = None,
+    key: Key[Array, " B"] | None = None,
   ) -> Float[Array, "B T H W C"]:
     """The network's output for a noisy clip.
 

@@ -215,7 +215,7 @@ class Block(nnx.Module):
     self.temporal_attention = attend("time") if attends and cfg.temporal else None
 
   def __call__(
-    self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"], text: Array | None
+    self, x: Float[Array, "B T H W C"], c: Float[Array, " B #T M"], text: Array | None
   ) -> Array:
     y = self.conv1(jax.nn.silu(self.norm1(x)))
     scale, shift = jnp.moveaxis(self.time(jax.nn.silu(c))[:, :, None, None], -2, 0)
@@ -264,10 +264,10 @@ class Model(nnx.Module):
   def __call__(
     self,
     x: Float[Array, "B T H W C"],
-    t: Float[Array, "B #T"],
+    t: Float[Array, " B #T"],
     cond: Cond,
     *,
-    key: Key[Array, "B"] | None = None,
+    key: Key[Array, " B"] | None = None,
   ) -> Float[Array, "B T H W C"]:
     """The network's output for a noisy clip.
 

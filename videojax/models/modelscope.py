@@ -124,7 +124,7 @@ class Block(nnx.Module):
     self.temp_attention = unet.Transformer(*args, "time", **kw) if attends else None
 
   def __call__(
-    self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"], text: Array | None
+    self, x: Float[Array, "B T H W C"], c: Float[Array, " B #T M"], text: Array | None
   ) -> Array:
     x = self.temp_conv(self.resnet(x, c))
     if self.attention is not None and self.temp_attention is not None:
@@ -165,10 +165,10 @@ class Model(nnx.Module):
   def __call__(
     self,
     x: Float[Array, "B T H W C"],
-    t: Float[Array, "B #T"],
+    t: Float[Array, " B #T"],
     cond: Cond,
     *,
-    key: Key[Array, "B"] | None = None,
+    key: Key[Array, " B"] | None = None,
   ) -> Float[Array, "B T H W C"]:
     """The network's output for a noisy clip.
 

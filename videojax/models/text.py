@@ -32,7 +32,7 @@ class ByteEncoder(nnx.Module):
     self.down = Linear((hidden,), (d,), ("mlp", "embed"), rngs=rngs, dtype=dtype)
     self.dtype = dtype
 
-  def __call__(self, text: UInt8[Array, "B L"], lengths: Int[Array, "B"]) -> Float[Array, "B L D"]:
+  def __call__(self, text: UInt8[Array, "B L"], lengths: Int[Array, " B"]) -> Float[Array, "B L D"]:
     length, width = text.shape[1], self.table.shape[1]
     x = self.table[...].astype(self.dtype)[text]  # [B,L,D]
     x = x + 0.02 * sincos_1d(np.arange(length), width).astype(self.dtype)[None]

@@ -111,7 +111,7 @@ class Block(nnx.Module):
     self.attention = Transformer(cfg, c, rngs=rngs) if shape.attends else None
 
   def __call__(
-    self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"], seen: Array | None
+    self, x: Float[Array, "B T H W C"], c: Float[Array, " B #T M"], seen: Array | None
   ) -> Array:
     x = self.resnet(x, c)
     if x.shape[1] > 1:

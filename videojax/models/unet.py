@@ -108,7 +108,7 @@ class GroupNorm(nnx.Module):
     y = y * (jax.lax.rsqrt(self.mean(jnp.square(y)) + self.eps) * last(self.scale, y))
     return (y + last(self.bias, y)).astype(x.dtype)
 
-  def mean(self, y: Float[Array, "B T H W C"]) -> Float[Array, "B #T 1 1 C"]:
+  def mean(self, y: Float[Array, "B T H W C"]) -> Float[Array, " B #T 1 1 C"]:
     """Of the group that a channel is in; first of each channel, so that y is not cut in groups."""
     mean = y.mean(self.over, keepdims=True)
     groups = mean.reshape(*mean.shape[:-1], self.groups, -1).mean(-1)
@@ -162,7 +162,7 @@ class ResNet(nnx.Module):
     self.shortcut = Linear((c_in,), (c_out,), ("embed", None), init=FAN_IN, **kw) if wider else None
 
   def __call__(
-    self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"] | None = None
+    self, x: Float[Array, "B T H W C"], c: Float[Array, " B #T M"] | None = None
   ) -> Array:
     y = self.conv1(jax.nn.silu(self.norm1(x)))
     if self.time is not None and c is not None:
@@ -371,7 +371,7 @@ class TimeEmbed(nnx.Module):
     self.out = Linear((4 * width,), (4 * width,), ("embed", None), **kw)
     self.width = width
 
-  def __call__(self, t: Float[Array, "B #T"]) -> Float[Array, "B #T M"]:
+  def __call__(self, t: Float[Array, " B #T"]) -> Float[Array, " B #T M"]:
     return self.out(jax.nn.silu(self.hidden(layers.sinusoid(t, self.width))))
 
 

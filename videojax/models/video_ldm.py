@@ -161,7 +161,7 @@ class TemporalConv(nnx.Module):
     self.merge = Merge(rngs=rngs)
 
   def __call__(
-    self, z: Float[Array, "B T H W C"], c: Float[Array, "B #T M"], known: Array | None
+    self, z: Float[Array, "B T H W C"], c: Float[Array, " B #T M"], known: Array | None
   ) -> Array:
     y = z if self.known is None or known is None else z + self.known(known)
     return constrain(self.merge(z, self.layer(constrain(y, *unet.GRID, None), c)), *unet.GRID, None)
@@ -197,7 +197,7 @@ class Block(nnx.Module):
     self.temporal_attention = TemporalAttention(c, cfg, rngs=rngs) if along else None
 
   def __call__(
-    self, z: Float[Array, "B T H W C"], c: Float[Array, "B #T M"], text: Array | None,
+    self, z: Float[Array, "B T H W C"], c: Float[Array, " B #T M"], text: Array | None,
     known: Array | None,
   ) -> Array:  # fmt: skip
     clip = z.shape[1] > 1
@@ -261,10 +261,10 @@ class Model(nnx.Module):
   def __call__(
     self,
     x: Float[Array, "B T H W C"],
-    t: Float[Array, "B #T"],
+    t: Float[Array, " B #T"],
     cond: Cond,
     *,
-    key: Key[Array, "B"] | None = None,
+    key: Key[Array, " B"] | None = None,
   ) -> Float[Array, "B T H W C"]:
     """The network's output for a noisy clip.
 

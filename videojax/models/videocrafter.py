@@ -150,7 +150,7 @@ class Block(nnx.Module):
     self.temp_attention = make("time") if shape.attends else None
 
   def __call__(
-    self, x: Float[Array, "B T H W C"], c: Float[Array, "B #T M"], text: Array | None
+    self, x: Float[Array, "B T H W C"], c: Float[Array, " B #T M"], text: Array | None
   ) -> Array:
     x = self.resnet(x, c)
     if self.temp_conv is not None:
@@ -188,7 +188,7 @@ class Model(nnx.Module):
     self.norm_out = unet.GroupNorm(c, cfg.groups, frames=False, eps=1e-5, rngs=rngs)
     self.conv_out = from_zero(unet.Conv(c, cfg.channels, unet.SPACE, ("embed", "patch"), **kw))
 
-  def embed(self, t: Float[Array, "B #T"], cond: Cond) -> Float[Array, "B #T M"]:
+  def embed(self, t: Float[Array, " B #T"], cond: Cond) -> Float[Array, " B #T M"]:
     """The noise level and the scalars as one vector."""
     c = self.time(t)
     for name, embed in self.scalars.items():
@@ -211,10 +211,10 @@ class Model(nnx.Module):
   def __call__(
     self,
     x: Float[Array, "B T H W C"],
-    t: Float[Array, "B #T"],
+    t: Float[Array, " B #T"],
     cond: Cond,
     *,
-    key: Key[Array, "B"] | None = None,
+    key: Key[Array, " B"] | None = None,
   ) -> Float[Array, "B T H W C"]:
     """The network's output for a noisy clip.
 

@@ -8,7 +8,13 @@ from videojax.scaling.cells import Cell, cells, product, vary
 
 DIT = dict(name="dit", width=16, depth=1, num_heads=2, patch=(2, 4, 4), channels=3)
 UNET = dict(
-  name="modelscope", width=8, multipliers=(1, 1), blocks=1, head_dim=4, in_heads=2, groups=4,
+  name="modelscope",
+  width=8,
+  multipliers=(1, 1),
+  blocks=1,
+  head_dim=4,
+  in_heads=2,
+  groups=4,
   channels=3,
 )
 
