@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = {f"fps{fps:.0f}": dict(moving, fps=fps) for fps in (FPS[1:2] if smoke else FPS)}
   c.data["camera"] = dict(world, fps=7.0, still=1.0, pan=2.0, zoom=0.5, weight=4)
   c.model.scalars = SCALARS
-  c.condition = dict(known_frames=1, drop_each=0.3 if alone else 0.5)
+  c.condition = dict(drop_each=0.3 if alone else 0.5)
   if not alone:
     c.data["images"] = dict(moving, frames=1, known=0, fps=7.0)
     c.model.scalars = (*SCALARS, "blur")

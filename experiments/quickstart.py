@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = dict(
     worlds=dict(name="worlds", size=16, frames=8, known=2, fps=7.0, scenes=("one", "two"))
   )
-  c.condition = dict(known_frames=2)
+  c.condition = {}
   c.denoiser = dict(prediction="data", sigma_data=0.3)
   c.objective = dict(space="velocity", times="logit_normal", mean=0.8, std=1.2)
   c.optim = dict(learning_rate=3.5e-3, schedule="wsd", warmup_steps=50, decay_fraction=1.0)

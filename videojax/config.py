@@ -21,7 +21,6 @@ from videojax.data import LoaderConfig, SourceConfig, pipeline
 from videojax.diffusion import multidiffusion
 from videojax.diffusion.denoiser import Denoiser
 from videojax.diffusion.objective import Objective
-from videojax.diffusion.process import make_process
 from videojax.diffusion.samplers import Sampler
 from videojax.errors import ConfigError, check_choice
 from videojax.host.xla_flags import PRESETS
@@ -29,32 +28,12 @@ from videojax.io.checkpoint import CheckpointConfig
 from videojax.measures.config import EvaluateConfig, first
 from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
-from videojax.settings import Count, Positive, Range, Regex, Seed, Width, build, named, tuples
+from videojax.settings import Count, Range, Regex, Seed, Width, build, named, tuples
 from videojax.sharding import MeshConfig
 from videojax.task import CodecSpec, ConditionConfig, ModelSpec, Task
 
 ClipsPerDevice = Annotated[float, Range(0, 2**16, open_low=True)]
 EmaWidth = Annotated[float, Range(0, 0.28, open_low=True, open_high=True)]  # optim.ema_gamma's
-
-
-@dataclasses.dataclass(frozen=True)
-class DenoiserConfig:
-  """The noise process by name with its settings, and the Denoiser's own fields."""
-
-  prediction: str
-  process: str = "rectified_flow"
-  process_settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  sigma_data: Positive = 1.0
-  time_unit: str = "t"
-  input: str = "unit"
-
-  def __post_init__(self):
-    settings.check(self)
-    self.make()
-
-  def make(self) -> Denoiser:
-    process = make_process(self.process, **self.process_settings)
-    return Denoiser(process, self.prediction, self.sigma_data, self.time_unit, self.input)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +71,7 @@ class Experiment:
   batch_size: Count
   model: ModelSpec
   data: Mapping[str, SourceConfig]
-  denoiser: DenoiserConfig
+  denoiser: Denoiser
   objective: Objective
   condition: ConditionConfig
   optim: OptimConfig
@@ -124,6 +103,10 @@ class Experiment:
         f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
       )
     object.__setattr__(self, "data", first(self.data, self.evaluate.source, "evaluate.source"))
+    if self.condition.known_frames is None:
+      known = next(iter(self.data.values())).setting("known") if self.model.config.known else 0
+      condition = dataclasses.replace(self.condition, known_frames=known or 0)
+      object.__setattr__(self, "condition", condition)
     for name in self.xla_flags:
       check_choice("xla_flags", name, PRESETS)
     if self.init_from and self.branch_from:
@@ -162,7 +145,7 @@ class Experiment:
         source=module.Source(config),
         codec=self.codec,
         model=self.model,
-        denoiser=self.denoiser.make(),
+        denoiser=self.denoiser,
         objective=self.objective,
         condition=self.condition,
         controls=self.controls,

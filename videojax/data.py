@@ -47,6 +47,10 @@ class SourceConfig:
   def __post_init__(self):
     settings.check(self)
 
+  def setting(self, name: str) -> Any:
+    """A setting of the source, or its default; None where it has no such setting."""
+    return self.settings.get(name, getattr(pipeline(self.name).Config, name, None))
+
 
 @dataclasses.dataclass(frozen=True)
 class LoaderConfig:

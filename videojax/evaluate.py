@@ -150,7 +150,7 @@ class Evaluator:
     x, cond = self.train_task.prepare(params, example)
     denoise = lambda x_t, t: self.train_task.denoise(params, x_t, t, cond).x0
     unknown = jnp.asarray(self.unknown, jnp.float32)[None]
-    process = self.train_task.denoiser.process
+    process = self.train_task.denoiser.noise
     return frozen.level_errors(denoise, process, x, example["id"], unknown)
 
   def frozen_loss(self, params: dict, split: str | None = None) -> frozen.FrozenLoss:

@@ -91,7 +91,7 @@ def generate(
       x_t, t, cut_cond(cond, lambda x: window_of(x, start, sampler.window))
     )
     denoise = windowed(part, window=sampler.window, stride=sampler.stride)
-  latent = sample(denoise, task.denoiser.process, noise, keys, sampler)
+  latent = sample(denoise, task.denoiser.noise, noise, keys, sampler)
   return task.codec.of(params).decode(latent)
 
 
@@ -111,7 +111,7 @@ def _believe(
   conds = jax.tree.map(lambda a, b: jnp.stack([a, b]), cond, drop(cond, guidance.drop))
   return guided(
     denoise, conds,
-    process=task.denoiser.process, scale=guidance.scale, interval=guidance.interval,
+    process=task.denoiser.noise, scale=guidance.scale, interval=guidance.interval,
     rescale=guidance.rescale, last=guidance.last, temporal=guidance.temporal, alone=alone,
     known=None if cond.known_mask is None else (cond.known_mask, cond.known),
   )(x_t, t)  # fmt: skip

@@ -56,14 +56,15 @@ class ConditionConfig:
   """How a batch becomes conditions.
 
   Attributes:
-    known_frames: leading frames that are given clean (0: none).
+    known_frames: leading frames that are given clean; 0: none. None: those that determine the rest
+      of the source's clips (its `known`), where the model takes known frames.
     masks: which parts are given (controls.MASKS), drawn per row in training; the first, which
       gives whole frames, is what is measured and sampled.
     drop: share of rows that lose all that can be dropped, for classifier-free guidance.
     drop_each: share of rows that lose any one scalar or volume, so that each may be left out.
   """
 
-  known_frames: Natural = 0
+  known_frames: Natural | None = None
   masks: tuple[str, ...] = ("start",)
   drop: ShareOfRows = 0.1
   drop_each: ShareOfRows = 0.0
@@ -202,7 +203,7 @@ class Task:
   controls: ControlsConfig = ControlsConfig()
 
   def __post_init__(self):
-    known, frames = self.condition.known_frames, self.source.shape[0]
+    known, frames = self.condition.known_frames or 0, self.source.shape[0]
     if math.prod(self.source.shape) > MOST:
       raise ValueError(f"a clip of {self.source.shape} has more than {MOST} numbers")
     classes, has = self.model.config.classes, getattr(self.source, "classes", None)
@@ -229,7 +230,7 @@ class Task:
   @property
   def known_frames(self) -> int:
     """Leading frames that are given; of an image none."""
-    return self.condition.known_frames if self.source.shape[0] > 1 else 0
+    return (self.condition.known_frames or 0) if self.source.shape[0] > 1 else 0
 
   @property
   def given(self) -> np.ndarray:
@@ -237,7 +238,7 @@ class Task:
     frames, c = self.source.shape[0], self.condition
     if frames == 1 or not self.model.config.known:
       return np.zeros(frames, bool)
-    return np.array(given_frames(c.masks[0], frames, c.known_frames, self.controls.every))
+    return np.array(given_frames(c.masks[0], frames, c.known_frames or 0, self.controls.every))
 
   @property
   def needs(self) -> list[str]:
@@ -350,7 +351,7 @@ class Task:
     c, size, all_frames = self.condition, (x.shape[2], x.shape[3]), self.source.shape[0]
 
     def one(key: Key[Array, ""]) -> Float[Array, "T H W"]:
-      given = lambda m: given_frames(m, all_frames, c.known_frames, self.controls.every)
+      given = lambda m: given_frames(m, all_frames, c.known_frames or 0, self.controls.every)
       whole = lambda m: jnp.float32(given(m)[::stride])
       of = lambda m: whole(m)[:, None, None] if m in WHOLE else region(m, size, key)[None]
       all_of = jnp.stack([jnp.broadcast_to(of(m), (frames, *size)) for m in c.masks])

@@ -38,7 +38,7 @@ def config(
   c.data = dict(latents=dict(name="random_latents", fps=4.0, **latent, **words))
   c.denoiser = dict(prediction="velocity")
   c.objective = {}
-  c.condition = dict(known_frames=0)
+  c.condition = {}
   c.optim = dict(learning_rate=1e-4)
   c.ema = ()
   c.mesh = dict(data=1, fsdp=-1)

@@ -43,7 +43,7 @@ def _paper(size: str, patch: str) -> ConfigDict:
   c.data = dict(latents=dict(name="random_latents", **latent))
   c.denoiser = dict(process="linear", prediction="noise")
   c.objective = dict(times="uniform", space="noise")
-  c.condition = dict(known_frames=0)
+  c.condition = {}
   c.optim = dict(learning_rate=1e-4, clip=0.0)
   c.checkpoint = dict(save_every_steps=10_000)
   c.evaluate = dict(splits=dict(latents={}), coherence_clips=0, batch_size=8)
@@ -61,7 +61,7 @@ def _small(smoke: bool) -> ConfigDict:
   c.data = dict(images=world)
   c.denoiser = dict(process="linear", prediction="noise")
   c.objective = dict(times="uniform", space="noise")
-  c.condition = dict(known_frames=0)
+  c.condition = {}
   c.optim = dict(learning_rate=3e-3, schedule="wsd", warmup_steps=50, decay_fraction=1.0)
   c.ema = (0.05,)
   c.sampler = dict(steps=2 if smoke else 50)

@@ -53,7 +53,7 @@ def _paper(name: str, data: str | None = None) -> ConfigDict:
   c.data = dict(latents=dict(name="random_latents", **latent))
   c.denoiser = dict(process="linear", prediction="noise")
   c.objective = dict(times="uniform", space="noise")
-  c.condition = dict(known_frames=0)
+  c.condition = {}
   c.optim = dict(learning_rate=1e-4, clip=0.1)
   c.sampler = dict(stepper="ddim", steps=250, eta=1.0)
   c.checkpoint = dict(save_every_steps=10_000)

@@ -76,7 +76,7 @@ def _paper(form: str) -> ConfigDict:
   c.data = dict(clips=dict(name="random_latents", **clip, **text))
   c.denoiser = dict(process="cosine", prediction="v")
   c.objective = dict(times="uniform", space="noise")
-  c.condition = dict(known_frames=0)
+  c.condition = {}
   if form == "given":
     c.condition = dict(known_frames=1, masks=("start", "repaint", "canvas"))
   if form == "ssr":

@@ -82,7 +82,7 @@ def _paper(stage: str) -> ConfigDict:
   c.data = dict(clips=dict(name="random_latents", **clip, **text))
   c.denoiser = dict(process="cosine", prediction="noise")
   c.objective = dict(times="uniform", space="noise")
-  c.condition = dict(known_frames=0)
+  c.condition = {}
   if stage == "interpolation":
     c.condition = dict(known_frames=1, masks=("sparse",))
     c.controls = dict(every=5)

@@ -49,7 +49,7 @@ def _paper() -> ConfigDict:
   )
   c.denoiser = dict(process="scaled_linear", prediction="noise")
   c.objective = dict(times="uniform", space="noise")
-  c.condition = dict(known_frames=0)
+  c.condition = {}
   c.optim = dict(learning_rate=5e-5)
   c.guidance = dict(scale=9.0)
   c.sampler = dict(stepper="ddim", steps=50, eta=0.0)

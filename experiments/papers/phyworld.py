@@ -72,7 +72,7 @@ def _paper(scenario: str, size: str, grid: str) -> ConfigDict:
   c.batch_size = 256
   c.model = dict(name="dit", patch=(4, 8, 8), channels=3, known="zeros", **SIZES[size])
   c.data = dict(phyworld=dict(name="phyworld", size=128, scenario=scenario, grid=grid))
-  c.condition = dict(known_frames=3)
+  c.condition = {}
   c.denoiser = dict(process="linear", prediction="v")
   c.objective = dict(times="uniform", space="v")
   c.optim = dict(learning_rate=1e-4, warmup_steps=1000)
@@ -105,7 +105,7 @@ def _small(scenario: str, smoke: bool) -> ConfigDict:
   )
   source = dict(name="phyworld", size=16, frames=16, known=known, fps=5.0, scenario=scenario)
   c.data = dict(phyworld=source)
-  c.condition = dict(known_frames=known)
+  c.condition = {}
   c.denoiser = dict(prediction="data")
   c.objective = dict(space="velocity", times="logit_normal", mean=0.8, std=1.2)
   c.optim = dict(learning_rate=3.5e-3, schedule="wsd", warmup_steps=50, decay_fraction=1.0)

@@ -49,7 +49,7 @@ def _paper() -> ConfigDict:
   c.data = dict(latents=dict(name="random_latents", **latent, **given))
   c.denoiser = dict(process="cosine", prediction="v", time_unit="edm")
   c.objective = dict(times="log_normal", mean=0.7, std=1.6, space="v")
-  c.condition = dict(known_frames=0)
+  c.condition = {}
   c.optim = dict(learning_rate=3e-5)
   c.guidance = dict(scale=1.0, last=3.0)
   c.sampler = dict(steps=25, grid="karras", sigma_min=0.002, sigma_max=700.0, start="unit")

@@ -72,7 +72,7 @@ def _paper(form: str) -> ConfigDict:
     process="scaled_linear", process_settings=scale, prediction="noise", input="raw"
   )
   c.objective = dict(times="uniform", space="noise")
-  c.condition = dict(known_frames=0, drop=0.2)
+  c.condition = dict(drop=0.2)
   c.optim = dict(learning_rate=5e-5)
   c.guidance = dict(scale=12.0, drop=("text", "image"))
   c.sampler = dict(stepper="ddim", steps=50, eta=1.0, grid="leading", start="unit", end="process")

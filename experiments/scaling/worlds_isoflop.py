@@ -46,7 +46,7 @@ def _gpu() -> ConfigDict:
   c.data = dict(
     worlds=dict(name="worlds", size=32, frames=16, known=3, scenes=("one", "collision"))
   )
-  c.condition = dict(known_frames=3)
+  c.condition = {}
   c.denoiser = dict(prediction="data", sigma_data=0.3)
   c.objective = dict(space="velocity", times="logit_normal", mean=1.0, std=1.2)
   c.optim = dict(learning_rate=1e-2, schedule="wsd", warmup_steps=50, decay_fraction=0.2)

@@ -14,7 +14,7 @@ SHAPE = (3, 2, 4, 4, 1)
 X = jax.random.normal(jax.random.key(0), SHAPE)
 OUTPUTS = jax.random.normal(jax.random.key(1), (2, *SHAPE))  # [conditional, unconditional]
 T = PROCESS.t_from_log_snr(-2 * jnp.log(jnp.array([[0.1], [1.0], [9.0]])))  # sigma .1, 1, 9
-DENOISER = dn.Denoiser(PROCESS, "edm", 0.5)
+DENOISER = dn.Denoiser("edm", PROCESS, sigma_data=0.5)
 MASK = jnp.zeros((3, 2, 1, 1, 1), bool).at[:, 0].set(True)
 
 
@@ -94,7 +94,7 @@ def test_outside_the_interval_the_conditional_is_left_alone():
 
 def test_the_whole_interval_holds_pure_noise():
   process, t = pr.RectifiedFlow(), jnp.ones((3, 1))
-  velocity = dn.Denoiser(process, "velocity")
+  velocity = dn.Denoiser("velocity", process)
   ends = lambda x, t, cond: velocity(lambda x, t, cond, *, key: cond, x, t, cond)
   x0, _ = guided(ends, OUTPUTS, process=process, scale=2.0)(X, t)
   np.testing.assert_allclose(x0, X - (2 * OUTPUTS[0] - OUTPUTS[1]), atol=1e-5)

@@ -117,12 +117,12 @@ def test_traced_levels_pass_the_check():
 @pytest.mark.parametrize("space", dn.PREDICTIONS)
 def test_the_loss_is_the_squared_error_in_its_space(name, prediction, space):
   process, (x0, noise, output), sd = pr.make_process(name), clips(), 0.5
-  denoiser = dn.Denoiser(process, prediction, sd)
+  denoiser = dn.Denoiser(prediction, process, sigma_data=sd)
   # Small enough a floor is no floor at these levels.
   objective = ob.Objective(space=space, min_sigma=1e-3)
   loss, _ = objective.loss_at(denoiser, says(output), x0, noise, T, None)
   out = denoiser(says(output), pr.add_noise(process, x0, noise, T), T, None)
-  asked = dn.Denoiser(process, space, sd)
+  asked = dn.Denoiser(space, process, sigma_data=sd)
   error = asked.target(out.x0, out.noise, T) - asked.target(x0, noise, T)
   # In the noise's space under Edm's high noise the explicit difference cancels in float32.
   np.testing.assert_allclose(loss, (error**2).mean((1, 2, 3, 4)), rtol=2e-3)
@@ -132,7 +132,7 @@ def test_the_loss_is_the_squared_error_in_its_space(name, prediction, space):
 def test_in_its_own_space_the_output_is_compared_as_it_is(prediction):
   (x0, noise, output), process = clips(), pr.RectifiedFlow()
   t = jnp.array([[0.0], [1e-6], [1 - 1e-6], [1.0]])
-  denoiser = dn.Denoiser(process, prediction, 0.5)
+  denoiser = dn.Denoiser(prediction, process, sigma_data=0.5)
   loss, _ = ob.Objective(space=prediction).loss_at(denoiser, says(output), x0, noise, t, None)
   expected = ((output - denoiser.target(x0, noise, t)) ** 2).mean((1, 2, 3, 4))
   np.testing.assert_array_equal(loss, expected)
@@ -170,7 +170,7 @@ def test_min_snr_weights_are_the_published_ones(name):
 @pytest.mark.parametrize("prediction", dn.PREDICTIONS)
 def test_min_snr_is_one_weight_of_the_data_error_whatever_is_predicted(name, prediction):
   process, (x0, noise, output) = pr.make_process(name), clips()
-  denoiser = dn.Denoiser(process, prediction, 0.5)
+  denoiser = dn.Denoiser(prediction, process, sigma_data=0.5)
   loss, aux = ob.Objective(weighting="min_snr").loss_at(denoiser, says(output), x0, noise, T, None)
   alpha, sigma = float64_levels(process)
   expected = np.minimum(alpha**2 / sigma**2, 5) * aux["x0_mse"]
@@ -182,7 +182,7 @@ def test_min_snr_is_one_weight_of_the_data_error_whatever_is_predicted(name, pre
 def test_the_loss_is_finite_at_both_ends(prediction, weighting):
   (x0, noise, output) = clips()
   t = jnp.array([[0.0], [1e-6], [1 - 1e-6], [1.0]])
-  denoiser = dn.Denoiser(pr.Cosine(), prediction, 0.5)
+  denoiser = dn.Denoiser(prediction, pr.Cosine(), sigma_data=0.5)
   for space in ("data", "noise", "edm"):
     objective = ob.Objective(space=space, weighting=weighting)
     loss, aux = objective.loss_at(denoiser, says(output), x0, noise, t, None)
@@ -194,7 +194,7 @@ def test_the_loss_is_finite_at_both_ends(prediction, weighting):
 
 def test_a_clips_loss_does_not_depend_on_its_batch():
   x0, _, _ = clips()
-  denoiser = dn.Denoiser(pr.RectifiedFlow(), "velocity", 0.5)
+  denoiser = dn.Denoiser("velocity", pr.RectifiedFlow(), sigma_data=0.5)
   known = jnp.zeros((4, 2, 1, 1, 1), bool).at[1:, 0].set(True)
   some = jnp.array([3, 1, 1, 0])  # other neighbours, other places
   draw = jax.jit(
@@ -219,7 +219,7 @@ def test_the_network_gets_keys_of_its_own_row_by_row():
 
   @jax.jit
   def keys_seen(x0, keys):
-    ob.Objective().loss(dn.Denoiser(pr.RectifiedFlow(), "v"), network, x0, keys, None)
+    ob.Objective().loss(dn.Denoiser("v", pr.RectifiedFlow()), network, x0, keys, None)
     return jax.random.key_data(got[0])
 
   seen = {tuple(k) for k in np.asarray(keys_seen(x0, KEYS)).tolist()}
@@ -232,7 +232,7 @@ def test_known_positions_do_not_enter_and_the_mean_is_over_the_others(shape):
   x0, noise, output = clips()
   known = jax.random.bernoulli(jax.random.key(5), 0.4, shape)
   known = known.at[:, 0].set(True).at[:, 1, 0, 0].set(False)
-  denoiser, objective = dn.Denoiser(pr.RectifiedFlow(), "velocity"), ob.Objective()
+  denoiser, objective = dn.Denoiser("velocity", pr.RectifiedFlow()), ob.Objective()
   loss, aux = objective.loss_at(denoiser, says(output), x0, noise, T, None, known=known)
   wild = jnp.where(known, 1e3, output)
   again, _ = objective.loss_at(denoiser, says(wild), x0, noise, T, None, known=known)
@@ -247,7 +247,7 @@ def test_known_positions_do_not_enter_and_the_mean_is_over_the_others(shape):
 def test_a_clip_that_is_all_known_costs_nothing():
   x0, noise, output = clips()
   known = jnp.zeros((4, 2, 1, 1, 1), bool).at[2].set(True)
-  denoiser = dn.Denoiser(pr.RectifiedFlow(), "velocity")
+  denoiser = dn.Denoiser("velocity", pr.RectifiedFlow())
   loss, _ = ob.Objective().loss_at(denoiser, says(output), x0, noise, T, None, known=known)
   assert loss[2] == 0 and (loss[jnp.array([0, 1, 3])] > 0).all()
 
@@ -255,7 +255,7 @@ def test_a_clip_that_is_all_known_costs_nothing():
 def test_a_network_that_says_nothing_loses_the_variance_of_the_target():
   x0 = jnp.broadcast_to(0.5, (4000, 2, 1, 1, 1))
   silent = lambda x, t, cond, *, key: jnp.zeros_like(x)
-  denoiser = dn.Denoiser(pr.RectifiedFlow(), "velocity")
+  denoiser = dn.Denoiser("velocity", pr.RectifiedFlow())
   loss, _ = ob.Objective().loss(denoiser, silent, x0, MANY, None)
   # E (n - x)^2 = 1 + 1/4; (n - x)^2 has variance 2 + 4 / 4
   np.testing.assert_allclose(loss.mean(), 1.25, atol=4 * np.sqrt(3 / x0.size))

@@ -44,7 +44,7 @@ def differences(name, denoiser, sampler, network=model):
 
 def test_euler_takes_the_steps_of_diffusers_scheduler_for_stable_video_diffusion():
   # Its v, of x_t / S, is minus EDM's F for data of deviation 1.
-  denoiser = Denoiser(Edm(sigma_max=700.0), "edm", time_unit="edm")
+  denoiser = Denoiser("edm", Edm(sigma_max=700.0), time_unit="edm")
   minus = lambda x, told: -model(x, told)
   errors = differences("euler", denoiser, Sampler("euler", STEPS, start="unit"), minus)
   assert max(errors) < 1e-5
@@ -52,17 +52,17 @@ def test_euler_takes_the_steps_of_diffusers_scheduler_for_stable_video_diffusion
 
 def test_ddim_takes_the_steps_of_diffusers_scheduler():
   sampler = Sampler("ddim", STEPS, "leading", start="unit", end="process")
-  assert max(differences("ddim", Denoiser(ScaledLinear(), "noise"), sampler)) < 1e-5
+  assert max(differences("ddim", Denoiser("noise", ScaledLinear()), sampler)) < 1e-5
 
 
 def test_dpm_solver_takes_the_steps_of_diffusers_scheduler():
   sampler = Sampler("dpm_solver", STEPS, "linspace", start="unit")
-  assert max(differences("dpm_solver", Denoiser(ScaledLinear(), "noise"), sampler)) < 1e-5
+  assert max(differences("dpm_solver", Denoiser("noise", ScaledLinear()), sampler)) < 1e-5
 
 
 def test_unipc_takes_the_steps_of_diffusers_scheduler():
   sampler = Sampler("unipc", STEPS, "linspace", start="unit")
-  assert max(differences("unipc", Denoiser(ScaledLinear(), "noise"), sampler)) < 1e-5
+  assert max(differences("unipc", Denoiser("noise", ScaledLinear()), sampler)) < 1e-5
 
 
 def test_flow_matching_takes_the_steps_of_diffusers_scheduler():
@@ -70,5 +70,5 @@ def test_flow_matching_takes_the_steps_of_diffusers_scheduler():
     t = told / 1000
     return model(x * jnp.hypot(1 - t, t), told)
 
-  denoiser = Denoiser(RectifiedFlow(), "velocity")
+  denoiser = Denoiser("velocity", RectifiedFlow())
   assert max(differences("flow", denoiser, Sampler("euler", STEPS, shift=3.0), raw)) < 1e-5

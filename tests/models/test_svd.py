@@ -120,7 +120,7 @@ def euler(network, noise, sigmas):
 
 
 def test_v_under_the_cosine_process_is_the_published_preconditioning_and_sampler():
-  denoiser = Denoiser(make_process("cosine"), "v", 1.0, "edm")
+  denoiser = Denoiser("v", make_process("cosine"), sigma_data=1.0, time_unit="edm")
   sampler = Sampler(steps=25, grid="karras", sigma_max=700.0, start="unit")
   noise = clip((1, 2, 4, 4, 4))
   network = lambda x, t, cond, key=None: jnp.tanh(2 * x) * jnp.cos(t)[..., None, None, None]
@@ -132,7 +132,7 @@ def test_v_under_the_cosine_process_is_the_published_preconditioning_and_sampler
 
 
 def test_v_is_the_published_output_at_every_level():
-  denoiser, s = Denoiser(make_process("cosine"), "v"), np.array([0.002, 0.1, 1.0, 20.0, 700.0])
+  denoiser, s = Denoiser("v", make_process("cosine")), np.array([0.002, 0.1, 1.0, 20.0, 700.0])
   t = denoiser.process.t_from_log_snr(-2 * np.log(s))[:, None]
   x0, noise = clip((5, 2, 4, 4, 4)), clip((5, 2, 4, 4, 4), 1)
   s = s.reshape(-1, 1, 1, 1, 1)

@@ -17,15 +17,18 @@ Legend: B batch, T frames, H W height width, C channels.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from videojax.diffusion.process import Process, levels
+from videojax import settings
+from videojax.diffusion.process import Process, levels, make_process
 from videojax.errors import check_choice
+from videojax.settings import Positive
 
 PREDICTIONS = ("data", "noise", "v", "velocity", "edm")
 TIME_UNITS = ("t", "edm")
@@ -160,29 +163,38 @@ class Denoiser:
   at noise sigma / alpha. Under a variance-preserving process with sigma_data = 1 this is x_t.
 
   Args:
-    process: the noise.
     prediction: what the output is, one of PREDICTIONS (see `space`).
+    process: the noise, by its name (process.PROCESSES), or itself.
+    process_settings: fields of the named process.
     sigma_data: standard deviation of the data; 1 for normalised latents, EDM uses .5 for pixels.
     time_unit: what the network is told: 't' is 1000 t (DiT's sinusoid wants 0..1000), 'edm' is
       ln(sigma / alpha) / 4 (EDM's c_noise), held within +-ln(1 / EPSILON) / 4.
     input: 'unit' is x_t / S; 'raw' x_t itself, which published networks see under rectified flow
       and where data shrinks.
-  Raises: ValueError for an unknown prediction, time unit or input, or sigma_data <= 0.
+  Raises: ValueError for an unknown process, prediction, time unit or input, or sigma_data <= 0.
   Source: Karras et al. 2022, arXiv:2206.00364, Eq. 7 and Table 1.
   """
 
-  process: Process
   prediction: str
-  sigma_data: float = 1.0
+  process: str | Process = "rectified_flow"
+  process_settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  sigma_data: Positive = 1.0
   time_unit: str = "t"
   input: str = "unit"
 
   def __post_init__(self) -> None:
+    settings.check(self)
     check_choice("prediction", self.prediction, PREDICTIONS)
     check_choice("time_unit", self.time_unit, TIME_UNITS)
     check_choice("input", self.input, INPUTS)
-    if not self.sigma_data > 0:
-      raise ValueError(f"sigma_data={self.sigma_data} must be > 0: it is a standard deviation")
+    self.noise  # noqa: B018 (a process that there is not raises here)
+
+  @functools.cached_property
+  def noise(self) -> Process:
+    """The process itself."""
+    if isinstance(self.process, Process):
+      return self.process
+    return make_process(self.process, **self.process_settings)
 
   def __call__(
     self,
@@ -204,7 +216,7 @@ class Denoiser:
       key: handed through (dropout): one per row, [B], or None.
       known: (mask, values), see `impose_known`. The network is not told: that is cond's business.
     """
-    alpha, sigma = levels(self.process, t, x_t)
+    alpha, sigma = levels(self.noise, t, x_t)
     x_t = x_t.astype(jnp.float32)
     seen = x_t if self.input == "raw" else x_t / input_std(alpha, sigma, self.sigma_data)
     output = network(seen, self.model_time(t), cond, key=key).astype(jnp.float32)
@@ -217,7 +229,7 @@ class Denoiser:
     if self.time_unit == "t":
       return 1000.0 * t.astype(jnp.float32)
     bound = -2.0 * math.log(EPSILON)
-    return -0.125 * jnp.clip(self.process.log_snr(t), -bound, bound)
+    return -0.125 * jnp.clip(self.noise.log_snr(t), -bound, bound)
 
   def target(
     self,
@@ -226,5 +238,5 @@ class Denoiser:
     t: Float[Array, "B L"],
   ) -> Float[Array, "B T H W C"]:
     """What the output should be for x_t = alpha x0 + sigma noise."""
-    alpha, sigma = levels(self.process, t, x0)
+    alpha, sigma = levels(self.noise, t, x0)
     return target(self.prediction, x0, noise, alpha, sigma, self.sigma_data)

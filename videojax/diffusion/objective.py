@@ -201,7 +201,7 @@ class Objective:
     Returns: see `loss_at`.
     """
     use = lambda purpose: jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
-    t = self.sample_times(denoiser.process, use(_TIME), x0.shape[1], frames_per_level)
+    t = self.sample_times(denoiser.noise, use(_TIME), x0.shape[1], frames_per_level)
     noise = row_noise(use(_NOISE), x0)
     return self.loss_at(denoiser, network, x0, noise, t, cond, known=known, key=use(_NETWORK))
 
@@ -224,8 +224,8 @@ class Objective:
       same positions).
     """
     x0 = x0.astype(jnp.float32)
-    alpha, sigma = levels(denoiser.process, t, x0)
-    x_t = add_noise(denoiser.process, x0, noise, t)
+    alpha, sigma = levels(denoiser.noise, t, x0)
+    x_t = add_noise(denoiser.noise, x0, noise, t)
     denoised = denoiser(network, x_t, t, cond, key=key)
     error = denoised.output - denoiser.target(x0, noise, t)
     weight = self.weight(denoiser.prediction, alpha, sigma, denoiser.sigma_data)

@@ -92,7 +92,7 @@ class Steered:
     mask = name if name in controls.MASKS else "start"
     if mask not in controls.WHOLE:
       return [False] * self.truth.shape[1]
-    known, every = max(self.task.condition.known_frames, 1), self.task.controls.every
+    known, every = max(self.task.condition.known_frames or 0, 1), self.task.controls.every
     return controls.given_frames(mask, self.truth.shape[1], known, every)
 
   def mask(self, name: str) -> Float[Array, "B T H W 1"]:
