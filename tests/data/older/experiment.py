@@ -23,7 +23,7 @@ def get_config(arg: str = "dit") -> ConfigDict:
   model = dict(DIT if arg == "dit" else UNET, known="last", dtype="float32")
   return ConfigDict(
     dict(
-      total_steps=8, batch_size=4, model=model,
+      total_steps=8, batch_size=8, log_every_steps=1, model=model,
       data=dict(worlds=dict(name="worlds", size=16, frames=4, known=2, scenes=("one",))),
       denoiser=dict(prediction="velocity"), objective={}, condition=dict(known_frames=2),
       optim=dict(learning_rate=1e-3), sampler=dict(steps=2), checkpoint=dict(save_every_steps=4),
@@ -36,7 +36,7 @@ def get_config(arg: str = "dit") -> ConfigDict:
 
 
 def get_sweep(arg: str = "") -> list[Cell]:
-  return cells(product(vary("budget", 8e7, 1.6e8), vary("model.width", 16, 24)))
+  return cells(product(vary("budget", 1.6e8, 3.2e8), vary("model.width", 16, 24)))
 
 
 def get_notes(arg: str = "") -> dict[str, Any]:
