@@ -1,4 +1,4 @@
-"""Blocks that video U-Nets share; a clip keeps its five axes throughout, [B,T,H,W,C].
+"""Layers that video U-Nets share; a clip keeps its five axes throughout, [B,T,H,W,C].
 
 Convolutions within a frame have kernels (1,3,3), along time (3,1,1), so that no axis that a mesh
 splits is ever merged with another. Frames are split by seq; where they do not divide, attention
@@ -11,13 +11,12 @@ to each other, K heads, E head dim, L text tokens, M width of the time embedding
 import functools
 import math
 import operator
-from collections.abc import Collection
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from videojax.models import layers
@@ -201,27 +200,42 @@ def double(x: Float[Array, "B T H W C"], height: int, width: int) -> Array:
 # --- attention --------------------------------------------------------------------------------
 
 
+Over = Literal["space", "time"]  # tokens attend within each frame, or along time at each place
+SPLIT: dict[Over, tuple[str | None, ...]] = {  # logical names of tokens with their channels
+  "space": ("batch", "frames", "tokens", None),  # [B,T,HW,C]
+  "time": ("batch", "tokens", None, "frames", None),  # [B,H,W,T,C]
+}
+ATTEND: dict[Over, tuple[str | None, ...]] = {  # the same as attention names them, without channels
+  "space": ("batch", "frames", "sequence"),
+  "time": ("batch", "tokens", None, "sequence"),
+}
+
+
+def on_tokens(
+  x: Float[Array, "B T H W C"], over: Over, steps: Iterable[Callable[[Array], Array]]
+) -> Float[Array, "B T H W C"]:
+  """The steps, one after the other, on x laid out as tokens (SPLIT)."""
+  y = x.reshape(*x.shape[:2], -1, x.shape[-1]) if over == "space" else jnp.moveaxis(x, 1, 3)
+  # Split alike before and after each matrix: where the two differ, XLA's partitioner can leave
+  # the sum over devices out of the matrix's gradient.
+  y = constrain(y, *SPLIT[over])
+  for step in steps:
+    y = constrain(step(y), *SPLIT[over])
+  return y.reshape(x.shape) if over == "space" else jnp.moveaxis(y, 3, 1)
+
+
 class Attention(nnx.Module):
   """Heads over the tokens of x, or from them to others of width `source`; no bias but the last."""
 
-  def __init__(
-    self,
-    width: int,
-    heads: int,
-    head_dim: int,
-    source: int,
-    *,
-    how: Any,
-    rngs: nnx.Rngs,
-    dtype: Any,
-  ):
-    axes, shape = ("embed", "heads", "head_dim"), (heads, head_dim)
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
-    self.q = Linear((width,), shape, axes, bias=False, **kw)
-    self.k = Linear((source,), shape, axes, bias=False, **kw)
-    self.v = Linear((source,), shape, axes, bias=False, **kw)
-    self.out = Linear(shape, (width,), (*axes[1:], "embed"), **kw)
-    self.kernel, self.context = how
+  def __init__(self, cfg: Any, width: int, source: int, *, rngs: nnx.Rngs):
+    heads = (width // cfg.head_dim, cfg.head_dim)
+    axes = ("embed", "heads", "head_dim")
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), init=FAN_IN)
+    self.q = Linear((width,), heads, axes, bias=False, **kw)
+    self.k = Linear((source,), heads, axes, bias=False, **kw)
+    self.v = Linear((source,), heads, axes, bias=False, **kw)
+    self.out = Linear(heads, (width,), (*axes[1:], "embed"), **kw)
+    self.kernel, self.context = cfg.kernel, cfg.context
 
   def __call__(
     self,
@@ -257,17 +271,14 @@ class FeedForward(nnx.Module):
 class TransformerBlock(nnx.Module):
   """Self-attention, attention to the text or to itself again, feed-forward; norms before each."""
 
-  def __init__(
-    self, width: int, heads: int, head_dim: int, *, text: int, again: bool, how: Any,
-    rngs: nnx.Rngs, dtype: Any,
-  ):  # fmt: skip
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
-    make = lambda source: Attention(width, heads, head_dim, source, how=how, **kw)
+  def __init__(self, cfg: Any, width: int, *, text: int, again: bool, rngs: nnx.Rngs):
+    make = lambda source: Attention(cfg, width, source, rngs=rngs)
     self.norm1, self.attention = LayerNorm(width, rngs=rngs), make(width)
     self.norm2 = LayerNorm(width, rngs=rngs) if text or again else None
     self.cross = make(text) if text else None
     self.again = make(width) if again else None
-    self.norm3, self.ff = LayerNorm(width, rngs=rngs), FeedForward(width, **kw)
+    self.norm3 = LayerNorm(width, rngs=rngs)
+    self.ff = FeedForward(width, rngs=rngs, dtype=jnp.dtype(cfg.dtype))
 
   def __call__(self, x: Array, axes: tuple[str | None, ...], text: Array | None) -> Array:
     x = x + self.attention(self.norm1(x), axes)
@@ -282,111 +293,27 @@ class Transformer(nnx.Module):
 
   Group norm before it: of each frame in space, of all frames along time. Along time it attends
   twice and sees no text.
+
+  Args:
+    cfg: with head_dim, groups, text, dtype, kernel and context.
+    heads: None: as many as fit into the channels.
   """
 
   def __init__(
-    self, channels: int, heads: int, head_dim: int, groups: int, over: Literal["space", "time"], *,
-    text: int, how: Any, rngs: nnx.Rngs, dtype: Any,
-  ):  # fmt: skip
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
-    d, time = heads * head_dim, over == "time"
-    self.norm = GroupNorm(channels, groups, frames=time, eps=1e-6, rngs=rngs)
-    self.proj_in = Linear((channels,), (d,), ("embed", None), init=FAN_IN, **kw)
-    text = 0 if time else text
-    self.block = TransformerBlock(d, heads, head_dim, text=text, again=time, how=how, **kw)
-    self.proj_out = Linear((d,), (channels,), (None, "embed"), init=FAN_IN, **kw)
+    self, cfg: Any, channels: int, over: Over, *, heads: int | None = None, rngs: nnx.Rngs
+  ):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), init=FAN_IN)
+    d, time = (heads or channels // cfg.head_dim) * cfg.head_dim, over == "time"
+    self.norm = GroupNorm(channels, cfg.groups, frames=time, eps=1e-6, rngs=rngs)
+    self.proj_in = Linear((channels,), (d,), ("embed", None), **kw)
+    text = 0 if time else cfg.text or 0
+    self.block = TransformerBlock(cfg, d, text=text, again=time, rngs=rngs)
+    self.proj_out = Linear((d,), (channels,), (None, "embed"), **kw)
     self.over = over
 
-  def __call__(self, x: Float[Array, "B T H W C"], text: Array | None) -> Array:
-    y = self.norm(x)
-    grid = y.shape
-    to: tuple[str | None, ...]
-    axes: tuple[str | None, ...]
-    if self.over == "space":
-      to, axes = ("batch", "frames", "tokens", None), ("batch", "frames", "sequence")
-      y = y.reshape(*grid[:2], -1, grid[-1])  # [B,T,HW,C]
-    else:
-      to, axes = ("batch", "tokens", None, "frames", None), ("batch", "tokens", None, "sequence")
-      y = jnp.moveaxis(y, 1, 3)  # [B,H,W,T,C]
-    # Split alike before and after each matrix: where the two differ, XLA's partitioner can leave
-    # the sum over devices out of the matrix's gradient.
-    y = self.block(constrain(self.proj_in(constrain(y, *to)), *to), axes, text)
-    y = constrain(self.proj_out(constrain(y, *to)), *to)
-    y = y.reshape(grid) if self.over == "space" else jnp.moveaxis(y, 3, 1)
-    return constrain(x + y, *GRID, None)
-
-
-# --- the U ------------------------------------------------------------------------------------
-
-
-class BlockShape(NamedTuple):
-  """Channels into and out of a block, and whether it attends."""
-
-  c_in: int
-  c_out: int
-  attends: bool
-
-
-class Stage(NamedTuple):
-  """Blocks at one resolution, 1 / 2^level; `sampler`: on to the next."""
-
-  place: str
-  level: int
-  blocks: tuple[BlockShape, ...]
-  sampler: bool
-
-
-def stages(cfg: Any, attends: Collection[int], middle: bool) -> list[Stage]:
-  """The U in the order of its forward pass.
-
-  Args:
-    cfg: with `width`, `multipliers` of each level, and `blocks` of each on the way down.
-    attends: levels that attend.
-    middle: whether the first of the two blocks in the middle does.
-  """
-  widths, last = [cfg.width * m for m in cfg.multipliers], len(cfg.multipliers) - 1
-  out, skips, c = list[Stage](), [cfg.width], cfg.width
-  for level, width in enumerate(widths):
-    blocks = [BlockShape(c, width, level in attends)]
-    blocks += [BlockShape(width, width, level in attends)] * (cfg.blocks - 1)
-    out.append(Stage("down", level, tuple(blocks), level < last))
-    skips += [width] * (cfg.blocks + (level < last))
-    c = width
-  out.append(Stage("mid", last, (BlockShape(c, c, middle), BlockShape(c, c, False)), False))
-  for level, width in reversed(list(enumerate(widths))):
-    blocks = []
-    for _ in range(cfg.blocks + 1):
-      blocks.append(BlockShape(c + skips.pop(), width, level in attends))
-      c = width
-    out.append(Stage("up", level, tuple(blocks), level > 0))
-  return out
-
-
-class TimeEmbed(nnx.Module):
-  """A noise level -> sinusoid of the U-Net's width -> Linear, SiLU, Linear -> four times it."""
-
-  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: Any):
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
-    self.hidden = Linear((width,), (4 * width,), (None, "embed"), **kw)
-    self.out = Linear((4 * width,), (4 * width,), ("embed", None), **kw)
-    self.width = width
-
-  def __call__(self, t: Float[Array, "B #T"]) -> Float[Array, "B #T M"]:
-    return self.out(jax.nn.silu(self.hidden(layers.sinusoid(t, self.width))))
-
-
-def run(block: nnx.Module, x: Array, *args: Any, remat: str) -> Array:
-  """block(x, *args); its backward pass keeps what the policy says (layers.run_stack)."""
-  graphdef, params = nnx.split(block)
-
-  def body(params: Any, x: Array, *args: Any) -> Array:
-    return nnx.merge(graphdef, params)(checkpoint_name(x, layers.BLOCK_INPUT), *args)
-
-  if remat != "none":
-    body = jax.checkpoint(body, policy=layers.remat_policy(remat))
-  return body(params, x, *args)
-
-
-def in_order(modules: Any) -> list[Any]:
-  """The values of an nnx.Dict with keys '0', '1', ... in this order."""
-  return [modules[key] for key in sorted(modules, key=int)]
+  def __call__(
+    self, x: Float[Array, "B T H W C"], text: Array | None = None
+  ) -> Float[Array, "B T H W C"]:
+    block = lambda y: self.block(y, ATTEND[self.over], text)
+    steps = (self.proj_in, block, self.proj_out)
+    return constrain(x + on_tokens(self.norm(x), self.over, steps), *GRID, None)
