@@ -81,8 +81,6 @@ SIZES = {
   ),
 }  # fmt: skip
 PUBLISHED = dict(channels=3, text=4096)  # pixels, T5-XXL
-
-
 wider = unet_config.wider
 
 
@@ -155,8 +153,6 @@ class Model(unet.UNet):
 
 
 describe = unet_config.describe
-
-
 PARTS = unet_config.PARTS | {
   "scalars": "scalars",
   "temporal_sampler": "samplers",

@@ -83,8 +83,6 @@ SIZES = {
   "nano": dict(width=16, multipliers=(1, 2, 4), blocks=1, attends=(1, 2), head_dim=16, groups=8),
 }  # fmt: skip
 PUBLISHED = dict(channels=3)
-
-
 wider = unet_config.wider
 
 
@@ -194,8 +192,6 @@ class Model(unet.UNet):
 
 
 describe = unet_config.describe
-
-
 # The first element of a parameter's path that stands here -> the part that it is listed under.
 PARTS = {
   "temporal": "temporal convolutions", "within": "spatial convolutions",

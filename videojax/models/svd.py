@@ -66,8 +66,6 @@ SIZES = {
 PUBLISHED = dict(
   channels=4, image=1024, scalars=("fps", "motion", "augmentation"), volumes=dict(first=4)
 )  # latents of Stable Diffusion, OpenCLIP's ViT-H/14
-
-
 wider = unet_config.wider
 
 

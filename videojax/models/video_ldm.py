@@ -82,8 +82,6 @@ SIZES = {
   "nano": dict(width=32, multipliers=(1, 2), blocks=1, attends=(0,), head_dim=16, groups=8),
 }  # fmt: skip
 PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP's ViT-H/14
-
-
 wider = unet_config.wider
 
 
@@ -194,13 +192,9 @@ class Model(unet.UNet):
 
 
 describe = unet_config.describe
-
-
 PARTS = unet_config.PARTS | {
-  "temporal_known": "known frames",
-  "temporal_conv": "temporal convolutions",
-  "merge": "norms",
-}
+  "temporal_known": "known frames", "temporal_conv": "temporal convolutions", "merge": "norms"
+}  # fmt: skip
 
 
 def names(cfg: Config) -> dict[str, tuple[str, str]]:
