@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.helpers import tiny, tiny_dict
-from videojax.config import from_json, resolve, to_json
+from videojax.config import EXECUTION, from_json, resolve, to_json
 from videojax.errors import ConfigError
 from videojax.runs import rundir
 
@@ -77,6 +77,19 @@ def test_impossible_values_are_refused_with_names_and_values(changes, words):
     e = tiny(**changes)
     e.task("worlds")
     make_update(e)
+
+
+def test_a_config_with_a_setting_of_execution_that_went_is_read_and_no_other_unknown(
+  monkeypatch,
+):
+  e = tiny()
+  written = json.loads(json.dumps(to_json(e)))
+  monkeypatch.setattr("videojax.config.EXECUTION", (*EXECUTION, "unrolled"))
+  written["model"]["config"]["unrolled"] = True
+  assert from_json(written) == e
+  written["model"]["config"]["unknown"] = True
+  with pytest.raises(ConfigError, match="no key 'unknown'"):
+    from_json(written)
 
 
 def test_a_new_run_writes_config_and_environment(tmp_path):

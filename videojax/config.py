@@ -316,11 +316,14 @@ def to_json(value: Any) -> Any:
 def from_json(written: Mapping[str, Any]) -> Experiment:
   """The experiment of a config.json (the inverse of `to_json`).
 
-  Settings that it lacks, being older than they are, have their defaults.
+  Settings that it lacks, being older than they are, have their defaults. Those of how a model
+  is computed (EXECUTION) that it no longer has are left out.
   """
   values = {key: value for key, value in written.items() if key != "changes"}
   for name in {"model", "codec"} & values.keys():
-    values[name] = {"name": written[name]["name"], **written[name]["config"]}
+    section = {"name": written[name]["name"], **written[name]["config"]}
+    known = settings.hints(_module(name, name, section).Config)
+    values[name] = {k: v for k, v in section.items() if k in known or k not in EXECUTION}
   values["data"] = {
     name: {"name": s["name"], "weight": s["weight"], **s["settings"]}
     for name, s in values["data"].items()

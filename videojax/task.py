@@ -88,6 +88,19 @@ class ModelSpec:
   def module(self) -> ModuleType:
     return importlib.import_module(f"videojax.models.{self.name}")
 
+  @property
+  def scan(self) -> bool:
+    """Whether its blocks run in a compiled loop; blocks that differ in size cannot."""
+    return getattr(self.config, "scan", False)
+
+  def stream(self, shape: tuple[int, int, int, int]) -> int:
+    """Numbers that blocks hand on to each other in one clip [T,H,W,C], summed over the blocks."""
+    config = self.config
+    if hasattr(config, "stream"):  # its blocks differ in size
+      return config.stream(shape)
+    tokens = math.prod(max(n // p, 1) for n, p in zip(shape, config.patch))
+    return tokens * config.width * config.depth
+
   @functools.cached_property
   def abstract(self) -> nnx.Module:
     """The model with shapes for parameters; nothing is allocated."""

@@ -77,11 +77,16 @@ def test_a_clip_of_held_frames_starts_as_the_image_model_frame_by_frame():
   assert jnp.abs(as_video(moving, T, Cond()) - as_image(moving, T, Cond())).max() > 1e-2
 
 
+SMALL_HEADS = spec(groups=4, head_dim=8).config
+
+
 @pytest.mark.parametrize(
   "make",
   [
     lambda kw: image_inflation.Convolutions(16, 4, **kw),
-    lambda kw: image_inflation.TimeAttention(16, 8, 4, how=("auto", "auto"), **kw),
+    lambda kw: image_inflation.TimeAttention(
+      spec(groups=4, head_dim=8).config, 16, rngs=kw["rngs"]
+    ),
   ],
 )
 def test_inflation_starts_as_the_identity_and_does_not_stay_it(make):
@@ -195,7 +200,6 @@ def test_image_conditioning_has_the_papers_seven_channels():
   "changes,words",
   [
     (dict(width=20), "width=20 is not divisible by head_dim=8"),
-    (dict(scan=True), "use scan=False"),
     (dict(multipliers=()), "one per level"),
     (dict(attends=3), "attends=3 must be 0 to 2"),
     (dict(temporal_blocks=0), "temporal_blocks=0 must be >= 1"),

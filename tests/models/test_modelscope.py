@@ -8,7 +8,7 @@ import pytest
 
 from tests.golden import make_modelscope as golden
 from tests.helpers import check_flops, filled, relative_error
-from videojax.models import modelscope, unet
+from videojax.models import modelscope, unet_layers
 from videojax.models.cond import Cond, drop
 from videojax.runs import weights
 from videojax.scaling import mup
@@ -101,7 +101,7 @@ def test_output_is_float32_like_the_input_in_bfloat16_too():
 
 
 def test_temporal_convolutions_start_as_the_identity():
-  conv = unet.TemporalConv(16, 4, rngs=unet.nnx.Rngs(0), dtype=jnp.float32)
+  conv = unet_layers.TemporalConv(16, 4, rngs=unet_layers.nnx.Rngs(0), dtype=jnp.float32)
   x = clip((1, 3, 4, 4, 16))
   np.testing.assert_array_equal(conv(x), x)
 
@@ -147,7 +147,6 @@ def test_known_frames_move_the_output_and_unknown_ones_do_not():
   "changes,words",
   [
     (dict(width=36), "width=36 is not divisible by groups=8"),
-    (dict(scan=True), "use scan=False"),
     (dict(multipliers=()), "one per level"),
     (dict(remat="some"), "no remat policy 'some'"),
   ],

@@ -203,7 +203,6 @@ def test_one_level_per_frame_equals_one_level_per_clip_where_they_agree():
   "changes,words",
   [
     (dict(groups=3), "width=8 is not divisible by groups=3"),
-    (dict(scan=True), "use scan=False"),
     (dict(attends=(2,)), "must be levels, 0 to 1"),
     (dict(temporal=False, known="zeros"), "layers along time see it"),
   ],

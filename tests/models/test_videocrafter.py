@@ -248,7 +248,6 @@ def test_known_frames_move_the_output_and_unknown_ones_do_not():
   "changes,words",
   [
     (dict(width=36), "width=36 is not divisible by groups=8"),
-    (dict(scan=True), "use scan=False"),
     (dict(multipliers=(2, 4)), "1 first"),
     (dict(image_tokens=4), "so set text"),
     (dict(reach=0), "reach=0"),

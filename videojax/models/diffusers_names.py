@@ -1,10 +1,11 @@
 """Names of U-Nets' tensors in diffusers, whose image and video models share them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from videojax.models.layers import ParamInfo
 
+Renames = Iterable[tuple[str, str]]
 # Our paths -> diffusers' names, one after the other.
 RENAMES = (
   (r"^(down|up)/(\d+)/blocks/(\d+)/(\w+)", r"\1_blocks/\2/\4s/\3"),
@@ -30,17 +31,19 @@ RENAMES = (
 )
 
 
-def names(info: Mapping[str, ParamInfo]) -> dict[str, tuple[str, str]]:
-  """Path of a parameter -> its name in diffusers, and its layout there (runs/weights.py)."""
+def renamed(path: str, renames: Renames) -> str:
+  """The path after all substitutions (pattern, new), one after the other."""
+  for pattern, new in renames:
+    path = re.sub(pattern, new, path)
+  return path
 
-  def name(path: str) -> str:
-    for pattern, new in RENAMES:
-      path = re.sub(pattern, new, path)
-    return path
+
+def names(info: Mapping[str, ParamInfo], renames: Renames = RENAMES) -> dict[str, tuple[str, str]]:
+  """Path of a parameter -> its name in diffusers, and its layout there (runs/weights.py)."""
 
   def layout(path: str, inputs: int) -> str:
     if path.endswith("shortcut/kernel"):
       return "conv2d"
     return "weight" if inputs else "vector"
 
-  return {path: (name(path), layout(path, i.inputs)) for path, i in info.items()}
+  return {path: (renamed(path, renames), layout(path, i.inputs)) for path, i in info.items()}

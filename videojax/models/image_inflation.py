@@ -14,8 +14,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from videojax.models import layers, unet
+from videojax.models import layers
 from videojax.models.layers import Init, Linear
+from videojax.models.unet_layers import (
+  ATTEND,
+  GRID,
+  SPACE,
+  TIME,
+  Attention,
+  Conv,
+  GroupNorm,
+  on_tokens,
+)  # fmt: skip
 from videojax.sharding import constrain
 
 
@@ -44,7 +54,7 @@ class Halve(nnx.Module):
   def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
     b, t, *rest = x.shape
     pairs = jnp.moveaxis(x.reshape(b, t // 2, 2, *rest), 2, 4)  # [B,T/2,H,W,2,C]
-    return constrain(self.conv(constrain(pairs, *unet.GRID, None, None)), *unet.GRID, None)
+    return constrain(self.conv(constrain(pairs, *GRID, None, None)), *GRID, None)
 
 
 class Double(nnx.Module):
@@ -56,8 +66,8 @@ class Double(nnx.Module):
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
     b, t, *rest = x.shape
-    pairs = constrain(self.conv(x), *unet.GRID, None, None)  # [B,T,H,W,2,C]
-    return constrain(jnp.moveaxis(pairs, 4, 2).reshape(b, 2 * t, *rest), *unet.GRID, None)
+    pairs = constrain(self.conv(x), *GRID, None, None)  # [B,T,H,W,2,C]
+    return constrain(jnp.moveaxis(pairs, 4, 2).reshape(b, 2 * t, *rest), *GRID, None)
 
 
 class Convolutions(nnx.Module):
@@ -66,16 +76,16 @@ class Convolutions(nnx.Module):
   def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
     axes = ("embed", None)
-    self.norm1 = unet.GroupNorm(channels, groups, frames=False, eps=1e-5, rngs=rngs)
-    self.conv_space = unet.Conv(channels, channels, unet.SPACE, axes, **kw)
-    self.norm2 = unet.GroupNorm(channels, groups, frames=True, eps=1e-5, rngs=rngs)
-    self.conv_time = unet.Conv(channels, channels, unet.TIME, axes, **kw)
+    self.norm1 = GroupNorm(channels, groups, frames=False, eps=1e-5, rngs=rngs)
+    self.conv_space = Conv(channels, channels, SPACE, axes, **kw)
+    self.norm2 = GroupNorm(channels, groups, frames=True, eps=1e-5, rngs=rngs)
+    self.conv_time = Conv(channels, channels, TIME, axes, **kw)
     self.project = Linear((channels,), (channels,), axes, init=layers.ZEROS, **kw)
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
-    y = constrain(self.conv_space(jax.nn.silu(self.norm1(x))), *unet.GRID, None)
-    y = constrain(self.conv_time(jax.nn.silu(self.norm2(y))), *unet.GRID, None)
-    return constrain(x + self.project(jax.nn.silu(y)), *unet.GRID, None)
+    y = constrain(self.conv_space(jax.nn.silu(self.norm1(x))), *GRID, None)
+    y = constrain(self.conv_time(jax.nn.silu(self.norm2(y))), *GRID, None)
+    return constrain(x + self.project(jax.nn.silu(y)), *GRID, None)
 
 
 class TimeAttention(nnx.Module):
@@ -84,18 +94,13 @@ class TimeAttention(nnx.Module):
   It has no positions: the convolutions of the other levels, with zeros around the clip, have.
   """
 
-  def __init__(
-    self, channels: int, head_dim: int, groups: int, *, how: Any, rngs: nnx.Rngs, dtype: Any
-  ):
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
-    self.norm = unet.GroupNorm(channels, groups, frames=True, eps=1e-6, rngs=rngs)
-    heads = channels // head_dim
-    self.attention = unet.Attention(channels, heads, head_dim, channels, how=how, **kw)
-    self.proj_out = Linear((channels,), (channels,), ("embed", None), init=layers.ZEROS, **kw)
+  def __init__(self, cfg: Any, channels: int, *, rngs: nnx.Rngs):
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), init=layers.ZEROS)
+    self.norm = GroupNorm(channels, cfg.groups, frames=True, eps=1e-6, rngs=rngs)
+    self.attention = Attention(cfg, channels, channels, rngs=rngs)
+    self.proj_out = Linear((channels,), (channels,), ("embed", None), **kw)
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
-    to = ("batch", "tokens", None, "frames", None)
-    y = constrain(jnp.moveaxis(self.norm(x), 1, 3), *to)  # [B,H,W,T,C]
-    y = constrain(self.attention(y, ("batch", "tokens", None, "sequence")), *to)
-    y = constrain(self.proj_out(y), *to)
-    return constrain(x + jnp.moveaxis(y, 3, 1), *unet.GRID, None)
+    attend = lambda y: self.attention(y, ATTEND["time"])  # [B,H,W,T,C]
+    y = on_tokens(self.norm(x), "time", (attend, self.proj_out))
+    return constrain(x + y, *GRID, None)

@@ -14,88 +14,59 @@ Shapes: B batch, T frames, H W height width, C channels, L text tokens, M width 
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from videojax.models import layers, unet, unet_config
-from videojax.models.cond import Cond, check_cond
 from videojax.models.layers import Init, Linear
-from videojax.settings import Depth, Natural, Width
+from videojax.models.unet_config import BlockShape, Stage
+from videojax.models.unet_layers import (
+  ATTEND,
+  FAN_IN,
+  GRID,
+  SPACE,
+  TIME,
+  Attention,
+  Conv,
+  GroupNorm,
+  Over,
+  on_tokens,
+)  # fmt: skip
+from videojax.settings import Natural
 from videojax.sharding import constrain
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """Sizes have no default; see SIZES.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(unet_config.Config):
+  """An image model's, and whether there are layers along time.
 
   Attributes:
-    width: channels at full resolution.
-    multipliers: channels of each level in units of `width`; each has half the resolution of the one
-      before.
-    blocks: per level on the way down; one more on the way up.
     attends: levels that attend; where any does, so does the middle.
-    head_dim: channels of a head; a level has as many heads as fit.
-    groups: of group norm.
-    channels: C of the clip.
     temporal: False: the image model, with the same names and shapes less the layers along time; of
       a clip it treats each frame alone.
-    text: width of the given embeddings (the paper's: one, CLIP's of an image); None: none.
+    text: the paper's: one embedding, CLIP's of an image.
     scalars: names of scalar conditions: 'fps', and 'low_noise', the noise in the volume 'low'.
-    known: None, or how the channels of known frames are filled; the paper's: 'zeros'.
-    volumes: channels of each aligned volume by name; low=3 is the clip to enlarge, at full size.
-    dtype: of matmuls and convolutions; parameters stay fp32.
-    remat: what the backward pass of a block recomputes (layers.REMATS).
-    scan: False; blocks differ in size, so there is nothing to loop over.
-    kernel, context: of attention (attention.py).
+    known: the paper's: 'zeros'.
+    volumes: low=3 is the clip to enlarge, at full size.
   """
 
-  width: Width
-  multipliers: tuple[Depth, ...]
-  blocks: Depth
   attends: tuple[Natural, ...]
-  head_dim: Width
-  groups: Width
-  channels: Width
   temporal: bool = True
-  text: Width | None = None
   scalars: tuple[str, ...] = ()
-  known: str | None = None
-  volumes: Any = ()
-  dtype: str = "bfloat16"
-  remat: str = "none"
-  scan: bool = False
-  kernel: str = "auto"
-  context: str = "auto"
-
-  patch: ClassVar[tuple[int, int, int]] = (1, 1, 1)
-  classes: ClassVar[int | None] = None
 
   def __post_init__(self):
-    unet_config.check(self)
+    super().__post_init__()
     if not set(self.attends) <= set(range(len(self.multipliers))):
       raise ValueError(f"attends={self.attends} must be levels, 0 to {len(self.multipliers) - 1}")
     if self.text and not self.attends:
       raise ValueError(f"text={self.text}, but attends={self.attends}: no level sees it")
 
-  @property
-  def uses(self) -> tuple[str, ...]:
-    """The fields of Cond that this model takes."""
-    given = dict(text=self.text, scalars=self.scalars, known=self.known, volumes=self.volumes)
-    return tuple(name for name, value in given.items() if value)
-
-  @property
-  def num_heads(self) -> int:
-    """Heads at full resolution, the fewest of any level."""
-    return self.width // self.head_dim
-
-  @property
-  def depth(self) -> int:
-    """Blocks in units of one at full resolution, by tokens times channels: for estimates."""
-    return unet_config.depth(self, stages(self))
+  def stages(self) -> list[Stage]:
+    return unet_config.stages(self, self.attends, middle=bool(self.attends))
 
 
 SIZES = {
@@ -112,16 +83,7 @@ SIZES = {
   "nano": dict(width=16, multipliers=(1, 2, 4), blocks=1, attends=(1, 2), head_dim=16, groups=8),
 }  # fmt: skip
 PUBLISHED = dict(channels=3)
-
-
-def wider(cfg: Config) -> Config:
-  """The same model twice as wide, with twice the heads: what muP tells its axes apart by."""
-  return dataclasses.replace(cfg, width=2 * cfg.width)
-
-
-def stages(cfg: Config) -> list[unet.Stage]:
-  """The U in the order of its forward pass."""
-  return unet.stages(cfg, cfg.attends, middle=bool(cfg.attends))
+wider = unet_config.wider
 
 
 # --- within a frame, then along time ----------------------------------------------------------
@@ -151,16 +113,16 @@ class PseudoConv(nnx.Module):
     stride: int = 1,
   ):  # fmt: skip
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
-    self.within = unet.Conv(c_in, c_out, unet.SPACE, axes, stride=stride, **kw)
+    self.within = Conv(c_in, c_out, SPACE, axes, stride=stride, **kw)
     along = ("patch" if axes[1] == "patch" else "embed", None)
-    make = lambda: unet.Conv(c_out, c_out, unet.TIME, along, init=DIRAC, **kw)
+    make = lambda: Conv(c_out, c_out, TIME, along, init=DIRAC, **kw)
     self.temporal = make() if cfg.temporal else None
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
-    x = constrain(self.within(x), *unet.GRID, None)
+    x = constrain(self.within(x), *GRID, None)
     if self.temporal is None or x.shape[1] == 1:
       return x
-    return constrain(self.temporal(x), *unet.GRID, None)
+    return constrain(self.temporal(x), *GRID, None)
 
 
 class Attend(nnx.Module):
@@ -169,47 +131,35 @@ class Attend(nnx.Module):
   Along time its last matrix starts at zero. It has no positions: convolutions tell the order.
   """
 
-  def __init__(
-    self, c: int, over: Literal["space", "time"], cfg: Config, *, source: int = 0, rngs: nnx.Rngs
-  ):
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
-    heads, how = (c // cfg.head_dim, cfg.head_dim), (cfg.kernel, cfg.context)
-    self.norm = unet.GroupNorm(c, cfg.groups, frames=False, eps=1e-5, rngs=rngs)
-    self.heads = unet.Attention(c, *heads, source or c, how=how, **kw)
+  def __init__(self, cfg: Config, c: int, over: Over, *, source: int = 0, rngs: nnx.Rngs):
+    self.norm = GroupNorm(c, cfg.groups, frames=False, eps=1e-5, rngs=rngs)
+    self.heads = Attention(cfg, c, source or c, rngs=rngs)
     if over == "time":
-      axes = ("heads", "head_dim", "embed")
-      self.heads.out = Linear(heads, (c,), axes, init=layers.ZEROS, **kw)
+      heads, axes = (c // cfg.head_dim, cfg.head_dim), ("heads", "head_dim", "embed")
+      kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), init=layers.ZEROS)
+      self.heads.out = Linear(heads, (c,), axes, **kw)
     self.over = over
 
-  def __call__(self, x: Float[Array, "B T H W C"], text: Array | None = None) -> Array:
-    y, grid = self.norm(x), x.shape
-    to: tuple[str | None, ...]
-    axes: tuple[str | None, ...]
-    if self.over == "space":
-      to, axes = ("batch", "frames", "tokens", None), ("batch", "frames", "sequence")
-      y = y.reshape(*grid[:2], -1, grid[-1])  # [B,T,HW,C]
-    else:
-      to, axes = ("batch", "tokens", None, "frames", None), ("batch", "tokens", None, "sequence")
-      y = jnp.moveaxis(y, 1, 3)  # [B,H,W,T,C]
-    # Split alike before and after: see unet.Transformer.
-    y = constrain(self.heads(constrain(y, *to), axes, text), *to)
-    y = y.reshape(grid) if self.over == "space" else jnp.moveaxis(y, 3, 1)
-    return constrain(x + y, *unet.GRID, None)
+  def __call__(
+    self, x: Float[Array, "B T H W C"], text: Array | None = None
+  ) -> Float[Array, "B T H W C"]:
+    attend = lambda y: self.heads(y, ATTEND[self.over], text)
+    return constrain(x + on_tokens(self.norm(x), self.over, [attend]), *GRID, None)
 
 
 class Block(nnx.Module):
   """Two pseudo-3D convolutions with the noise level between them, then pseudo-3D attention."""
 
-  def __init__(self, cfg: Config, shape: unet.BlockShape, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: Config, stage: Stage, shape: BlockShape, *, rngs: nnx.Rngs):
     c_in, c, attends = shape
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), init=unet.FAN_IN)
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), init=FAN_IN)
     conv = lambda c_in: PseudoConv(c_in, c, ("embed", None), cfg, rngs=rngs)
-    norm = lambda c: unet.GroupNorm(c, cfg.groups, frames=False, eps=1e-5, rngs=rngs)
+    norm = lambda c: GroupNorm(c, cfg.groups, frames=False, eps=1e-5, rngs=rngs)
     self.norm1, self.conv1 = norm(c_in), conv(c_in)
     self.time = Linear((4 * cfg.width,), (2, c), ("embed", None, None), **kw)
     self.norm2, self.conv2 = norm(c), conv(c)
     self.shortcut = Linear((c_in,), (c,), ("embed", None), **kw) if c_in != c else None
-    attend = lambda over, source=0: Attend(c, over, cfg, source=source, rngs=rngs)
+    attend = lambda over, source=0: Attend(cfg, c, over, source=source, rngs=rngs)
     self.attention = attend("space") if attends else None
     self.cross = attend("space", cfg.text) if attends and cfg.text else None
     self.temporal_attention = attend("time") if attends and cfg.temporal else None
@@ -217,10 +167,10 @@ class Block(nnx.Module):
   def __call__(
     self, x: Float[Array, "B T H W C"], c: Float[Array, " B #T M"], text: Array | None
   ) -> Array:
-    y = self.conv1(jax.nn.silu(self.norm1(x)))
+    y = self.conv1(jax.nn.silu(self.norm1(x)))  # [B,T,H,W,c_out]
     scale, shift = jnp.moveaxis(self.time(jax.nn.silu(c))[:, :, None, None], -2, 0)
     y = self.conv2(jax.nn.silu(self.norm2(y) * (1 + scale) + shift))
-    x = constrain(y + (x if self.shortcut is None else self.shortcut(x)), *unet.GRID, None)
+    x = constrain(y + (x if self.shortcut is None else self.shortcut(x)), *GRID, None)
     if self.attention is not None:
       x = self.attention(x)
     if self.cross is not None:
@@ -230,85 +180,18 @@ class Block(nnx.Module):
     return x
 
 
-# --- the U ------------------------------------------------------------------------------------
+class Model(unet.UNet):
+  """Its convolutions into the network, out of it and between levels are pseudo-3D too."""
 
+  Block = Block
 
-class Level(nnx.Module):
-  """The blocks of a stage, and the convolution that comes with a change of resolution."""
-
-  def __init__(self, cfg: Config, stage: unet.Stage, *, rngs: nnx.Rngs):
-    shapes, c = enumerate(stage.blocks), stage.blocks[-1].c_out
-    self.blocks: Any = nnx.Dict({str(i): Block(cfg, shape, rngs=rngs) for i, shape in shapes})
-    stride = 2 if stage.place == "down" else 1
-    make = lambda: PseudoConv(c, c, ("embed", None), cfg, rngs=rngs, stride=stride)
-    self.sampler = make() if stage.sampler else None
-
-
-class Model(nnx.Module):
-  """x [B,T,H,W,C] at noise level t -> like x. A network and nothing else."""
-
-  def __init__(self, cfg: Config, *, rngs: nnx.Rngs):
-    self.cfg, rngs = cfg, unet.Keys(rngs.params())
-    c, kw = cfg.width, dict[str, Any](rngs=rngs, dtype=jnp.dtype(cfg.dtype))
-    self.time = unet.TimeEmbed(c, **kw)
-    embed = lambda: layers.ScalarEmbed(4 * c, null=True, **kw)
-    self.scalars: Any = nnx.Dict({name: embed() for name in cfg.scalars})
-    self.conv_in = PseudoConv(layers.channels_in(cfg), c, ("patch", "embed"), cfg, rngs=rngs)
-    make = lambda place: [Level(cfg, s, rngs=rngs) for s in stages(cfg) if s.place == place]
-    self.down: Any = nnx.Dict({str(i): level for i, level in enumerate(make("down"))})
-    self.mid = make("mid")[0]
-    self.up: Any = nnx.Dict({str(i): level for i, level in enumerate(make("up"))})
-    self.norm_out = unet.GroupNorm(c, cfg.groups, frames=False, eps=1e-5, rngs=rngs)
-    self.conv_out = PseudoConv(c, cfg.channels, ("embed", "patch"), cfg, rngs=rngs)
-
-  def __call__(
-    self,
-    x: Float[Array, "B T H W C"],
-    t: Float[Array, " B #T"],
-    cond: Cond,
-    *,
-    key: Key[Array, " B"] | None = None,
-  ) -> Float[Array, "B T H W C"]:
-    """The network's output for a noisy clip.
-
-    Args:
-      x: noisy clip, about unit variance; any height and width.
-      t: noise level, 0 to 1000, one per clip or (not the paper's) per frame.
-      cond: exactly the conditions that Config declares. A text token outside the mask is a zero
-        vector.
-      key: unused, the model is deterministic.
-    """
-    cfg = self.cfg
-    check_cond(cond, cfg)
-    text = jnp.where(cond.text_mask[..., None], cond.text, 0) if cfg.text else None  # [B,L,text]
-    c = self.time(t)  # [B,1|T,M]
-    for name, embed in self.scalars.items():
-      c = c + embed(cond.scalars[name])[:, None]
-    run = lambda block, x: unet.run(block, x, c, text, remat=cfg.remat)
-
-    x = self.conv_in(constrain(layers.beside(x, cond, cfg), *unet.GRID, None))
-    skips = [x]
-    for level in unet.in_order(self.down):
-      for block in unet.in_order(level.blocks):
-        x = run(block, x)
-        skips.append(x)
-      if level.sampler is not None:
-        x = level.sampler(x)
-        skips.append(x)
-    for block in unet.in_order(self.mid.blocks):
-      x = run(block, x)
-    for level in unet.in_order(self.up):
-      for block in unet.in_order(level.blocks):
-        x = run(block, jnp.concatenate([x, skips.pop()], -1))
-      if level.sampler is not None:
-        _, _, height, width, _ = skips[-1].shape
-        x = level.sampler(unet.double(x, height, width))
-    return self.conv_out(jax.nn.silu(self.norm_out(x))).astype(jnp.float32)
+  def conv(
+    self, c_in: int, c_out: int, axes: tuple[str, str | None], *, stride: int = 1, rngs: nnx.Rngs
+  ) -> PseudoConv:
+    return PseudoConv(c_in, c_out, axes, self.cfg, stride=stride, rngs=rngs)
 
 
 describe = unet_config.describe
-
-
 # The first element of a parameter's path that stands here -> the part that it is listed under.
 PARTS = {
   "temporal": "temporal convolutions", "within": "spatial convolutions",

@@ -14,90 +14,47 @@ D width of tokens, M width of the noise level's embedding.
 """
 
 import dataclasses
-import re
-from typing import Any, ClassVar
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from videojax.models import layers, unet, unet_config
+from videojax.models import diffusers_names, layers, time_blending, unet, unet_config
 from videojax.models.attention import choose_kernel
-from videojax.models.cond import Cond, check_cond
-from videojax.models.time_blending import Block, Embed
-from videojax.settings import Depth, Width
+from videojax.models.cond import Cond
+from videojax.settings import Width
 from videojax.sharding import constrain
 
 FEATURES = 256  # sines and cosines of a scalar
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """Sizes have no default; see SIZES.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(unet_config.Config):
+  """All levels but the last attend, as does the middle.
 
   Attributes:
-    width: channels at full resolution.
-    multipliers: channels of each level in units of `width`; each has half the resolution of the one
-      before. All but the last attend, as does the middle.
-    blocks: per level on the way down; one more on the way up.
-    head_dim: channels of a head; a level has as many heads as fit.
-    groups: of group norm.
-    channels: C of the clip.
     image: width of the image tokens that every layer attends to; None: none. Published: CLIP's
       embedding of the first frame, one token.
     text: the same of text (the paper's text-to-video model); at most one of the two.
     scalars: embedded and added to the noise level, in this order. 'fps' is embedded less one, as
       published; 'motion' 0 to 255 (127 usual); 'augmentation': noise in the volume.
-    volumes: channels of each aligned volume by name. Published: 'first', the first frame's latents
-      in every frame, before the scaling to unit variance.
-    known: None, or how the channels of known frames are filled (not the paper's).
-    dtype: of matmuls and convolutions; parameters stay fp32.
-    remat: what the backward pass of a block recomputes (layers.REMATS).
-    scan: False; blocks differ in size, so there is nothing to loop over.
-    kernel, context: of attention (attention.py).
+    volumes: published: 'first', the first frame's latents in every frame, before the scaling to
+      unit variance.
+    known: not the paper's.
   """
 
-  width: Width
-  multipliers: tuple[Depth, ...]
-  blocks: Depth
-  head_dim: Width
-  groups: Width
-  channels: Width
   image: Width | None = None
-  text: Width | None = None
   scalars: tuple[str, ...] = ()
-  volumes: Any = ()
-  known: str | None = None
-  dtype: str = "bfloat16"
-  remat: str = "none"
-  scan: bool = False
-  kernel: str = "auto"
-  context: str = "auto"
-
-  patch: ClassVar[tuple[int, int, int]] = (1, 1, 1)
-  classes: ClassVar[int | None] = None
 
   def __post_init__(self):
-    unet_config.check(self)
+    super().__post_init__()
     if self.image and self.text:
       raise ValueError(f"image={self.image} and text={self.text}: the model attends to one of them")
 
   @property
   def uses(self) -> tuple[str, ...]:
-    """The fields of Cond that this model takes."""
-    names = ("text", "image", "scalars", "known", "volumes")
-    return tuple(name for name in names if getattr(self, name))
-
-  @property
-  def num_heads(self) -> int:
-    """Heads at full resolution, the fewest of any level."""
-    return self.width // self.head_dim
-
-  @property
-  def depth(self) -> int:
-    """Blocks in units of one at full resolution, by tokens times channels: for estimates."""
-    return unet_config.depth(self, stages(self))
+    return (*super().uses, *["image"] * bool(self.image))
 
 
 SIZES = {
@@ -109,93 +66,30 @@ SIZES = {
 PUBLISHED = dict(
   channels=4, image=1024, scalars=("fps", "motion", "augmentation"), volumes=dict(first=4)
 )  # latents of Stable Diffusion, OpenCLIP's ViT-H/14
+wider = unet_config.wider
 
 
-def wider(cfg: Config) -> Config:
-  """The same model twice as wide, with twice the heads: what muP tells its axes apart by."""
-  return dataclasses.replace(cfg, width=2 * cfg.width)
+class Model(unet.UNet):
+  """The noise level is ln(sigma) / 4 (time_unit 'edm'). What is dropped is zeros: image and text
+  tokens outside the mask, the features of a scalar that is NaN, volumes.
+  """
 
+  Block = time_blending.Block
 
-def stages(cfg: Config) -> list[unet.Stage]:
-  """The U in the order of its forward pass."""
-  return unet.stages(cfg, attends=range(len(cfg.multipliers) - 1), middle=True)
+  def make_scalars(self, rngs: nnx.Rngs) -> time_blending.Embed | None:
+    n, m, dtype = len(self.cfg.scalars), 4 * self.cfg.width, jnp.dtype(self.cfg.dtype)
+    return time_blending.Embed(n * FEATURES, m, m, rngs=rngs, dtype=dtype) if n else None
 
-
-class Level(nnx.Module):
-  """The blocks of a stage, and the convolution that comes with a change of resolution."""
-
-  def __init__(self, cfg: Config, stage: unet.Stage, *, rngs: nnx.Rngs):
-    shapes, c = enumerate(stage.blocks), stage.blocks[-1].c_out
-    self.blocks: Any = nnx.Dict({str(i): Block(cfg, stage, s, rngs=rngs) for i, s in shapes})
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
-    kw["stride"] = 2 if stage.place == "down" else 1
-    self.sampler = unet.Conv(c, c, unet.SPACE, ("embed", None), **kw) if stage.sampler else None
-
-
-class Model(nnx.Module):
-  """x [B,T,H,W,C] at noise level t -> like x. A network and nothing else."""
-
-  def __init__(self, cfg: Config, *, rngs: nnx.Rngs):
-    self.cfg, rngs = cfg, unet.Keys(rngs.params())
-    c, kw = cfg.width, dict[str, Any](rngs=rngs, dtype=jnp.dtype(cfg.dtype))
-    self.time, n = unet.TimeEmbed(c, **kw), len(cfg.scalars)
-    self.scalars = Embed(n * FEATURES, 4 * c, 4 * c, **kw) if n else None
-    self.conv_in = unet.Conv(layers.channels_in(cfg), c, unet.SPACE, ("patch", "embed"), **kw)
-    make = lambda place: [Level(cfg, s, rngs=rngs) for s in stages(cfg) if s.place == place]
-    self.down: Any = nnx.Dict({str(i): level for i, level in enumerate(make("down"))})
-    self.mid = make("mid")[0]
-    self.up: Any = nnx.Dict({str(i): level for i, level in enumerate(make("up"))})
-    self.norm_out = unet.GroupNorm(c, cfg.groups, frames=False, eps=1e-5, rngs=rngs)
-    self.conv_out = unet.Conv(c, cfg.channels, unet.SPACE, ("embed", "patch"), **kw)
-
-  def __call__(
-    self,
-    x: Float[Array, "B T H W C"],
-    t: Float[Array, " B #T"],
-    cond: Cond,
-    *,
-    key: Key[Array, " B"] | None = None,
-  ) -> Float[Array, "B T H W C"]:
-    """The network's output for a noisy clip.
-
-    Args:
-      x: noisy clip, about unit variance; any height and width.
-      t: noise level, ln(sigma) / 4 (time_unit 'edm'), one per clip or (not the paper's) per frame.
-      cond: exactly the conditions that Config declares. What is dropped is zeros: image and text
-        tokens outside the mask, the features of a scalar that is NaN, volumes.
-      key: unused, the model is deterministic.
-    """
-    cfg = self.cfg
-    check_cond(cond, cfg)
-    seen = None
-    if cfg.image or cfg.text:
-      tokens, mask = (cond.image, cond.image_mask) if cfg.image else (cond.text, cond.text_mask)
-      seen = jnp.where(mask[..., None], tokens, 0)  # [B,L,image|text]
+  def embed(self, t: Float[Array, " B #T"], cond: Cond) -> Float[Array, " B #T M"]:
     c = self.time(t)  # [B,1|T,M]
     if self.scalars is not None:
-      c = c + self.scalars(scalar_features(cond, cfg))[:, None]
-    c = constrain(c, "batch", "frames", None)
-    run = lambda block, x: unet.run(block, x, c, seen, remat=cfg.remat)
+      c = c + self.scalars(scalar_features(cond, self.cfg))[:, None]
+    return constrain(c, "batch", "frames", None)
 
-    x = self.conv_in(constrain(layers.beside(x, cond, cfg), *unet.GRID, None))
-    x = constrain(x, *unet.GRID, None)
-    skips = [x]
-    for level in unet.in_order(self.down):
-      for block in unet.in_order(level.blocks):
-        x = run(block, x)
-        skips.append(x)
-      if level.sampler is not None:
-        x = constrain(level.sampler(x), *unet.GRID, None)
-        skips.append(x)
-    for block in unet.in_order(self.mid.blocks):
-      x = run(block, x)
-    for level in unet.in_order(self.up):
-      for block in unet.in_order(level.blocks):
-        x = run(block, jnp.concatenate([x, skips.pop()], -1))
-      if level.sampler is not None:
-        _, _, height, width, _ = skips[-1].shape
-        x = constrain(level.sampler(unet.double(x, height, width)), *unet.GRID, None)
-    return self.conv_out(jax.nn.silu(self.norm_out(x))).astype(jnp.float32)
+  def see(self, x: Array, cond: Cond) -> Float[Array, "B L D"] | None:
+    if self.cfg.image:
+      return unet.visible(cond.image, cond.image_mask)
+    return super().see(x, cond)
 
 
 def scalar_features(cond: Cond, cfg: Config) -> Float[Array, "B F"]:
@@ -209,9 +103,7 @@ def scalar_features(cond: Cond, cfg: Config) -> Float[Array, "B F"]:
 def describe(cfg: Config, mesh: Any) -> str:
   """How attention is computed on this mesh, for people."""
   kernel = choose_kernel(cfg.kernel, dtype=cfg.dtype, head_dim=cfg.head_dim)
-  if mesh.shape["seq"] == 1:
-    return kernel
-  return f"{kernel}, frames and places in turn over seq={mesh.shape['seq']}, by all-to-all"
+  return unet_config.in_turn(kernel, mesh, "places")
 
 
 PARTS = unet_config.PARTS | {
@@ -257,17 +149,8 @@ _RENAMES = (
 
 def names(cfg: Config) -> dict[str, tuple[str, str]]:
   """Path of a parameter -> its name in UNetSpatioTemporalConditionModel, and the layout there."""
-
-  def name(path: str) -> str:
-    for pattern, new in _RENAMES:
-      path = re.sub(pattern, new, path)
-    return path
-
-  def layout(path: str, info: layers.ParamInfo) -> str:
-    return "conv2d" if "/shortcut/kernel" in path else "weight" if info.inputs else "vector"
-
-  info = layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
-  return {path: (name(path), layout(path, i)) for path, i in info.items()}
+  model = nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0)))
+  return diffusers_names.names(layers.param_info(model), _RENAMES)
 
 
 def published_config(cfg: Config) -> dict[str, Any]:

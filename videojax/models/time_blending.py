@@ -17,8 +17,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from videojax.models import layers, unet
+from videojax.models import layers
 from videojax.models.layers import Linear
+from videojax.models.unet_config import BlockShape, Stage
+from videojax.models.unet_layers import (
+  ATTEND,
+  FAN_IN,
+  GRID,
+  SPLIT,
+  FeedForward,
+  GroupNorm,
+  LayerNorm,
+  ResNet,
+  TransformerBlock,
+  on_tokens,
+)
 from videojax.sharding import constrain
 
 
@@ -37,7 +50,7 @@ class Embed(nnx.Module):
   """Linear, SiLU, Linear."""
 
   def __init__(self, features: int, hidden: int, out: int, *, rngs: nnx.Rngs, dtype: Any):
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=unet.FAN_IN)
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
     self.hidden = Linear((features,), (hidden,), (None, "embed"), **kw)
     self.out = Linear((hidden,), (out,), ("embed", None), **kw)
 
@@ -50,7 +63,7 @@ class TemporalBlock(nnx.Module):
 
   def __init__(self, cfg: Any, width: int, *, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
-    self.norm_in, self.ff_in = unet.LayerNorm(width, rngs=rngs), unet.FeedForward(width, **kw)
+    self.norm_in, self.ff_in = LayerNorm(width, rngs=rngs), FeedForward(width, **kw)
     self.block = transformer_block(cfg, width, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B S T D"], seen: Array | None) -> Array:
@@ -58,11 +71,8 @@ class TemporalBlock(nnx.Module):
     return self.block(x, ("batch", "tokens", "sequence"), seen)
 
 
-def transformer_block(cfg: Any, width: int, *, rngs: nnx.Rngs) -> unet.TransformerBlock:
-  return unet.TransformerBlock(
-    width, width // cfg.head_dim, cfg.head_dim, text=cfg.image or cfg.text or 0, again=False,
-    how=(cfg.kernel, cfg.context), rngs=rngs, dtype=jnp.dtype(cfg.dtype),
-  )  # fmt: skip
+def transformer_block(cfg: Any, width: int, *, rngs: nnx.Rngs) -> TransformerBlock:
+  return TransformerBlock(cfg, width, text=cfg.image or cfg.text or 0, again=False, rngs=rngs)
 
 
 class Transformer(nnx.Module):
@@ -73,40 +83,39 @@ class Transformer(nnx.Module):
 
   def __init__(self, cfg: Any, channels: int, *, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
-    self.norm = unet.GroupNorm(channels, cfg.groups, frames=False, eps=1e-6, rngs=rngs)
-    self.proj_in = Linear((channels,), (channels,), ("embed", None), init=unet.FAN_IN, **kw)
+    self.norm = GroupNorm(channels, cfg.groups, frames=False, eps=1e-6, rngs=rngs)
+    self.proj_in = Linear((channels,), (channels,), ("embed", None), init=FAN_IN, **kw)
     self.space = transformer_block(cfg, channels, rngs=rngs)
     self.frame = Embed(channels, 4 * channels, channels, **kw)
     self.along = TemporalBlock(cfg, channels, rngs=rngs)
     self.blend = Blend(0.5, rngs=rngs)
-    self.proj_out = Linear((channels,), (channels,), (None, "embed"), init=unet.FAN_IN, **kw)
+    self.proj_out = Linear((channels,), (channels,), (None, "embed"), init=FAN_IN, **kw)
 
   def __call__(self, x: Float[Array, "B T H W C"], seen: Array | None) -> Array:
-    b, frames, height, width, channels = x.shape
-    # Split alike before and after each matrix (unet.Transformer).
-    space = lambda y: constrain(y, "batch", "frames", "tokens", None)
-    time = lambda y: constrain(y, "batch", "tokens", "frames", None)
-    y = space(self.norm(x).reshape(b, frames, -1, channels))  # [B,T,S,C]
-    y = self.space(space(self.proj_in(y)), ("batch", "frames", "sequence"), seen)
-    y = space(y)
-    if frames > 1:
-      number = self.frame(layers.sinusoid(jnp.arange(frames, dtype=jnp.float32), channels))  # [T,C]
-      z = time(jnp.swapaxes(y + number[None, :, None], 1, 2))  # [B,S,T,C]
-      z = time(self.along(z, seen))
-      y = self.blend(y, space(jnp.swapaxes(z, 1, 2)))
-    y = space(self.proj_out(y)).reshape(x.shape)
-    return constrain(x + y, *unet.GRID, None)
+    steps: list[Any] = [self.proj_in, lambda y: self.space(y, ATTEND["space"], seen)]
+    if x.shape[1] > 1:
+      steps.append(lambda y: self.blend(y, self.over_frames(y, seen)))
+    steps.append(self.proj_out)
+    return constrain(x + on_tokens(self.norm(x), "space", steps), *GRID, None)
+
+  def over_frames(self, y: Float[Array, "B T S C"], seen: Array | None) -> Array:
+    frames, channels = y.shape[1], y.shape[-1]
+    split = lambda z: constrain(z, "batch", "tokens", "frames", None)
+    number = self.frame(layers.sinusoid(jnp.arange(frames, dtype=jnp.float32), channels))  # [T,C]
+    z = split(jnp.swapaxes(y + number[None, :, None], 1, 2))  # [B,S,T,C]
+    z = jnp.swapaxes(split(self.along(z, seen)), 1, 2)  # [B,T,S,C]
+    return constrain(z, *SPLIT["space"])
 
 
 class Block(nnx.Module):
   """Within the frames blended with along time, and both again with attention."""
 
-  def __init__(self, cfg: Any, stage: unet.Stage, shape: unet.BlockShape, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: Any, stage: Stage, shape: BlockShape, *, rngs: nnx.Rngs):
     c, kw = shape.c_out, dict[str, Any](rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     # The reference's, which differ by the class of its blocks.
     eps = 1e-5 if stage.place == "mid" or (stage.place == "down" and not shape.attends) else 1e-6
-    self.resnet = unet.ResNet(shape.c_in, c, 4 * cfg.width, cfg.groups, eps=eps, **kw)
-    self.temporal = unet.ResNet(c, c, 4 * cfg.width, cfg.groups, eps=eps, over="time", **kw)
+    self.resnet = ResNet(shape.c_in, c, 4 * cfg.width, cfg.groups, eps=eps, **kw)
+    self.temporal = ResNet(c, c, 4 * cfg.width, cfg.groups, eps=eps, over="time", **kw)
     self.blend = Blend(0.5, rngs=rngs)
     self.attention = Transformer(cfg, c, rngs=rngs) if shape.attends else None
 
@@ -115,5 +124,5 @@ class Block(nnx.Module):
   ) -> Array:
     x = self.resnet(x, c)
     if x.shape[1] > 1:
-      x = constrain(self.blend(x, self.temporal(x, c)), *unet.GRID, None)
+      x = constrain(self.blend(x, self.temporal(x, c)), *GRID, None)
     return x if self.attention is None else self.attention(x, seen)

@@ -1,365 +1,26 @@
-"""Blocks that video U-Nets share; a clip keeps its five axes throughout, [B,T,H,W,C].
+"""The U of video U-Nets: blocks on the way down, in the middle and on the way up, with skips.
 
-Convolutions within a frame have kernels (1,3,3), along time (3,1,1), so that no axis that a mesh
-splits is ever merged with another. Frames are split by seq; where they do not divide, attention
-alone is: XLA's partitioner sums a kernel's gradient wrongly over rows in pieces on some meshes.
+A model file has its Config (unet_config.Config), its Block, and a UNet that says what differs.
 
-Shapes: B batch, T frames, H W height width, C channels, D width of the tokens, S tokens that attend
-to each other, K heads, E head dim, L text tokens, M width of the time embedding.
+Shapes: B batch, T frames, H W height width, C channels, L tokens, D width of tokens, M width of the
+time embedding, I channels into the network.
 """
 
-import functools
-import math
-import operator
-from collections.abc import Collection
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from videojax.models import layers
-from videojax.models.attention import attention
-from videojax.models.elementwise import gelu, layer_norm
-from videojax.models.layers import Init, Linear
-from videojax.sharding import constrain, splits
-
-
-class FanIn(Init):
-  """Uniform within 1 / sqrt(fan in): what PyTorch gives its layers, so what U-Nets start from."""
-
-  def std(self, fan_in: int | float, fan_out: int | float) -> float:
-    return 1 / math.sqrt(3 * fan_in)
-
-
-FAN_IN = FanIn("fan_in")
-SPACE, TIME = (1, 3, 3), (3, 1, 1)  # kernels
-GRID = ("batch", "frames", None, None)  # logical names of [B,T,H,W]
-
-
-class Conv(nnx.Module):
-  """A convolution over [B,T,H,W,C]; zeros around the clip, as many as keep its size.
-
-  after: zeros at the end of each axis alone, which a stride of 2 takes from latent diffusion's VAE.
-  """
-
-  def __init__(
-    self,
-    c_in: int,
-    c_out: int,
-    kernel: tuple[int, int, int],
-    axes: tuple[str | None, str | None],
-    *,
-    rngs: nnx.Rngs,
-    dtype: Any,
-    stride: int = 1,
-    after: bool = False,
-    init: Init = FAN_IN,
-  ):
-    names = (None, None, None, *axes)
-    self.kernel = layers.param(rngs, init, (*kernel, c_in, c_out), names, inputs=4)
-    self.bias = layers.param(rngs, layers.ZEROS, (c_out,), axes[1:])
-    self.stride, self.after, self.dtype = (1, stride, stride), after, dtype
-
-  def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
-    # Gathered first, and never split over tensor: of a convolution whose channels are in pieces
-    # XLA's partitioner can make wrong sums.
-    kernel = constrain(self.kernel[...].astype(self.dtype), *[None] * 5)
-    x = x.astype(self.dtype)
-    if kernel.shape[1:3] == (1, 1):
-      # As matrix products: the partitioner counts this gradient once per replica on some meshes.
-      n, t = kernel.shape[0], x.shape[1]
-      x = jnp.pad(x, ((0, 0), (n // 2, n // 2), (0, 0), (0, 0), (0, 0)))
-      taps = [layers.product(x[:, i : i + t], kernel[i, 0, 0]) for i in range(n)]
-      return functools.reduce(operator.add, taps) + last(self.bias, x)
-    zeros = [(0 if self.after else n // 2, n // 2) for n in kernel.shape[:3]]
-    if kernel.shape[0] == 1 and not splits("frames"):
-      # The frames of all clips as images: two axes, of which at most the first is in pieces, become
-      # one. On a CPU a convolution in 3-D takes eight times as long.
-      flat = x.reshape(-1, *x.shape[2:])
-      how: dict[str, Any] = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
-      y = jax.lax.conv_general_dilated(flat, kernel[0], self.stride[1:], zeros[1:], **how)
-      y = y.reshape(*x.shape[:2], *y.shape[1:])
-    else:
-      how = dict(dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
-      y = jax.lax.conv_general_dilated(x, kernel, self.stride, zeros, **how)
-    return y + last(self.bias, y)
-
-
-def last(p: Any, x: Array) -> Array:
-  """A vector along the last axis of x."""
-  return layers.lead(p[...].astype(x.dtype), x)
-
-
-class GroupNorm(nnx.Module):
-  """Group norm of each frame, or of all frames together; statistics in fp32 (Wu & He 2018)."""
-
-  def __init__(self, channels: int, groups: int, *, frames: bool, eps: float, rngs: nnx.Rngs):
-    self.scale = layers.param(rngs, layers.ONES, (channels,), ("embed",))
-    self.bias = layers.param(rngs, layers.ZEROS, (channels,), ("embed",))
-    self.groups, self.eps = groups, eps
-    self.over = (1, 2, 3) if frames else (2, 3)
-
-  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
-    y = x.astype(jnp.float32)
-    y = y - self.mean(y)
-    y = y * (jax.lax.rsqrt(self.mean(jnp.square(y)) + self.eps) * last(self.scale, y))
-    return (y + last(self.bias, y)).astype(x.dtype)
-
-  def mean(self, y: Float[Array, "B T H W C"]) -> Float[Array, " B #T 1 1 C"]:
-    """Of the group that a channel is in; first of each channel, so that y is not cut in groups."""
-    mean = y.mean(self.over, keepdims=True)
-    groups = mean.reshape(*mean.shape[:-1], self.groups, -1).mean(-1)
-    return jnp.repeat(groups, y.shape[-1] // self.groups, axis=-1)
-
-
-class LayerNorm(nnx.Module):
-  """Layer norm with scale and bias; statistics in fp32."""
-
-  def __init__(self, width: int, *, rngs: nnx.Rngs):
-    self.scale = layers.param(rngs, layers.ONES, (width,), ("embed",))
-    self.bias = layers.param(rngs, layers.ZEROS, (width,), ("embed",))
-
-  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    y = layer_norm(x.astype(jnp.float32), eps=1e-5)
-    return (y * last(self.scale, y) + last(self.bias, y)).astype(x.dtype)
-
-
-class Keys(nnx.Rngs):
-  """Keys counted in Python: nnx.Rngs counts in the program, in time squared for 1,600 tensors."""
-
-  def __init__(self, key: Array):
-    self.key, self.drawn = key, 0
-
-  def params(self) -> Array:
-    self.drawn += 1
-    return jax.random.fold_in(self.key, self.drawn)
-
-
-# --- convolutions -----------------------------------------------------------------------------
-
-
-class ResNet(nnx.Module):
-  """Two convolutions within each frame, the noise level added between them, and a shortcut.
-
-  over 'time': they go along time, and norms are of all frames. time=0: no noise level.
-  """
-
-  def __init__(
-    self, c_in: int, c_out: int, time: int, groups: int, *, eps: float, rngs: nnx.Rngs, dtype: Any,
-    over: Literal["space", "time"] = "space",
-  ):  # fmt: skip
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
-    kernel, frames = (SPACE, False) if over == "space" else (TIME, True)
-    self.norm1 = GroupNorm(c_in, groups, frames=frames, eps=eps, rngs=rngs)
-    self.conv1 = Conv(c_in, c_out, kernel, ("embed", None), **kw)
-    self.time = Linear((time,), (c_out,), ("embed", None), init=FAN_IN, **kw) if time else None
-    self.norm2 = GroupNorm(c_out, groups, frames=frames, eps=eps, rngs=rngs)
-    self.conv2 = Conv(c_out, c_out, kernel, ("embed", None), **kw)
-    wider = c_in != c_out
-    self.shortcut = Linear((c_in,), (c_out,), ("embed", None), init=FAN_IN, **kw) if wider else None
-
-  def __call__(
-    self, x: Float[Array, "B T H W C"], c: Float[Array, " B #T M"] | None = None
-  ) -> Array:
-    y = self.conv1(jax.nn.silu(self.norm1(x)))
-    if self.time is not None and c is not None:
-      y = y + self.time(jax.nn.silu(c))[:, :, None, None]
-    y = constrain(y, *GRID, None)
-    y = self.conv2(jax.nn.silu(self.norm2(y)))
-    x = x if self.shortcut is None else self.shortcut(x)
-    return constrain(x + y, *GRID, None)
-
-
-class TemporalConv(nnx.Module):
-  """Four convolutions along time; the last starts at zero, so that frames start apart."""
-
-  def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any):
-    for n in range(1, 5):
-      init = layers.ZEROS if n == 4 else FAN_IN
-      conv = Conv(channels, channels, TIME, ("embed", None), init=init, rngs=rngs, dtype=dtype)
-      setattr(self, f"norm{n}", GroupNorm(channels, groups, frames=True, eps=1e-5, rngs=rngs))
-      setattr(self, f"conv{n}", conv)
-
-  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
-    y = x
-    for n in range(1, 5):
-      norm, conv = getattr(self, f"norm{n}"), getattr(self, f"conv{n}")
-      y = constrain(conv(jax.nn.silu(norm(y))), *GRID, None)
-    return x + y
-
-
-def double(x: Float[Array, "B T H W C"], height: int, width: int) -> Array:
-  """Every place of every frame four times, cut to [B,T,height,width,C]: nearest neighbours."""
-  b, t, h, w, c = x.shape
-  x = jnp.broadcast_to(x[:, :, :, None, :, None], (b, t, h, 2, w, 2, c))
-  return x.reshape(b, t, 2 * h, 2 * w, c)[:, :, :height, :width]
-
-
-# --- attention --------------------------------------------------------------------------------
-
-
-class Attention(nnx.Module):
-  """Heads over the tokens of x, or from them to others of width `source`; no bias but the last."""
-
-  def __init__(
-    self,
-    width: int,
-    heads: int,
-    head_dim: int,
-    source: int,
-    *,
-    how: Any,
-    rngs: nnx.Rngs,
-    dtype: Any,
-  ):
-    axes, shape = ("embed", "heads", "head_dim"), (heads, head_dim)
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
-    self.q = Linear((width,), shape, axes, bias=False, **kw)
-    self.k = Linear((source,), shape, axes, bias=False, **kw)
-    self.v = Linear((source,), shape, axes, bias=False, **kw)
-    self.out = Linear(shape, (width,), (*axes[1:], "embed"), **kw)
-    self.kernel, self.context = how
-
-  def __call__(
-    self,
-    x: Float[Array, "*B S D"],
-    axes: tuple[str | None, ...],
-    text: Float[Array, "rows L text"] | None = None,
-  ) -> Float[Array, "*B S D"]:
-    how: dict[str, Any] = dict(axes=axes, kernel=self.kernel, context=self.context)
-    q = self.q(x)  # [*B,S,K,E]
-    if text is None:
-      return self.out(attention(q, self.k(x), self.v(x), **how))
-    # Of the text once a clip, then seen by every frame.
-    k, v = (
-      jnp.broadcast_to(y[:, None], (*q.shape[:2], *y.shape[1:]))
-      for y in (self.k(text), self.v(text))
-    )  # two [B,T,L,K,E]
-    return self.out(attention(q, k, v, keys=None, **how))
-
-
-class FeedForward(nnx.Module):
-  """Up to four times the width, gated by GELU, and back (GEGLU, Shazeer 2020)."""
-
-  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: Any):
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
-    self.up = Linear((width,), (2, 4 * width), ("embed", None, "mlp"), **kw)
-    self.down = Linear((4 * width,), (width,), ("mlp", "embed"), **kw)
-
-  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    value, gate = self.up.parts(x)  # two [*B,4D]
-    return self.down(value * gelu(gate))
-
-
-class TransformerBlock(nnx.Module):
-  """Self-attention, attention to the text or to itself again, feed-forward; norms before each."""
-
-  def __init__(
-    self, width: int, heads: int, head_dim: int, *, text: int, again: bool, how: Any,
-    rngs: nnx.Rngs, dtype: Any,
-  ):  # fmt: skip
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
-    make = lambda source: Attention(width, heads, head_dim, source, how=how, **kw)
-    self.norm1, self.attention = LayerNorm(width, rngs=rngs), make(width)
-    self.norm2 = LayerNorm(width, rngs=rngs) if text or again else None
-    self.cross = make(text) if text else None
-    self.again = make(width) if again else None
-    self.norm3, self.ff = LayerNorm(width, rngs=rngs), FeedForward(width, **kw)
-
-  def __call__(self, x: Array, axes: tuple[str | None, ...], text: Array | None) -> Array:
-    x = x + self.attention(self.norm1(x), axes)
-    second = self.again if self.cross is None else self.cross
-    if second is not None and self.norm2 is not None:
-      x = x + second(self.norm2(x), axes, text)
-    return x + self.ff(self.norm3(x))
-
-
-class Transformer(nnx.Module):
-  """One block over the places of each frame ('space'), or along time at each place ('time').
-
-  Group norm before it: of each frame in space, of all frames along time. Along time it attends
-  twice and sees no text.
-  """
-
-  def __init__(
-    self, channels: int, heads: int, head_dim: int, groups: int, over: Literal["space", "time"], *,
-    text: int, how: Any, rngs: nnx.Rngs, dtype: Any,
-  ):  # fmt: skip
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
-    d, time = heads * head_dim, over == "time"
-    self.norm = GroupNorm(channels, groups, frames=time, eps=1e-6, rngs=rngs)
-    self.proj_in = Linear((channels,), (d,), ("embed", None), init=FAN_IN, **kw)
-    text = 0 if time else text
-    self.block = TransformerBlock(d, heads, head_dim, text=text, again=time, how=how, **kw)
-    self.proj_out = Linear((d,), (channels,), (None, "embed"), init=FAN_IN, **kw)
-    self.over = over
-
-  def __call__(self, x: Float[Array, "B T H W C"], text: Array | None) -> Array:
-    y = self.norm(x)
-    grid = y.shape
-    to: tuple[str | None, ...]
-    axes: tuple[str | None, ...]
-    if self.over == "space":
-      to, axes = ("batch", "frames", "tokens", None), ("batch", "frames", "sequence")
-      y = y.reshape(*grid[:2], -1, grid[-1])  # [B,T,HW,C]
-    else:
-      to, axes = ("batch", "tokens", None, "frames", None), ("batch", "tokens", None, "sequence")
-      y = jnp.moveaxis(y, 1, 3)  # [B,H,W,T,C]
-    # Split alike before and after each matrix: where the two differ, XLA's partitioner can leave
-    # the sum over devices out of the matrix's gradient.
-    y = self.block(constrain(self.proj_in(constrain(y, *to)), *to), axes, text)
-    y = constrain(self.proj_out(constrain(y, *to)), *to)
-    y = y.reshape(grid) if self.over == "space" else jnp.moveaxis(y, 3, 1)
-    return constrain(x + y, *GRID, None)
-
-
-# --- the U ------------------------------------------------------------------------------------
-
-
-class BlockShape(NamedTuple):
-  """Channels into and out of a block, and whether it attends."""
-
-  c_in: int
-  c_out: int
-  attends: bool
-
-
-class Stage(NamedTuple):
-  """Blocks at one resolution, 1 / 2^level; `sampler`: on to the next."""
-
-  place: str
-  level: int
-  blocks: tuple[BlockShape, ...]
-  sampler: bool
-
-
-def stages(cfg: Any, attends: Collection[int], middle: bool) -> list[Stage]:
-  """The U in the order of its forward pass.
-
-  Args:
-    cfg: with `width`, `multipliers` of each level, and `blocks` of each on the way down.
-    attends: levels that attend.
-    middle: whether the first of the two blocks in the middle does.
-  """
-  widths, last = [cfg.width * m for m in cfg.multipliers], len(cfg.multipliers) - 1
-  out, skips, c = list[Stage](), [cfg.width], cfg.width
-  for level, width in enumerate(widths):
-    blocks = [BlockShape(c, width, level in attends)]
-    blocks += [BlockShape(width, width, level in attends)] * (cfg.blocks - 1)
-    out.append(Stage("down", level, tuple(blocks), level < last))
-    skips += [width] * (cfg.blocks + (level < last))
-    c = width
-  out.append(Stage("mid", last, (BlockShape(c, c, middle), BlockShape(c, c, False)), False))
-  for level, width in reversed(list(enumerate(widths))):
-    blocks = []
-    for _ in range(cfg.blocks + 1):
-      blocks.append(BlockShape(c + skips.pop(), width, level in attends))
-      c = width
-    out.append(Stage("up", level, tuple(blocks), level > 0))
-  return out
+from videojax.models.cond import Cond, check_cond
+from videojax.models.layers import Linear
+from videojax.models.unet_config import Stage
+from videojax.models.unet_layers import FAN_IN, GRID, SPACE, Conv, GroupNorm, Keys, double
+from videojax.sharding import constrain
 
 
 class TimeEmbed(nnx.Module):
@@ -387,6 +48,143 @@ def run(block: nnx.Module, x: Array, *args: Any, remat: str) -> Array:
   return body(params, x, *args)
 
 
+def numbered(modules: Iterable[nnx.Module]) -> Any:
+  """An nnx.Dict of the modules, with keys '0', '1', ..."""
+  return nnx.Dict({str(i): module for i, module in enumerate(modules)})
+
+
 def in_order(modules: Any) -> list[Any]:
-  """The values of an nnx.Dict with keys '0', '1', ... in this order."""
+  """The modules of `numbered`."""
   return [modules[key] for key in sorted(modules, key=int)]
+
+
+class Level(nnx.Module):
+  """The blocks of a stage, and the convolution that comes with a change of resolution."""
+
+  def __init__(self, model: "UNet", stage: Stage, *, rngs: nnx.Rngs):
+    block = lambda shape: model.Block(model.cfg, stage, shape, rngs=rngs)
+    self.blocks: Any = numbered(block(shape) for shape in stage.blocks)
+    self.sampler: Any = self.make_sampler(model, stage, rngs) if stage.sampler else None
+
+  def make_sampler(self, model: "UNet", stage: Stage, rngs: nnx.Rngs) -> Any:
+    c, stride = stage.blocks[-1].c_out, 2 if stage.place == "down" else 1
+    return model.conv(c, c, ("embed", None), stride=stride, rngs=rngs)
+
+  def shrink(self, x: Float[Array, "B T H W C"]) -> Array:
+    """-> [B,T,H/2,W/2,C], rounded up."""
+    return constrain(self.sampler(x), *GRID, None)
+
+  def grow(self, x: Float[Array, "B T H W C"], like: Float[Array, "B _ h w _"]) -> Array:
+    """-> [B,T,h,w,C]: `like` is the skip that comes next, which no factor of two gives."""
+    return constrain(self.sampler(double(x, *like.shape[2:4])), *GRID, None)
+
+
+class UNet(nnx.Module):
+  """x [B,T,H,W,C] at noise level t -> like x. A network and nothing else.
+
+  A model names its Block and overrides what differs. Starts are drawn in the order in which
+  parameters are made here, and paths are the names here: both belong to every checkpoint.
+  """
+
+  Block: ClassVar[Any]  # Block(cfg, stage, shape, rngs=rngs)(x, c, seen) -> like x, c_out channels
+  Level: ClassVar[type[Level]] = Level
+
+  def __init__(self, cfg: Any, *, rngs: nnx.Rngs):
+    self.cfg, rngs = cfg, Keys(rngs.params())
+    c = cfg.width
+    self.time = TimeEmbed(c, rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    self.scalars: Any = self.make_scalars(rngs)
+    self.conv_in = self.conv(layers.channels_in(self.inputs), c, ("patch", "embed"), rngs=rngs)
+    self.make_first(rngs)
+    at = lambda place: [s for s in cfg.stages() if s.place == place]
+    make = lambda place: [self.Level(self, stage, rngs=rngs) for stage in at(place)]
+    self.down: Any = numbered(make("down"))
+    self.mid = make("mid")[0]
+    self.up: Any = numbered(make("up"))
+    self.norm_out = GroupNorm(c, cfg.groups, frames=False, eps=1e-5, rngs=rngs)
+    self.conv_out = self.conv(c, cfg.channels, ("embed", "patch"), rngs=rngs)
+
+  @property
+  def inputs(self) -> Any:
+    """The config whose known frames and volumes are channels beside the clip's."""
+    return self.cfg
+
+  def conv(
+    self, c_in: int, c_out: int, axes: tuple[str, str | None], *, stride: int = 1, rngs: nnx.Rngs
+  ) -> Any:
+    """A convolution into the network, out of it, or from one level to the next."""
+    dtype = jnp.dtype(self.cfg.dtype)
+    return Conv(c_in, c_out, SPACE, axes, stride=stride, rngs=rngs, dtype=dtype)
+
+  def make_scalars(self, rngs: nnx.Rngs) -> Any:
+    """What `embed` embeds scalars with."""
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(self.cfg.dtype), null=True)
+    width = 4 * self.cfg.width
+    return nnx.Dict({name: layers.ScalarEmbed(width, **kw) for name in self.cfg.scalars})
+
+  def make_first(self, rngs: nnx.Rngs) -> None:
+    """What else comes before the levels: nothing."""
+
+  def embed(self, t: Float[Array, " B #T"], cond: Cond) -> Float[Array, " B #T M"]:
+    """The noise level and the scalars as one vector."""
+    c = self.time(t)  # [B,1|T,M]
+    for name, embed in self.scalars.items():
+      c = c + embed(cond.scalars[name])[:, None]
+    return c
+
+  def see(self, x: Float[Array, "B T H W C"], cond: Cond) -> Any:
+    """What every block is given beside its input and the noise level: text [B,L,D], or None.
+
+    A token outside its mask is a zero vector: it is attended to and says nothing.
+    """
+    return visible(cond.text, cond.text_mask) if self.cfg.text else None
+
+  def enter(self, x: Float[Array, "B T H W C"], cond: Cond) -> Float[Array, "B T H W width"]:
+    """The clip, with what lies beside it, as the first skip."""
+    x = constrain(layers.beside(x, cond, self.inputs), *GRID, None)  # [B,T,H,W,I]
+    return constrain(self.conv_in(x), *GRID, None)
+
+  def __call__(
+    self,
+    x: Float[Array, "B T H W C"],
+    t: Float[Array, " B #T"],
+    cond: Cond,
+    *,
+    key: Key[Array, " B"] | None = None,
+  ) -> Float[Array, "B T H W C"]:
+    """The network's output for a noisy clip.
+
+    Args:
+      x: noisy clip, about unit variance; any height and width.
+      t: noise level, 0 to 1000 unless the model says otherwise, one per clip or per frame.
+      cond: exactly the conditions that Config declares.
+      key: unused, the model is deterministic.
+    """
+    check_cond(cond, self.cfg)
+    c, seen = self.embed(t, cond), self.see(x, cond)  # [B,1|T,M], [B,L,D]
+    run_on = lambda block, x: run(block, x, c, seen, remat=self.cfg.remat)
+
+    x = self.enter(x, cond)  # [B,T,H,W,width]
+    skips = [x]
+    for level in in_order(self.down):  # [B,T,H,W,C] of this level, each half of the one before
+      for block in in_order(level.blocks):
+        x = run_on(block, x)  # [B,T,H,W,C]
+        skips.append(x)
+      if level.sampler is not None:
+        x = level.shrink(x)  # [B,T,H/2,W/2,C]
+        skips.append(x)
+    for block in in_order(self.mid.blocks):
+      x = run_on(block, x)
+    for level in in_order(self.up):
+      for block in in_order(level.blocks):
+        x = jnp.concatenate([x, skips.pop()], -1)  # [B,T,H,W,C + C of the skip]
+        x = run_on(block, x)  # [B,T,H,W,C]
+      if level.sampler is not None:
+        x = level.grow(x, skips[-1])  # [B,T,2H,2W,C]
+    x = self.conv_out(jax.nn.silu(self.norm_out(x)))  # [B,T,H,W,channels]
+    return x.astype(jnp.float32)
+
+
+def visible(tokens: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
+  """Tokens, with zeros for those outside the mask."""
+  return jnp.where(mask[..., None], tokens, 0)

@@ -13,7 +13,6 @@ Shapes: B batch, T frames, H W height width of pixels, h w of latents, C channel
 """
 
 import dataclasses
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +22,24 @@ from jaxtyping import Array, Float
 
 from videojax import settings
 from videojax.errors import check_choice
-from videojax.models import layers, unet
+from videojax.models import diffusers_names, layers
 from videojax.models.attention import KERNELS, attention
 from videojax.models.layers import Linear
 from videojax.models.time_blending import Blend
+from videojax.models.unet import in_order, numbered
+from videojax.models.unet_layers import (
+  ATTEND,
+  FAN_IN,
+  GRID,
+  SPACE,
+  TIME,
+  Conv,
+  GroupNorm,
+  Keys,
+  ResNet,
+  double,
+  on_tokens,
+)  # fmt: skip
 from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 
@@ -105,19 +118,17 @@ class Attention(nnx.Module):
   """One head over the places of each frame, all channels wide."""
 
   def __init__(self, cfg: Config, c: int, *, rngs: nnx.Rngs):
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), init=unet.FAN_IN)
-    self.norm = unet.GroupNorm(c, cfg.groups, frames=False, eps=EPS, rngs=rngs)
+    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), init=FAN_IN)
+    self.norm = GroupNorm(c, cfg.groups, frames=False, eps=EPS, rngs=rngs)
     make = lambda: Linear((c,), (1, c), ("embed", None, None), **kw)
     self.q, self.k, self.v = make(), make(), make()
     self.out = Linear((1, c), (c,), (None, None, "embed"), **kw)
     self.kernel = cfg.kernel
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
-    split = lambda y: constrain(y, "batch", "frames", "tokens", None)
-    y = split(self.norm(x).reshape(*x.shape[:2], -1, x.shape[-1]))  # [B,T,HW,C]
-    axes = ("batch", "frames", "sequence")
-    y = attention(self.q(y), self.k(y), self.v(y), axes=axes, kernel=self.kernel)  # [B,T,HW,1,C]
-    return constrain(x + split(self.out(y)).reshape(x.shape), *unet.GRID, None)
+    how: dict[str, Any] = dict(axes=ATTEND["space"], kernel=self.kernel)
+    attend = lambda y: self.out(attention(self.q(y), self.k(y), self.v(y), **how))  # [B,T,HW,C]
+    return constrain(x + on_tokens(self.norm(x), "space", [attend]), *GRID, None)
 
 
 class Block(nnx.Module):
@@ -125,8 +136,8 @@ class Block(nnx.Module):
 
   def __init__(self, cfg: Config, c_in: int, c_out: int, *, time: bool, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
-    self.resnet = unet.ResNet(c_in, c_out, 0, cfg.groups, eps=EPS, **kw)
-    along = lambda: unet.ResNet(c_out, c_out, 0, cfg.groups, eps=1e-5, over="time", **kw)
+    self.resnet = ResNet(c_in, c_out, 0, cfg.groups, eps=EPS, **kw)
+    along = lambda: ResNet(c_out, c_out, 0, cfg.groups, eps=1e-5, over="time", **kw)
     self.temporal = along() if time else None
     self.blend = Blend(0.0, rngs=rngs) if time else None
 
@@ -134,7 +145,7 @@ class Block(nnx.Module):
     x = self.resnet(x)
     if self.temporal is None or self.blend is None:
       return x
-    return constrain(self.blend(self.temporal(x), x), *unet.GRID, None)
+    return constrain(self.blend(self.temporal(x), x), *GRID, None)
 
 
 class Blocks(nnx.Module):
@@ -143,13 +154,13 @@ class Blocks(nnx.Module):
   def __init__(self, cfg: Config, level: Level, *, down: bool, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     make = lambda shape: Block(cfg, *shape, time=not down, rngs=rngs)
-    self.blocks: Any = nnx.Dict({str(i): make(shape) for i, shape in enumerate(level.blocks)})
+    self.blocks: Any = numbered(make(shape) for shape in level.blocks)
     c = level.blocks[-1][1]
     kw |= dict(stride=2, after=True) if down else {}
-    self.sampler = unet.Conv(c, c, unet.SPACE, ("embed", None), **kw) if level.sampler else None
+    self.sampler = Conv(c, c, SPACE, ("embed", None), **kw) if level.sampler else None
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
-    for block in unet.in_order(self.blocks):
+    for block in in_order(self.blocks):
       x = block(x)
     return x
 
@@ -161,13 +172,13 @@ class Coder(nnx.Module):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     first, top = cfg.width, cfg.width * cfg.multipliers[-1]
     first, last = (first, top) if down else (top, first)
-    self.conv_in = unet.Conv(c_in, first, unet.SPACE, ("patch", "embed"), **kw)
+    self.conv_in = Conv(c_in, first, SPACE, ("patch", "embed"), **kw)
     make = lambda level: Blocks(cfg, level, down=down, rngs=rngs)
-    self.levels: Any = nnx.Dict({str(i): make(v) for i, v in enumerate(levels(cfg, down))})
+    self.levels: Any = numbered(make(level) for level in levels(cfg, down))
     self.mid1, self.mid2 = (Block(cfg, top, top, time=not down, rngs=rngs) for _ in range(2))
     self.attention = Attention(cfg, top, rngs=rngs)
-    self.norm_out = unet.GroupNorm(last, cfg.groups, frames=False, eps=EPS, rngs=rngs)
-    self.conv_out = unet.Conv(last, c_out, unet.SPACE, ("embed", "patch"), **kw)
+    self.norm_out = GroupNorm(last, cfg.groups, frames=False, eps=EPS, rngs=rngs)
+    self.conv_out = Conv(last, c_out, SPACE, ("embed", "patch"), **kw)
 
   def middle(self, x: Float[Array, "B T H W C"]) -> Array:
     return self.mid2(self.attention(self.mid1(x)))
@@ -180,35 +191,35 @@ class Model(nnx.Module):
   """Video [B,T,H,W,3] <-> latents [B,T,h,w,Z]."""
 
   def __init__(self, cfg: Config, *, rngs: nnx.Rngs):
-    self.cfg, rngs, z = cfg, unet.Keys(rngs.params()), cfg.channels
+    self.cfg, rngs, z = cfg, Keys(rngs.params()), cfg.channels
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
     self.encoder = Coder(cfg, PIXELS, 2 * z, down=True, rngs=rngs)
-    self.moments = Linear((2 * z,), (2 * z,), (None, None), init=unet.FAN_IN, **kw)
+    self.moments = Linear((2 * z,), (2 * z,), (None, None), init=FAN_IN, **kw)
     self.decoder = Coder(cfg, z, PIXELS, down=False, rngs=rngs)
-    self.time_out = unet.Conv(PIXELS, PIXELS, unet.TIME, ("patch", None), **kw)
+    self.time_out = Conv(PIXELS, PIXELS, TIME, ("patch", None), **kw)
 
   def encode(
     self, video: Float[Array, "B T H W 3"]
   ) -> tuple[Float[Array, "B T h w Z"], Float[Array, "B T h w Z"]]:
     """Mean and log variance of each latent; height and width are multiples of the stride."""
     e = self.encoder
-    x = constrain(e.conv_in(constrain(video, *unet.GRID, None)), *unet.GRID, None)
-    for level in unet.in_order(e.levels):
+    x = constrain(e.conv_in(constrain(video, *GRID, None)), *GRID, None)
+    for level in in_order(e.levels):
       x = level(x)
       if level.sampler is not None:
-        x = constrain(level.sampler(x), *unet.GRID, None)
+        x = constrain(level.sampler(x), *GRID, None)
     mean, log_var = jnp.split(self.moments(e.out(e.middle(x))).astype(jnp.float32), 2, -1)
     return mean, jnp.clip(log_var, -30, 20)
 
   def decode(self, latent: Float[Array, "B T h w Z"]) -> Float[Array, "B T H W 3"]:
     """Video of all these frames together."""
     d = self.decoder
-    x = d.middle(constrain(d.conv_in(constrain(latent, *unet.GRID, None)), *unet.GRID, None))
-    for level in unet.in_order(d.levels):
+    x = d.middle(constrain(d.conv_in(constrain(latent, *GRID, None)), *GRID, None))
+    for level in in_order(d.levels):
       x = level(x)
       if level.sampler is not None:
-        x = unet.double(x, 2 * x.shape[2], 2 * x.shape[3])
-        x = constrain(level.sampler(x), *unet.GRID, None)
+        x = double(x, 2 * x.shape[2], 2 * x.shape[3])
+        x = constrain(level.sampler(x), *GRID, None)
     return self.time_out(d.out(x)).astype(jnp.float32)
 
 
@@ -241,18 +252,17 @@ _RENAMES = (
 def names(cfg: Config) -> dict[str, tuple[str, str]]:
   """Path of a parameter -> its name in AutoencoderKLTemporalDecoder, and the layout there."""
 
-  def name(path: str) -> str:
-    for pattern, new in _RENAMES:
-      path = re.sub(pattern, new, path)
-    return path
-
   def layout(path: str, inputs: int) -> str:
     if path.endswith(("shortcut/kernel", "moments/kernel")):
       return "conv2d"
     return "weight" if inputs else "vector"
 
-  info = layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
-  return {path: (name(path), layout(path, i.inputs)) for path, i in info.items()}
+  model = nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0)))
+  info = layers.param_info(model)
+  return {
+    path: (diffusers_names.renamed(path, _RENAMES), layout(path, i.inputs))
+    for path, i in info.items()
+  }
 
 
 def published_config(cfg: Config) -> dict[str, Any]:

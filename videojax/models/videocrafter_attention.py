@@ -5,7 +5,7 @@ tokens.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from videojax.models import layers, unet
+from videojax.models import layers, unet_layers
 from videojax.models.attention import attention
 from videojax.models.context import SAVED
 from videojax.sharding import constrain
@@ -27,18 +27,18 @@ def from_zero(layer: Any) -> Any:
   return layer
 
 
-class DistanceAttention(unet.Attention):
+class DistanceAttention(unet_layers.Attention):
   """Attention along time, with a vector for each distance on top of keys and one of values.
 
   Source: Shaw et al. 2018, arXiv:1803.02155, Eq. 3 and 4. Distances beyond `reach` count as it.
   """
 
-  def __init__(self, width: int, heads: int, head_dim: int, reach: int, *, rngs: Any, **kw: Any):
-    super().__init__(width, heads, head_dim, width, rngs=rngs, **kw)
-    rows = 2 * reach + 1
+  def __init__(self, cfg: Any, width: int, *, rngs: nnx.Rngs):
+    super().__init__(cfg, width, width, rngs=rngs)
+    rows, head_dim = 2 * cfg.reach + 1, cfg.head_dim
     start = layers.normal(math.sqrt(2 / (rows + head_dim)))  # Glorot's spread, as the reference's
     table = lambda: layers.param(rngs, start, (rows, head_dim), (None, "head_dim"))
-    self.key_distance, self.value_distance, self.reach = table(), table(), reach
+    self.key_distance, self.value_distance, self.reach = table(), table(), cfg.reach
 
   def __call__(
     self,
@@ -59,17 +59,15 @@ class DistanceAttention(unet.Attention):
     return self.out(checkpoint_name(constrain(y, *own), SAVED))
 
 
-class ImageAttention(unet.Attention):
+class ImageAttention(unet_layers.Attention):
   """From the tokens of a frame to the text and, with the same queries, to an image; their sum."""
 
-  def __init__(
-    self, width: int, heads: int, head_dim: int, source: int, tokens: int, *, rngs: Any, **kw: Any
-  ):
-    super().__init__(width, heads, head_dim, source, rngs=rngs, **kw)
-    like = dict(bias=False, init=unet.FAN_IN, rngs=rngs, dtype=kw["dtype"])
-    axes, shape = ("embed", "heads", "head_dim"), (heads, head_dim)
-    self.k_image, self.v_image = (layers.Linear((source,), shape, axes, **like) for _ in range(2))
-    self.tokens = tokens
+  def __init__(self, cfg: Any, width: int, *, rngs: nnx.Rngs):
+    super().__init__(cfg, width, cfg.text, rngs=rngs)
+    kw: dict[str, Any] = dict(init=unet_layers.FAN_IN, rngs=rngs, dtype=jnp.dtype(cfg.dtype))
+    heads, axes = (width // cfg.head_dim, cfg.head_dim), ("embed", "heads", "head_dim")
+    make = lambda: layers.Linear((cfg.text,), heads, axes, bias=False, **kw)
+    self.k_image, self.v_image, self.tokens = make(), make(), cfg.image_tokens
 
   def __call__(
     self,
@@ -90,19 +88,18 @@ class ImageAttention(unet.Attention):
     return self.out(y)
 
 
-class Transformer(unet.Transformer):
+class Transformer(unet_layers.Transformer):
   """The shared one with this model's attentions, and an end that starts at zero."""
 
   def __init__(
-    self, cfg: Any, channels: int, heads: int, over: Literal["space", "time"], *, rngs: nnx.Rngs
-  ):
-    kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), how=(cfg.kernel, cfg.context))
-    args, text = (channels, heads, cfg.head_dim, cfg.groups, over), cfg.text or 0
-    super().__init__(*args, text=text, **kw)
-    size = (heads * cfg.head_dim, heads, cfg.head_dim)
+    self, cfg: Any, channels: int, over: unet_layers.Over, *, heads: int | None = None,
+    rngs: nnx.Rngs,
+  ):  # fmt: skip
+    super().__init__(cfg, channels, over, heads=heads, rngs=rngs)
+    d = self.proj_in.kernel.shape[1]
     if over == "time" and cfg.reach:
-      self.block.attention = DistanceAttention(*size, cfg.reach, **kw)
-      self.block.again = DistanceAttention(*size, cfg.reach, **kw)
+      self.block.attention = DistanceAttention(cfg, d, rngs=rngs)
+      self.block.again = DistanceAttention(cfg, d, rngs=rngs)
     if over == "space" and cfg.image_tokens:
-      self.block.cross = ImageAttention(*size, text, cfg.image_tokens, **kw)
+      self.block.cross = ImageAttention(cfg, d, rngs=rngs)
     from_zero(self.proj_out)

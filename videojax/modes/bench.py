@@ -81,7 +81,7 @@ def bench(
     "conditions": {
       "device": f"{mesh.size} x {device.device_kind}", "mesh": dict(mesh.shape),
       "dtype": config.dtype, "batch_size": e.batch_size, "accumulate": e.accumulate,
-      "clip_shape": list(task.source.shape), "remat": config.remat, "scan": config.scan,
+      "clip_shape": list(task.source.shape), "remat": config.remat, "scan": e.model.scan,
       "attention": e.model.module.describe(config, mesh),
       "xla_flags": list(e.xla_flags), "unknown_flags": program.unknown_flags,
       "steps_per_dispatch": program.most, "replicas": replicas or 1,

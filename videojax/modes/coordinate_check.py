@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from videojax import optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
-from videojax.errors import ConfigError
 from videojax.io import files
 from videojax.report import plotting
 from videojax.runs.program import create_state, make_update
@@ -33,8 +32,6 @@ def coordinates(experiment: Experiment, workdir: Path) -> dict[str, Any]:
   Returns: the content of coordinates.json: per parametrisation and number of steps the slope of
     log(RMS) over log(width) of every matrix product of the forward pass.
   """
-  if not hasattr(experiment.model.config, "scan"):
-    raise ConfigError(f"model {experiment.model.name} cannot be unrolled: it has no `scan`")
   written: dict[str, Any] = {"steps": list(STEPS), "learning_rate": experiment.optim.learning_rate}
   for name, base in (("mup", experiment.model.config.width), ("standard", None)):
     widths, sizes = [], []
@@ -62,8 +59,9 @@ def coordinates(experiment: Experiment, workdir: Path) -> dict[str, Any]:
 def widened(e: Experiment, doublings: int) -> Iterator[Experiment]:
   """The experiment at 1, 2, 4, ... times its width, unrolled."""
   model = e.model
+  how = {"remat": "none"} | ({"scan": False} if model.scan else {})
   for _ in range(doublings + 1):
-    config = dataclasses.replace(model.config, scan=False, remat="none")
+    config = dataclasses.replace(model.config, **how)
     yield dataclasses.replace(e, model=dataclasses.replace(model, config=config))
     model = model.wider
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from videojax.config import Experiment
 from videojax.plan import hlo
-from videojax.runs.program import Counts, parameters_by_part
+from videojax.runs.program import parameters_by_part
 from videojax.scaling import flops, roofline
 from videojax.task import ModelSpec
 
@@ -29,13 +29,13 @@ class Sent:
   @classmethod
   def counted(cls, e: Experiment, mesh: Mapping[str, int]) -> "Sent":
     """Without a compiler, in 16 bits: weights gathered, gradients summed, tokens exchanged."""
-    config, remat = e.model.config, e.model.config.remat
-    _, tokens = _of_clip(e)
+    remat = e.model.config.remat
+    _, stream = _of_clip(e)
     weights = 2 * parameters(e.model) / mesh["tensor"]
     pieces, passes, exchanges = mesh["fsdp"] * mesh["seq"], gathers(remat), 3 + (remat == "full")
     share = lambda n: (n - 1) / n
     rows = e.batch_size / (mesh["data"] * mesh["fsdp"])
-    layers = config.depth * rows * tokens / mesh["seq"] * 2 * config.width
+    layers = 2 * stream * rows / mesh["seq"]
     sent = weights * share(pieces) * (passes + 1)  # gathered in each pass, gradients scattered
     sent += 2 * weights / pieces * share(mesh["data"])  # gradients of the pieces, summed
     sent += 4 * layers / mesh["tensor"] * exchanges * share(mesh["seq"])  # q, k, v and the output
@@ -57,7 +57,7 @@ def step_work(
   config, devices = e.model.config, 1
   for size in mesh.values():
     devices *= size
-  forward, tokens = _of_clip(e)
+  forward, stream = _of_clip(e)
   encode = max(e.codec.encode_flops(e.task(name).source.shape) for name in e.data)
   clips = e.batch_size / devices
   attention, other = roofline.executed_flops(forward, config.remat)
@@ -69,7 +69,7 @@ def step_work(
     other_flops=(other + encode) * clips,
     state_bytes=(state + weights) / mesh["tensor"],
     kept_bytes=kept_bytes,
-    layer_bytes=2 * tokens * config.width * config.depth * clips,
+    layer_bytes=2 * stream * clips,
     ici_bytes=sent.ici,
     dcn_bytes=sent.dcn,
     head_dim=config.head_dim,
@@ -89,7 +89,7 @@ def parameters(model: ModelSpec) -> int:
 
 
 def _of_clip(e: Experiment) -> tuple[dict[str, int], int]:
-  """Forward FLOPs by part and tokens of a clip, of the source with the most work."""
+  """Forward FLOPs by part of a clip, and what its blocks hand on; of the source with most work."""
   tasks = [e.task(name) for name in e.data]
-  counts = [(flops.forward(t.products()), Counts.of(e, t).tokens) for t in tasks]
+  counts = [(flops.forward(t.products()), e.model.stream(t.latent_shape)) for t in tasks]
   return max(counts, key=lambda count: count[0]["total"])

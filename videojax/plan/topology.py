@@ -169,7 +169,7 @@ def compile_for(e: Experiment, devices: list[jax.Device], step: str = "train") -
     program = Program(e, mesh)
     attention = e.model.module.describe(e.model.config, mesh)
     make = compile_step if step == "train" else compile_sample
-    minutes = MINUTES["loop" if getattr(e.model.config, "scan", True) else "unrolled"]
+    minutes = MINUTES["loop" if e.model.scan else "unrolled"]
     found = []
     for name, task in program.tasks.items():
       print(f"{name}: compiling the {step} step, about {minutes}", flush=True)
