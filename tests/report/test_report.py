@@ -17,6 +17,7 @@ from tests.scaling.make_sweep import World, finish, isoflop_cells, make, write
 from videojax.errors import ConfigError
 from videojax.measures import physics
 from videojax.report import clip_strips, plotting
+from videojax.report.page import page as write_page
 from videojax.report.report import drawn_figures, main, report, times
 from videojax.report.report_json import Report, plain
 from videojax.report.report_json import made as made_from
@@ -33,6 +34,7 @@ HOSTILE = """<u onclick="y">'</u><script>x</script>&$z"""
 FAILED = "budget1.6e+14_width192_seed1"
 WORLD = World()
 VOID = {"meta", "img", "br", "link"}
+FIGURES = {"frontier", "isoflop", "best_size", "law", "coherence", "predictors", "levels"}
 
 
 class Page(HTMLParser):
@@ -142,6 +144,23 @@ def test_text_of_a_sweep_cannot_become_markup(full):
   for what in ("description", "step 17", "made 2026-01", "device", "commit"):
     assert f"{what} {HOSTILE}" in full[2].words
   assert f"and 21 {HOSTILE}"[:12] in full[2].words
+
+
+def hostile(value, key=""):
+  """JSON whose every text, but for words that the page chooses by, is markup."""
+  if isinstance(value, dict):
+    return {k: hostile(v, k) for k, v in value.items()}
+  if isinstance(value, list):
+    return [hostile(v, key) for v in value]
+  chosen = key in ("form", "offset_from", "status", "better", "measure")
+  return value + HOSTILE if isinstance(value, str) and not chosen else value
+
+
+def test_no_text_of_report_json_can_become_markup(full):
+  drawn = dict.fromkeys([f"{name}.svg" for name in FIGURES] + ["samples.webp", "samples.png"], b"")
+  page = Page(write_page(made_from(Report, hostile(full[1])), drawn))
+  assert page.tags.isdisjoint({"u", "script"})
+  assert len(page.images) == len(drawn) and page.words.count(HOSTILE) > 100
 
 
 def test_text_of_a_sweep_is_no_mathematics_in_a_figure(tmp_path):
@@ -309,7 +328,6 @@ def test_broken_seal_is_the_loudest_thing_on_the_page(full, tmp_path):
 
 # --- the numbers of a figure, and the command ---------------------------------------------------
 
-FIGURES = {"frontier", "isoflop", "best_size", "law", "coherence", "predictors", "levels"}
 TOLD_APART = ("panel", "line", "marks", "cell", "label", "held_out", "before_onset", "cell_params")
 
 
