@@ -16,9 +16,9 @@ from tests.scaling import make_sweep as made
 from tests.scaling.make_sweep import World, finish, isoflop_cells, make, write
 from videojax.errors import ConfigError
 from videojax.measures import physics
-from videojax.report import clip_strips, plotting
+from videojax.report import clip_strips, figures, plotting
 from videojax.report.page import page as write_page
-from videojax.report.report import drawn_figures, main, report, times
+from videojax.report.report import main, report, times
 from videojax.report.report_json import Report, plain
 from videojax.report.report_json import made as made_from
 from videojax.scaling import coherence
@@ -356,9 +356,9 @@ def near(values):
 
 def figures_and_tables(directory):
   numbers = made_from(Report, json.loads((directory / "report" / "report.json").read_text()))
-  for name, draw in drawn_figures(numbers).items():
+  for name, panels in figures.draw(numbers).items():
     with open(directory / "report" / "figures" / f"{name}.csv") as file:
-      yield name, draw(), list(csv.DictReader(file))
+      yield name, panels, list(csv.DictReader(file))
 
 
 def test_csv_of_a_figure_holds_exactly_the_numbers_that_are_drawn(full, tmp_path):

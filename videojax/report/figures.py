@@ -1,6 +1,6 @@
 """The figures of a report, drawn from its numbers (report.json) and from nothing else.
 
-Each function takes a part of the report and returns its figure, which keeps what it has drawn.
+Each function takes a part of the report; the figure that it returns keeps the numbers drawn.
 """
 
 import math
@@ -29,9 +29,36 @@ from videojax.report.plotting import (
   rounded,
   with_bars,
 )
-from videojax.report.report_json import BySetting, Levels, Rates
+from videojax.report.report_json import BySetting, Levels, Rates, Report
 
 HELD_OUT: dict[str, Any] = {"fmt": "*", "ms": 12, "markeredgecolor": "white"}
+
+
+def draw(report: Report) -> dict[str, Panels]:
+  """The figures that apply to a report, by name."""
+  series, coherent, rates, by_key = report.series, report.coherence, report.rates, report.by_key
+  out = {}
+  if any(len(one.frontier) > 1 for one in series):
+    out["frontier"] = frontier(series)
+  if any(one.isoflop.budgets for one in series):
+    out["isoflop"] = isoflop(series)
+  if any(one.isoflop.size_law for one in series):
+    out["best_size"] = best_size(series)
+  if fitted := [one.law for one in series if one.law]:
+    out["law"] = law(fitted[0], report.held_out.cells)
+  if isinstance(coherent, Coherence):
+    splits = [split for measure in coherent.measures for split in measure.splits.values()]
+    if any(len(split.frontier) > 1 for split in splits):
+      out["coherence"] = coherence(coherent)
+    if coherent.predictors.scatter:
+      out["predictors"] = predictors(coherent.predictors.scatter)
+  out["levels"] = levels(report.levels)
+  if isinstance(rates, Rates):
+    out["rates"] = rate_curves(rates)
+  if isinstance(by_key, BySetting):
+    out["by_key"] = settings(by_key)
+  return out
+
 
 # --- loss ---------------------------------------------------------------------------------------
 
@@ -216,7 +243,7 @@ def levels(part: Levels) -> Panels:
   return panels
 
 
-def rates(part: Rates) -> Panels:
+def rate_curves(part: Rates) -> Panels:
   """Loss against learning rate, a line per size; the lowest marked."""
   named = list(dict.fromkeys(c.panel for c in part.curves))
   panels = Panels(len(named), height=3.5)
@@ -311,7 +338,7 @@ def predictors(part: Scatter) -> Panels:
   return panels
 
 
-def by_key(part: BySetting) -> Panels:
+def settings(part: BySetting) -> Panels:
   """A panel per measure, a line per value of what was varied, a mark per budget."""
   height = max(1.6, 0.34 * len(part.labels) + 1.1)
   panels = Panels(len(part.panels), height=height, sharey=True)

@@ -9,7 +9,7 @@ directory makes the same files.
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from videojax.io.files import write_json, write_text
@@ -17,12 +17,9 @@ from videojax.report import analysis, clip_strips, figures, plotting
 from videojax.report.coherence_json import Coherence
 from videojax.report.loss_json import HeldOut, Series
 from videojax.report.page import page
-from videojax.report.plotting import Panels
 from videojax.report.report_json import (
-  BySetting,
   Column,
   LeftOut,
-  Rates,
   Report,
   Samples,
   made,
@@ -47,7 +44,7 @@ def report(directory: Path | str, out: Path | str | None = None) -> Path:
   require_finished(sweep)
   out = Path(out) if out is not None else sweep.directory / "report"
   numbers = analyse(sweep)
-  images = draw(numbers, out / "figures") | _clips(sweep, numbers, out / "figures")
+  images = _figures(numbers, out / "figures") | _clips(sweep, numbers, out / "figures")
   write_json(out / "report.json", plain(numbers))
   write_text(out / "cells.csv", table(sweep))
   write_text(out / "index.html", page(numbers, images))
@@ -104,44 +101,15 @@ def _left_out(one: Series) -> list[str]:
 # --- figures and clips --------------------------------------------------------------------------
 
 
-def draw(numbers: Report, directory: Path) -> dict[str, bytes]:
-  """Writes the figures that apply, and their CSVs; returns 'NAME.svg', 'NAME.csv' -> contents."""
+def _figures(numbers: Report, directory: Path) -> dict[str, bytes]:
+  """Writes the figures and their CSVs; returns 'NAME.svg', 'NAME.csv' -> contents."""
   out = {}
   with plotting.styled():
-    for name, make in drawn_figures(plotting.literal(numbers)).items():
-      panels = make()
+    for name, panels in figures.draw(plotting.literal(numbers)).items():
       out[f"{name}.svg"] = plotting.save(panels.figure, directory, name)
       write_text(directory / f"{name}.csv", panels.csv())
       out[f"{name}.csv"] = panels.csv().encode()
   return out
-
-
-def drawn_figures(numbers: Report) -> Mapping[str, Callable[[], Panels]]:
-  """The figures that apply, by name."""
-  series, shown, seen = numbers.series, numbers.coherence, dict[str, Callable[[], Panels]]()
-  laws = [one.law for one in series if one.law]
-  if any(len(one.frontier) > 1 for one in series):
-    seen["frontier"] = lambda: figures.frontier(series)
-  if any(one.isoflop.budgets for one in series):
-    seen["isoflop"] = lambda: figures.isoflop(series)
-  if any(one.isoflop.size_law for one in series):
-    seen["best_size"] = lambda: figures.best_size(series)
-  if laws:
-    seen["law"] = lambda: figures.law(laws[0], numbers.held_out.cells)
-  if isinstance(shown, Coherence):
-    splits = [split for measure in shown.measures for split in measure.splits.values()]
-    scatter = shown.predictors.scatter
-    if any(len(split.frontier) > 1 for split in splits):
-      seen["coherence"] = lambda: figures.coherence(shown)
-    if scatter:
-      seen["predictors"] = lambda: figures.predictors(scatter)
-  seen["levels"] = lambda: figures.levels(numbers.levels)
-  rates, by_key = numbers.rates, numbers.by_key
-  if isinstance(rates, Rates):
-    seen["rates"] = lambda: figures.rates(rates)
-  if isinstance(by_key, BySetting):
-    seen["by_key"] = lambda: figures.by_key(by_key)
-  return seen
 
 
 def _chosen(sweep: Sweep) -> list[tuple[Group, clip_strips.Samples]]:
