@@ -64,12 +64,13 @@ def analyse(sweep: Sweep) -> Report:
     left_out.append("A held-out score is left out: no prediction was made before cells were run.")
   if cost.price is None:
     left_out.append("Money is left out: the sweep has no price per hour.")
-  return Report(
+  numbers = Report(
     about=analysis.about(sweep), series=series, held_out=held_out, coherence=coherent,
     levels=analysis.levels(sweep), rates=rates, by_key=by_key, noise=analysis.noise(sweep),
     cost=cost, samples=samples, cells=analysis.cells(sweep), warnings=_warnings(held_out),
     left_out=left_out,
   )  # fmt: skip
+  return made(Report, plain(numbers))  # as the file has it: None for NaN
 
 
 def _warnings(held_out: HeldOut) -> list[str]:
