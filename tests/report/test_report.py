@@ -1,8 +1,11 @@
 """The report: every number equals what the run directories hold, and the page says it all."""
 
+import base64
 import csv
+import io
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,9 +16,13 @@ from tests.scaling import make_sweep as made
 from tests.scaling.make_sweep import World, finish, isoflop_cells, make, write
 from videojax.errors import ConfigError
 from videojax.measures import physics
-from videojax.report import clip_strips, plotting
+from videojax.report import clip_strips, figures, plotting
+from videojax.report.page import page as write_page
 from videojax.report.report import main, report, times
+from videojax.report.report_json import Report, plain
+from videojax.report.report_json import made as made_from
 from videojax.scaling import coherence
+from videojax.scaling.__main__ import main as scaling_command
 from videojax.scaling.cells import cells, product, read_sweep, vary
 from videojax.scaling.fit import fit_table
 from videojax.scaling.predict import predict
@@ -27,6 +34,7 @@ HOSTILE = """<u onclick="y">'</u><script>x</script>&$z"""
 FAILED = "budget1.6e+14_width192_seed1"
 WORLD = World()
 VOID = {"meta", "img", "br", "link"}
+FIGURES = {"frontier", "isoflop", "best_size", "law", "coherence", "predictors", "levels"}
 
 
 class Page(HTMLParser):
@@ -136,6 +144,23 @@ def test_text_of_a_sweep_cannot_become_markup(full):
   for what in ("description", "step 17", "made 2026-01", "device", "commit"):
     assert f"{what} {HOSTILE}" in full[2].words
   assert f"and 21 {HOSTILE}"[:12] in full[2].words
+
+
+def hostile(value, key=""):
+  """JSON whose every text, but for words that the page chooses by, is markup."""
+  if isinstance(value, dict):
+    return {k: hostile(v, k) for k, v in value.items()}
+  if isinstance(value, list):
+    return [hostile(v, key) for v in value]
+  chosen = key in ("form", "offset_from", "status", "better", "measure")
+  return value + HOSTILE if isinstance(value, str) and not chosen else value
+
+
+def test_no_text_of_report_json_can_become_markup(full):
+  drawn = dict.fromkeys([f"{name}.svg" for name in FIGURES] + ["samples.webp", "samples.png"], b"")
+  page = Page(write_page(made_from(Report, hostile(full[1])), drawn))
+  assert page.tags.isdisjoint({"u", "script"})
+  assert len(page.images) == len(drawn) and page.words.count(HOSTILE) > 100
 
 
 def test_text_of_a_sweep_is_no_mathematics_in_a_figure(tmp_path):
@@ -299,6 +324,82 @@ def test_broken_seal_is_the_loudest_thing_on_the_page(full, tmp_path):
   assert "<strong>BROKEN</strong>" in text
   assert text.index('role="alert"') < text.index("In short")
   assert 'role="alert"' not in full[3]
+
+
+# --- the numbers of a figure, and the command ---------------------------------------------------
+
+TOLD_APART = ("panel", "line", "marks", "cell", "label", "held_out", "before_onset", "cell_params")
+
+
+def test_each_figure_links_a_csv_that_is_also_a_file_beside_it(full):
+  directory, _, _, text = full
+  linked = dict(re.findall(r'<a download="(\w+)\.csv" href="data:text/csv;base64,([^"]+)">', text))
+  assert linked.keys() == FIGURES
+  for name, data in linked.items():
+    path = directory / "report" / "figures" / f"{name}.csv"
+    assert base64.b64decode(data) == path.read_bytes() and path.with_suffix(".svg").exists()
+
+
+def on_axes(axes):
+  """Every number at which something is drawn: points, lines, ends of bars and of bands."""
+  for line in axes.lines:
+    level = line.get_transform() != axes.transData  # a line across: its x are places on the page
+    yield from () if level else line.get_xdata()
+    yield from line.get_ydata()
+  for collection in axes.collections:
+    yield from np.concatenate([path.vertices.ravel() for path in collection.get_paths()])
+
+
+def near(values):
+  return {f"{float(v):.9g}" for v in values if np.isfinite(float(v))}
+
+
+def figures_and_tables(directory):
+  numbers = made_from(Report, json.loads((directory / "report" / "report.json").read_text()))
+  for name, panels in figures.draw(numbers).items():
+    with open(directory / "report" / "figures" / f"{name}.csv") as file:
+      yield name, panels, list(csv.DictReader(file))
+
+
+def test_csv_of_a_figure_holds_exactly_the_numbers_that_are_drawn(full, tmp_path):
+  points = product(
+    vary("budget", 4e13, 1.6e14), vary("model.patch", (2, 8, 8), (2, 4, 4)),
+    vary("optim.learning_rate", 3e-3, 1e-2, 3e-2), vary("seed", 0, 1),
+  )  # fmt: skip
+  build(tmp_path, cells(points), samples=False)
+  seen = set()
+  for directory in (full[0], tmp_path):
+    for name, panels, rows in figures_and_tables(directory):
+      drawn = near(v for axes in panels.axes for v in on_axes(axes))
+      told_apart = TOLD_APART if name == "best_size" else (*TOLD_APART, "budget")
+      told = near(v for r in rows for k, v in r.items() if v and k not in told_apart)
+      assert told == drawn, name
+      seen.add(name)
+  assert seen == {*FIGURES, "rates", "by_key"}
+
+
+def test_csv_has_the_text_of_a_sweep_as_it_is(tmp_path):
+  panels = plotting.Panels(height=2.0)
+  name = plotting.literal('$a \\$ b,\n"c"')
+  panels.marks(panels.axes[0], "cells", [{"cell": name, "x": 1, "y": 2}], "x", "y", label=name)
+  plotting.save(panels.figure, tmp_path, "f")
+  assert next(csv.DictReader(io.StringIO(panels.csv(), newline="")))["cell"] == '$a \\$ b,\n"c"'
+
+
+def test_page_says_the_command_that_remakes_it(full, monkeypatch):
+  directory, _, page, _ = full
+  command = re.search(r"python -m videojax.scaling (report \S+)", page.words)[1]
+  index = directory / "report" / "index.html"
+  before = index.read_bytes()
+  index.unlink()
+  monkeypatch.chdir(directory.parent)
+  assert scaling_command(shlex.split(command)) == 0
+  assert index.read_bytes() == before
+
+
+def test_report_json_is_what_its_dataclasses_say(full, tmp_path):
+  for numbers in (full[1], build(tmp_path, cells(vary("seed", 0)), samples=False)[0]):
+    assert plain(made_from(Report, numbers)) == numbers
 
 
 # --- other sweeps -------------------------------------------------------------------------------

@@ -1,15 +1,39 @@
-"""The numbers of a sweep's report, but for coherence: plain dicts, the same for the same inputs."""
+"""The numbers of a sweep's report, but for coherence: the same for the same inputs."""
 
+import dataclasses
 import math
+import shlex
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from videojax.io.files import finite
+from videojax.report.loss_json import Fit, Isoflop, Law, Point, Series
+from videojax.report.report_json import (
+  About,
+  BySetting,
+  Cell,
+  Cost,
+  LeftOut,
+  LevelRow,
+  Levels,
+  Neighbours,
+  Noise,
+  Optimum,
+  RateCurve,
+  Rates,
+  Repeats,
+  SeedCount,
+  SettingPanel,
+  SettingPoint,
+  Slope,
+  made,
+)
 from videojax.scaling import coherence as coherent
 from videojax.scaling import curves
-from videojax.scaling.cells import read_starts, telling
+from videojax.scaling.cells import Row, read_starts, telling
 from videojax.scaling.sweep_groups import (
   STATUSES,
   Group,
@@ -20,84 +44,80 @@ from videojax.scaling.sweep_groups import (
   seed_of,
 )
 
-Part = dict[str, Any]
 LEVELS_T = lambda count: [(i + 0.5) / count for i in range(count)]  # docs/measures.md
+COMMAND = "python -m videojax.scaling report"
 
 
-def about(sweep: Sweep) -> Part:
+def about(sweep: Sweep) -> About:
   """What was run, where, when, with what status."""
   begun = [start for row in sweep.rows for start in read_starts(row.directory)]
   times = sorted(start["time"] for start in begun if "time" in start)
   finished = [row for row in sweep.rows if row.status == "finished"]
-  return {
-    "title": sweep.notes.get("title") or sweep.directory.resolve().name,
-    "description": sweep.notes.get("description", ""),
-    "statuses": {s: sum(r.status == s for r in sweep.rows) for s in STATUSES},
-    "held_out": sum(row.cell.held_out for row in sweep.rows),
-    "budgets": sorted({g.budget for g in sweep.groups}),
-    "sizes": sorted({g.params for g in sweep.groups}),
-    "seeds": _counts(len(g.rows) for g in sweep.groups),
-    "size_keys": list(sweep.size_keys),
-    "tuned_keys": list(sweep.tuned_keys),
-    "series_keys": list(sweep.series_keys),
-    "series": [describe(s) for s in sweep.series],
-    "splits": sweep.splits,
-    "split_settings": finished[0].config["evaluate"]["splits"],
-    "clips": finished[0].result["frozen_loss"].get("clips"),
-    "ignorance": {k: finished[0].result["frozen_loss"].get(k) for k in ("zero_model", "wiener")},
-    "devices": sorted({d for start in begun for d in start.get("devices", [])}),
-    "commits": sorted({start["git_commit"] for start in begun if start.get("git_commit")}),
-    "started": [times[0], times[-1]] if times else [],
-  }
+  seeds = Counter(len(g.rows) for g in sweep.groups)
+  name = sweep.directory.resolve().name
+  loss = finished[0].result["frozen_loss"]
+  return About(
+    title=sweep.notes.get("title") or name,
+    description=sweep.notes.get("description", ""),
+    statuses={s: sum(r.status == s for r in sweep.rows) for s in STATUSES},
+    held_out=sum(row.cell.held_out for row in sweep.rows),
+    budgets=sorted({g.budget for g in sweep.groups}),
+    sizes=sorted({g.params for g in sweep.groups}),
+    seeds=[SeedCount(count, seeds[count]) for count in sorted(seeds)],
+    size_keys=list(sweep.size_keys),
+    tuned_keys=list(sweep.tuned_keys),
+    series_keys=list(sweep.series_keys),
+    series=[describe(s) for s in sweep.series],
+    splits=sweep.splits,
+    split_settings=finished[0].config["evaluate"]["splits"],
+    clips=loss.get("clips"),
+    ignorance={k: loss.get(k) for k in ("zero_model", "wiener")},
+    devices=sorted({d for start in begun for d in start.get("devices", [])}),
+    commits=sorted({start["git_commit"] for start in begun if start.get("git_commit")}),
+    started=[times[0], times[-1]] if times else [],
+    command=f"{COMMAND} {shlex.quote(name)}",
+  )
 
 
-def _counts(values: Any) -> list[Part]:
-  found: dict[int, int] = {}
-  for value in values:
-    found[value] = found.get(value, 0) + 1
-  return [{"seeds": seeds, "groups": found[seeds]} for seeds in sorted(found)]
-
-
-def cells(sweep: Sweep) -> list[Part]:
+def cells(sweep: Sweep) -> list[Cell]:
   """Every cell, finished or not, in the sweep's order."""
   return [_cell(sweep, row) for row in sweep.rows]
 
 
-def _cell(sweep: Sweep, row: Any) -> Part:
+def _cell(sweep: Sweep, row: Row) -> Cell:
   planned = sweep.notes.get("planned", {}).get(row.cell.name, {})
-  out: Part = {
-    "name": row.cell.name, "status": row.status, "why": row.why, "held_out": row.cell.held_out,
-    "budget": finite(budget_of(row, sweep.notes)), "seed": seed_of(row),
-    "settings": dict(row.cell.overrides),
-  }  # fmt: skip
-  keys = ("params", "tokens", "flops", "total_steps")
-  out |= {("steps" if k == "total_steps" else k): planned.get(k) for k in keys}
-  out |= {"loss": None, "stderr": None, "seconds": None, "coherence": {}, "levels": {}}
-  out |= {"video_seconds": None, "pixels": None}
-  if row.status == "finished":
-    loss, stderr = row.value("loss")
-    out |= {
-      "params": row.result["parameters"]["total"], "tokens": row.result["tokens"],
-      "flops": row.result["flops"]["total"], "steps": row.result["steps"],
-      "loss": loss, "stderr": finite(stderr), "seconds": sum(row.seconds.values()),
-      "video_seconds": finite(row.seconds_of_video), "pixels": finite(row.pixels),
-      "levels": {f"level{i}": v for i, v in enumerate(row.result["frozen_loss"]["by_level"])},
-      "coherence": {
-        f"{m}@{s}": values[s]
-        for m, values in row.result["coherence"].items() for s in sweep.splits if s in values
-      },
-    }  # fmt: skip
-  return out
+  cell = Cell(
+    name=row.cell.name, status=row.status, why=row.why, held_out=row.cell.held_out,
+    budget=finite(budget_of(row, sweep.notes)), seed=seed_of(row),
+    settings=dict(row.cell.overrides),
+    params=planned.get("params"), tokens=planned.get("tokens"), flops=planned.get("flops"),
+    steps=planned.get("total_steps"),
+  )  # fmt: skip
+  if row.status != "finished":
+    return cell
+  loss, stderr = row.value("loss")
+  return dataclasses.replace(
+    cell,
+    params=row.result["parameters"]["total"], tokens=row.result["tokens"],
+    flops=row.result["flops"]["total"], steps=row.result["steps"],
+    loss=loss, stderr=finite(stderr), seconds=sum(row.seconds.values()),
+    video_seconds=finite(row.seconds_of_video), pixels=finite(row.pixels),
+    levels={f"level{i}": v for i, v in enumerate(row.result["frozen_loss"]["by_level"])},
+    coherence={
+      f"{m}@{s}": values[s]
+      for m, values in row.result["coherence"].items() for s in sweep.splits if s in values
+    },
+  )  # fmt: skip
 
 
-def point(group: Group) -> Part:
+def point(group: Group, **more: Any) -> Point:
   """A group as a mark in a figure of the loss."""
   loss, stderr = group.value("loss")
-  return {
-    "cell": group.name, "budget": group.budget, "params": group.params, "tokens": group.tokens,
-    "flops": group.flops, "steps": group.steps, "loss": loss, "stderr": finite(stderr),
-    "seeds": len(group.rows), "held_out": group.held_out,
-  }  # fmt: skip
+  return Point(
+    cell=group.name, budget=group.budget, params=group.params, tokens=group.tokens,
+    flops=group.flops, steps=group.steps, loss=loss, stderr=finite(stderr),
+    seeds=len(group.rows), held_out=group.held_out, **more,
+  )  # fmt: skip
 
 
 # --- seeds and noise ----------------------------------------------------------------------------
@@ -113,30 +133,30 @@ def seed_sd(groups: Sequence[Group], measure: str = "loss") -> tuple[float, int]
   return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
 
 
-def noise(sweep: Sweep) -> Part:
+def noise(sweep: Sweep) -> Noise:
   """What repeats differ by, and what neighbours differ by on the same clips."""
   several = [g for g in sweep.groups if len(g.rows) > 1]
   pooled, freedom = seed_sd(several)
   rows = [
-    {
-      "cell": g.name, "budget": g.budget, "params": g.params, "seeds": len(g.rows),
-      "loss": g.value("loss")[0], "log_sd": float(np.log(g.values("loss")).std(ddof=1)),
-    }
+    Repeats(
+      cell=g.name, budget=g.budget, params=g.params, seeds=len(g.rows),
+      loss=g.value("loss")[0], log_sd=float(np.log(g.values("loss")).std(ddof=1)),
+    )
     for g in several
   ]  # fmt: skip
   over_clips = [g.rows[0].value("loss") for g in sweep.groups]
   relative = [e / v for v, e in over_clips if math.isfinite(e)]
-  return {
-    "groups": rows,
-    "single": sum(len(g.rows) == 1 for g in sweep.groups),
-    "log_sd": pooled if freedom else None,
-    "freedom": freedom,
-    "clips": float(np.median(relative)) if relative else None,
-    "neighbours": [n for series in sweep.series for n in _neighbours(sweep.tuned(series))],
-  }
+  return Noise(
+    groups=rows,
+    single=sum(len(g.rows) == 1 for g in sweep.groups),
+    log_sd=pooled if freedom else None,
+    freedom=freedom,
+    clips=float(np.median(relative)) if relative else None,
+    neighbours=[n for series in sweep.series for n in _neighbours(sweep.tuned(series))],
+  )
 
 
-def _neighbours(groups: Sequence[Group]) -> list[Part]:
+def _neighbours(groups: Sequence[Group]) -> list[Neighbours]:
   """Differences of the log loss between one size and the next of the same budget."""
   rows = []
   for one, other in zip(groups, groups[1:]):
@@ -149,44 +169,44 @@ def _neighbours(groups: Sequence[Group]) -> list[Part]:
       # Delta method: d log mean = per-clip value / mean.
       d = b / b.mean() - a / a.mean()
       stderr = float(d.std(ddof=1) / math.sqrt(len(d)))
-    rows.append({
-      "budget": one.budget, "cells": [one.name, other.name], "params": [one.params, other.params],
-      "log_ratio": difference, "stderr": stderr,
-    })  # fmt: skip
+    rows.append(Neighbours(
+      budget=one.budget, cells=[one.name, other.name], params=[one.params, other.params],
+      log_ratio=difference, stderr=stderr,
+    ))  # fmt: skip
   return rows
 
 
 # --- the loss of one series ---------------------------------------------------------------------
 
 
-def loss_of(sweep: Sweep, series: Setting) -> Part:
+def loss_of(sweep: Sweep, series: Setting) -> Series:
   """Frontier, isoFLOP curves and law of the cells that differ in budget, size and seed only."""
-  known = sweep.irreducible
-  law, why = None, ""
+  law: Law | None = None
+  why = ""
   try:
-    law = curves.fit_law(sweep.for_law(series), irreducible=known).numbers()
-    law["least_steps"] = sweep.notes.get("least_steps")
+    fitted = curves.fit_law(sweep.for_law(series), irreducible=sweep.irreducible).numbers()
+    law = made(Law, fitted | {"least_steps": sweep.notes.get("least_steps")})
   except ValueError as error:
     why = str(error)
   sd, _ = seed_sd(sweep.groups)
-  return {
-    "label": describe(series),
-    "cells": [point(g) for g in sweep.tuned(series, held_out=True)],
-    "frontier": [point(g) for g in sweep.frontier(series, held_out=True)],
-    "power": _frontier_law(sweep, series, known, law, sd),
-    "isoflop": curves.isoflop(sweep.tuned(series, held_out=True), sd),
-    "law": law, "law_why": why,
-  }  # fmt: skip
+  return Series(
+    label=describe(series),
+    cells=[point(g) for g in sweep.tuned(series, held_out=True)],
+    frontier=[point(g) for g in sweep.frontier(series, held_out=True)],
+    power=_frontier_law(sweep, series, law, sd),
+    isoflop=made(Isoflop, curves.isoflop(sweep.tuned(series, held_out=True), sd)),
+    law=law,
+    law_why=why,
+  )
 
 
-def _frontier_law(
-  sweep: Sweep, series: Setting, known: float | None, law: Part | None, sd: float
-) -> Part | None:
+def _frontier_law(sweep: Sweep, series: Setting, law: Law | None, sd: float) -> Fit | None:
   """E + k C^-gamma through the best cell of each budget; E as known, or as in the law."""
+  known = sweep.irreducible
   best = sweep.frontier(series)
   if len(best) < curves.LEAST:
     return None
-  offset = known if known is not None else law["E"]["value"] if law else 0.0
+  offset = known if known is not None else law.E.value if law else 0.0
   losses = np.array([g.value("loss")[0] for g in best])
   if not (losses > offset).all():
     return None
@@ -195,44 +215,43 @@ def _frontier_law(
   line = curves.power_line([g.flops for g in best], losses - offset, relative, offset=offset)
   source = "known" if known is not None else "law" if law else "assumed"
   until = max(g.flops for g in sweep.frontier(series, held_out=True))
-  return line.numbers(until) | {"offset_from": source}
+  return made(Fit, line.numbers(until) | {"offset_from": source})
 
 
 # --- other sections -----------------------------------------------------------------------------
 
 
-def levels(sweep: Sweep) -> Part:
+def levels(sweep: Sweep) -> Levels:
   """The loss at the 16 noise levels of the best cell of each budget."""
   series = coherent.main_series(sweep)
   best = sweep.frontier(series, held_out=True)
   count = len(best[0].rows[0].result["frozen_loss"]["by_level"])
   rows = [
-    {
-      "budget": g.budget, "flops": g.flops, "cell": g.name, "held_out": g.held_out,
-      "by_level": [g.value(f"level{i}")[0] for i in range(count)],
-    }
+    LevelRow(
+      budget=g.budget, flops=g.flops, cell=g.name, held_out=g.held_out,
+      by_level=[g.value(f"level{i}")[0] for i in range(count)],
+    )
     for g in best
   ]  # fmt: skip
-  exponents, fitted = None, [r for r in rows if not r["held_out"]]
-  table = np.array([r["by_level"] for r in fitted])
+  exponents, fitted = None, [r for r in rows if not r.held_out]
+  table = np.array([r.by_level for r in fitted])
   if len(fitted) >= curves.LEAST and (table > 0).all():
-    flops = np.array([r["flops"] for r in fitted])
+    flops = np.array([r.flops for r in fitted])
     exponents = [_slope(flops, column) for column in table.T]
-  return {"t": LEVELS_T(count), "series": describe(series), "budgets": rows,
-          "exponents": exponents}  # fmt: skip
+  return Levels(LEVELS_T(count), describe(series), rows, exponents)
 
 
-def _slope(flops: np.ndarray, errors: np.ndarray) -> Part:
+def _slope(flops: np.ndarray, errors: np.ndarray) -> Slope:
   """-d log error / d log C, with its 95 % interval, from how the points lie on the line."""
   line = curves.power_line(flops, errors, np.zeros(len(flops))).numbers()
-  return {key: float(line[key]) for key in ("gamma", "low", "high")}
+  return made(Slope, line)
 
 
-def rates(sweep: Sweep) -> Part:
+def rates(sweep: Sweep) -> Rates | LeftOut:
   """Loss against learning rate for every budget, size and series."""
   if not sweep.tuned_keys:
-    return {"why": "Learning-rate curves are left out: no two cells of this sweep differ in "
-                   "nothing but the learning rate."}  # fmt: skip
+    return LeftOut("Learning-rate curves are left out: no two cells of this sweep differ in "
+                   "nothing but the learning rate.")  # fmt: skip
   key = sweep.tuned_keys[0]
   found: dict[tuple[float, Setting, Setting], list[Group]] = {}
   for group in sweep.groups:
@@ -240,7 +259,7 @@ def rates(sweep: Sweep) -> Part:
       found.setdefault((group.budget, group.size, group.series), []).append(group)
   found = {place: groups for place, groups in found.items() if len(groups) > 1}
   if not found:
-    return {"why": f"Learning-rate curves are left out: no size has two values of {key} finished."}
+    return LeftOut(f"Learning-rate curves are left out: no size has two values of {key} finished.")
   told = telling([dict(size) for _, size, _ in found])
   several = len({series for *_, series in found}) > 1
   shared = len(found) > len({budget for budget, *_ in found})  # else the budget says no more
@@ -248,29 +267,30 @@ def rates(sweep: Sweep) -> Part:
   for (budget, size, series), groups in found.items():
     panel = describe(series) if several else f"{budget:.3g} FLOP per run" if shared else ""
     label = describe(tuple((k, v) for k, v in size if k in told)) or "all cells"
-    curves.append(_basin(key, budget, groups) | {"panel": panel, "label": label})
-  return {"key": key, "curves": curves}
+    curves.append(_basin(key, budget, groups, panel, label))
+  return Rates(key, curves)
 
 
-def _basin(key: str, budget: float, groups: Sequence[Group]) -> Part:
+def _basin(key: str, budget: float, groups: Sequence[Group], panel: str, label: str) -> RateCurve:
   groups = sorted(groups, key=lambda g: dict(g.tuned)[key])
-  points = [point(g) | {"rate": float(dict(g.tuned)[key])} for g in groups]
-  lowest = int(np.argmin([p["loss"] for p in points]))
-  edge = lowest in (0, len(points) - 1)
-  best = {"rate": points[lowest]["rate"], "loss": points[lowest]["loss"]}
+  points = [point(g, rate=float(dict(g.tuned)[key])) for g in groups]
+  rate, loss = (np.array([getattr(p, k) for p in points]) for k in ("rate", "loss"))
+  lowest = int(np.argmin(loss))
+  edge, vertex = lowest in (0, len(points) - 1), None
   if not edge:  # the vertex of the parabola through the lowest point and its neighbours
-    near = points[lowest - 1 : lowest + 2]
-    x = np.log([p["rate"] for p in near])
-    bend, slope, _ = np.polyfit(x - x[1], np.log([p["loss"] for p in near]), 2)
-    best["vertex"] = float(np.exp(x[1] - slope / (2 * bend)))
-  return {"budget": budget, "points": points, "optimum": best, "edge": edge}
+    near = slice(lowest - 1, lowest + 2)
+    x = np.log(rate[near])
+    bend, slope, _ = np.polyfit(x - x[1], np.log(loss[near]), 2)
+    vertex = float(np.exp(x[1] - slope / (2 * bend)))
+  best = Optimum(float(rate[lowest]), float(loss[lowest]), finite(vertex))
+  return RateCurve(budget, points, best, edge, panel, label)
 
 
-def by_key(sweep: Sweep) -> Part:
+def by_key(sweep: Sweep) -> BySetting | LeftOut:
   """Loss and coherence by what else was varied, at the best size of each budget."""
   if not sweep.series_keys:
-    return {"why": "A comparison of settings is left out: the cells differ only in budget, size, "
-                   "learning rate and seed."}  # fmt: skip
+    return LeftOut("A comparison of settings is left out: the cells differ only in budget, size, "
+                   "learning rate and seed.")  # fmt: skip
   groups = [g for s in sweep.series for g in sweep.frontier(s, held_out=True)]
   per_budget = [sum(g.budget == b for g in groups) for b in {g.budget for g in groups}]
   labels = [describe(s) for s in sorted(sweep.series, key=_order)]
@@ -280,11 +300,11 @@ def by_key(sweep: Sweep) -> Part:
     measures += [(f"{name}@{s}", f"{shown.title}, {s} ({shown.unit})", shown.better == "down")
                  for s in sweep.splits[:2]]  # fmt: skip
   panels = [_panel(groups, *measure) for measure in measures]
-  return {
-    "keys": list(sweep.series_keys), "labels": labels, "matched": max(per_budget) > 1,
-    "panels": [p for p in panels if p["points"]],
-    "rows": [point(g) | {"label": describe(g.series)} for g in groups],
-  }  # fmt: skip
+  return BySetting(
+    keys=list(sweep.series_keys), labels=labels, matched=max(per_budget) > 1,
+    panels=[p for p in panels if p.points],
+    rows=[point(g, label=describe(g.series)) for g in groups],
+  )  # fmt: skip
 
 
 def _order(series: Setting) -> tuple[Any, ...]:
@@ -292,20 +312,19 @@ def _order(series: Setting) -> tuple[Any, ...]:
   return tuple((v, "") if isinstance(v, int | float) else (0, str(v)) for _, v in series)
 
 
-def _panel(groups: Sequence[Group], measure: str, title: str, log: bool) -> Part:
-  points: list[Part] = []
+def _panel(groups: Sequence[Group], measure: str, title: str, log: bool) -> SettingPanel:
+  points = []
   for group in groups:
     mean, stderr = coherent.value(group, measure)
     if math.isfinite(mean):
-      points.append({
-        "label": describe(group.series), "budget": group.budget, "cell": group.name,
-        "flops": group.flops, "value": mean, "stderr": finite(stderr), "seeds": len(group.rows),
-      })  # fmt: skip
-  positive = all(p["value"] > 0 for p in points)
-  return {"measure": measure, "title": title, "log": log and positive, "points": points}
+      points.append(SettingPoint(
+        label=describe(group.series), budget=group.budget, cell=group.name, flops=group.flops,
+        value=mean, stderr=finite(stderr), seeds=len(group.rows),
+      ))  # fmt: skip
+  return SettingPanel(measure, title, log and all(p.value > 0 for p in points), points)
 
 
-def cost(sweep: Sweep) -> Part:
+def cost(sweep: Sweep) -> Cost:
   """What the finished cells took; failed ones have kept no account."""
   finished = [row for row in sweep.rows if row.status == "finished"]
   parts: dict[str, float] = {}
@@ -316,13 +335,14 @@ def cost(sweep: Sweep) -> Part:
   price = sweep.notes.get("price")
   planned = sweep.notes.get("planned", {})
   told = [planned[r.cell.name].get("seconds") for r in finished if r.cell.name in planned]
-  return {
-    "cells": len(finished),
-    "flops": sum(row.result["flops"]["total"] for row in finished),
-    "tokens": sum(row.result["tokens"] for row in finished),
-    "seconds": seconds, "seconds_by_part": parts,
-    "planned_seconds": sum(told) if told and None not in told else None,
-    "price": price,
-    "money": seconds / 3600 * price if isinstance(price, int | float) else None,
-    "not_counted": [row.cell.name for row in sweep.rows if row.status in ("failed", "started")],
-  }  # fmt: skip
+  return Cost(
+    cells=len(finished),
+    flops=sum(row.result["flops"]["total"] for row in finished),
+    tokens=sum(row.result["tokens"] for row in finished),
+    seconds=seconds,
+    seconds_by_part=parts,
+    planned_seconds=sum(told) if told and None not in told else None,
+    price=price,
+    money=seconds / 3600 * price if isinstance(price, int | float) else None,
+    not_counted=[row.cell.name for row in sweep.rows if row.status in ("failed", "started")],
+  )

@@ -1,5 +1,8 @@
 """How figures of a report look: their style, axes that can be read, colours, files."""
 
+import copy
+import csv
+import dataclasses
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -7,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
+
+from videojax.report.loss_json import Curve, Number
 
 # Okabe & Ito: told apart by colour-blind readers; for splits, series and sizes.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -27,7 +31,7 @@ STYLE: Any = {
 WIDTH = 7.2  # inches
 COMPUTE = "training compute (FLOP)"
 LOSS = "frozen loss (share of the data's variance)"
-Part = Mapping[str, Any]
+Row = Mapping[str, Any]  # of the CSV beside a figure
 
 
 def new(rows: int = 1, columns: int = 1, *, height: float = 3.4, **kw: Any) -> tuple[Figure, Any]:
@@ -52,79 +56,153 @@ def save(figure: Figure, directory: Path, name: str) -> bytes:
 
 
 def literal(value: Any) -> Any:
-  """A part of report.json whose every text is shown as it is: '$' would begin mathematics."""
+  """A part of the report whose every text is drawn as it is: '$' would begin mathematics."""
   if isinstance(value, str):
     return value.encode("utf-8", "replace").decode().replace("$", r"\$")
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    names = [field.name for field in dataclasses.fields(value)]
+    return dataclasses.replace(value, **{name: literal(getattr(value, name)) for name in names})
   if isinstance(value, Mapping):
     return {literal(k): literal(v) for k, v in value.items()}
   return [literal(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+# --- drawing, and what was drawn ----------------------------------------------------------------
+
+
+class Panels:
+  """A figure of one or more axes that keeps every number drawn on them, for a CSV beside it.
+
+  Args:
+    count: of axes, in rows of two at most.
+    height: of a row, in inches.
+  """
+
+  def __init__(self, count: int = 1, *, height: float, columns: int = 2, **kw: Any) -> None:
+    columns = min(columns, count)
+    self.figure, grid = new(math.ceil(count / columns), columns, height=height, **kw)
+    self.axes: list[Axes] = list(grid.ravel()[:count])
+    self._drawn: list[tuple[Axes, Row]] = []
+    for spare in grid.ravel()[count:]:
+      spare.set_axis_off()
+
+  def marks(
+    self, axes: Axes, kind: str, rows: Sequence[Row], x: str, y: str, *, of: str = "", **style: Any
+  ) -> None:
+    """Points, with bars from NAME_low to NAME_high where a row has these.
+
+    Args:
+      kind, of: what the marks are, and of which line, in words for the CSV.
+      rows: with the keys x and y; others tell a point in the CSV.
+      style: of Axes.errorbar.
+    """
+    drawn: dict[str, Any] = {"fmt": "o", "elinewidth": 1} | style
+    axes.errorbar([r[x] for r in rows], [r[y] for r in rows], xerr=_bars(rows, x),
+                  yerr=_bars(rows, y), **drawn)  # fmt: skip
+    self._drawn += [(axes, {"line": of, "marks": kind} | dict(row)) for row in rows]
+
+  def curve(
+    self, axes: Axes, kind: str, curve: Curve, x: str, y: str, *, of: str = "", band: bool = True,
+    **style: Any,
+  ) -> None:  # fmt: skip
+    """A line and its 95 % band."""
+    axes.plot(curve.x, curve.y, **style)
+    rows = [{"line": of, "marks": kind, x: at, y: value} for at, value in zip(curve.x, curve.y)]
+    if band and curve.low and curve.high:
+      axes.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.13, lw=0)
+      rows = [row | {f"{y}_low": low, f"{y}_high": high}
+              for row, low, high in zip(rows, curve.low, curve.high)]  # fmt: skip
+    self._drawn += [(axes, row) for row in rows]
+
+  def level(self, axes: Axes, kind: str, y: str, value: Number, **style: Any) -> None:
+    """A line across the axes."""
+    axes.axhline(value, color=GREY, **style)
+    self._drawn.append((axes, {"marks": kind, y: value}))
+
+  def legend(self, *, title: str | None = None, columns: int = 5) -> None:
+    """One legend for all axes, above them, where it can hide nothing."""
+    handles: dict[str, Any] = {}
+    for axes in self.axes:
+      some, labels = axes.get_legend_handles_labels()
+      handles = dict(zip(labels, some)) | handles
+    self.figure.legend(handles.values(), handles.keys(), title=title, loc="outside upper center",
+                       ncols=min(columns, len(handles)))  # fmt: skip
+
+  def csv(self) -> str:
+    """Every number on the axes: a row per mark, and per point of a line; text as it was."""
+    name = lambda axes: axes.get_label() or axes.get_title() or axes.get_ylabel()
+    panel = lambda axes: {"panel": name(axes)} if len(self.axes) > 1 else {}
+    rows = [panel(axes) | dict(row) for axes, row in self._drawn]
+    out = io.StringIO()
+    columns = list(dict.fromkeys(k for row in rows for k, v in row.items() if v != ""))
+    writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    as_it_was = lambda v: v.replace(r"\$", "$") if isinstance(v, str) else v
+    writer.writerows({k: as_it_was(v) for k, v in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def with_bars(points: Sequence[Any], x: str, y: str, *also: str) -> list[Row]:
+  """Rows of points whose bars are two standard errors; `also` are further fields of them.
+
+  On a logarithmic axis a bar may not reach 0: it ends at a tenth of the value.
+  """
+  rows: list[Row] = []
+  for point in points:
+    value, error = getattr(point, y), 2 * (point.stderr or 0)
+    row = {name: getattr(point, name) for name in ("budget", "cell", *also) if hasattr(point, name)}
+    row |= {x: getattr(point, x), y: value}
+    ends = {f"{y}_low": value - min(error, 0.9 * abs(value)), f"{y}_high": value + error}
+    rows.append(row | (ends if error else {}))
+  return rows
+
+
+def _bars(rows: Sequence[Row], name: str) -> list[list[float]] | None:
+  """Lengths of error bars [2, n] for matplotlib; None where no row has any."""
+  low, high = f"{name}_low", f"{name}_high"
+  if not any(low in row for row in rows):
+    return None
+  return [[row[name] - row.get(low, row[name]) for row in rows],
+          [row.get(high, row[name]) - row[name] for row in rows]]  # fmt: skip
+
+
 # --- axes ---------------------------------------------------------------------------------------
 
-
-def short(value: float | int) -> str:
-  """'300k', '1.2M', '19M', '0.005': three digits at most, for ticks and labels."""
-  for bound, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-    if abs(value) >= bound * 0.9995:
-      return f"{value / bound:.3g}{unit}"
-  return f"{value:.3g}"
+SI = ticker.EngFormatter(sep="")  # 300k, 1.2M
+PLAIN = ticker.FormatStrFormatter("%g")
+POWER = ticker.LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf))  # 1.6 x 10^14
 
 
-def power_of_ten(value: float) -> str:
-  """'$1.6\\times10^{14}$'; '$10^{15}$'."""
-  exponent = math.floor(math.log10(value) + 1e-9)
-  digits = f"{value / 10**exponent:.3g}"
-  return f"$10^{{{exponent}}}$" if digits == "1" else f"${digits}\\times10^{{{exponent}}}$"
+def rounded(value: Number) -> float:
+  """To three digits."""
+  return float(f"{value:.3g}")
 
 
-# Multiples of powers of ten that ticks may stand at, the densest first.
-TICKS = ((1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9), (1, 1.5, 2, 3, 4, 5, 7),
-         (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))  # fmt: skip
+def power_of_ten(value: Number) -> str:
+  """'1.6 x 10^14' as mathematics."""
+  return POWER(rounded(value))
 
 
-def log_axis(axes: Axes, which: str, *, powers: bool = False, most: int = 6) -> None:
-  """A logarithmic axis with ticks that can be read, over however few decades it goes."""
+def log_axis(
+  axes: Axes, which: str, form: ticker.Formatter = PLAIN, *, most: int | None = None
+) -> None:
+  """A logarithmic axis with about `most` labelled ticks, over however few decades it goes."""
   (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-  low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-  exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-  at = lambda steps: [s * 10.0**e for e in exponents for s in steps if low <= s * 10.0**e <= high]
-  most = min(most, 4) if powers else most  # their labels are wide
-  ticks = next((t for t in map(at, TICKS) if len(t) <= most), at((1,)))
-  if powers and len(at((1,))) > 1:
-    ticks = at((1,))
-  ticks = ticks[:: max(math.ceil(len(ticks) / most), 1)]  # none where the axis is very short
   axis = axes.xaxis if which == "x" else axes.yaxis
-  axis.set_major_locator(FixedLocator(ticks))
-  axis.set_major_formatter(FixedFormatter([power_of_ten(t) if powers else short(t) for t in ticks]))
-  axis.set_minor_locator(NullLocator())
-  axis.set_minor_formatter(NullFormatter())
+  most = most or (4 if form is POWER else 6)  # powers are wide
+  low, high = axis.get_view_interval()
+  decades = math.log10(high / low)
+  steps = ((1, 2, 5), (1, 3), (1,))
+  subs = next((s for s in steps if decades * len(s) <= most + 1), (1,))
+  narrow = ticker.MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
+  locator = ticker.LogLocator(subs=subs, numticks=most) if decades > 0.7 else narrow
+  axis.set_major_locator(locator)
+  axis.set_major_formatter(copy.copy(form))  # an axis keeps its own
+  axis.set_minor_locator(ticker.NullLocator())
 
 
-def legend_above(figure: Figure, axes: Axes, *, title: str | None = None, columns: int = 5) -> None:
-  """One legend for all panels, where it can hide nothing."""
-  handles, labels = axes.get_legend_handles_labels()
-  figure.legend(handles, labels, title=title, loc="outside upper center",
-                ncols=min(columns, len(labels)))  # fmt: skip
-
-
-def budget_colors(budgets: Sequence[float]) -> dict[float, Any]:
+def budget_colors(budgets: Sequence[Number]) -> dict[Number, Any]:
   """Viridis from dark (little compute) to light, without its palest end."""
   known = sorted(set(budgets))
   scale = matplotlib.colormaps["viridis"]
   return {b: scale(0.86 * i / max(len(known) - 1, 1)) for i, b in enumerate(known)}
-
-
-def dots(axes: Axes, points: Sequence[Part], x: str, y: str, **kw: Any) -> None:
-  """Points with error bars of two standard errors."""
-  finite = [p for p in points if p[y] is not None]
-  errors = [2 * (p["stderr"] or 0) for p in finite]
-  # On a log axis a bar may not reach 0.
-  down = [min(e, 0.9 * abs(p[y])) for e, p in zip(errors, finite)]
-  style: dict[str, Any] = {"fmt": "o", "elinewidth": 1} | kw
-  axes.errorbar([p[x] for p in finite], [p[y] for p in finite], yerr=[down, errors], **style)
-
-
-def blank(axes: np.ndarray, used: int) -> None:
-  for spare in axes.ravel()[used:]:
-    spare.set_axis_off()

@@ -2,26 +2,32 @@
 
   python -m videojax.scaling report DIR [--out=DIR/report]
 
-writes index.html (self-contained), figures/*.png and *.svg, cells.csv (for `videojax.scaling fit`)
-and report.json (every number on the page). The same directory makes the same files.
+writes index.html (self-contained); figures/*.png and *.svg, each with a *.csv of the numbers drawn;
+cells.csv (for `videojax.scaling fit`); and report.json (every number on the page). The same
+directory makes the same files.
 """
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import Figure
-
-from videojax.io.files import finite, write_json, write_text
+from videojax.io.files import write_json, write_text
 from videojax.report import analysis, clip_strips, figures, plotting
+from videojax.report.coherence_json import Coherence
+from videojax.report.loss_json import HeldOut, Series
 from videojax.report.page import page
+from videojax.report.report_json import (
+  Column,
+  LeftOut,
+  Report,
+  Samples,
+  made,
+  plain,
+)
 from videojax.scaling import coherence, predict
 from videojax.scaling.command import Parser
-from videojax.scaling.sweep_groups import Sweep, describe, load, require_finished, seed_of
-
-Part = dict[str, Any]
+from videojax.scaling.sweep_groups import Group, Sweep, describe, load, require_finished, seed_of
 
 
 def report(directory: Path | str, out: Path | str | None = None) -> Path:
@@ -37,130 +43,103 @@ def report(directory: Path | str, out: Path | str | None = None) -> Path:
   sweep = load(Path(directory))
   require_finished(sweep)
   out = Path(out) if out is not None else sweep.directory / "report"
-  numbers = finite(analyse(sweep))
-  images = draw(numbers, out / "figures") | _clips(sweep, numbers, out / "figures")
-  write_json(out / "report.json", numbers)
+  numbers = analyse(sweep)
+  images = _figures(numbers, out / "figures") | _clips(sweep, numbers, out / "figures")
+  write_json(out / "report.json", plain(numbers))
   write_text(out / "cells.csv", table(sweep))
   write_text(out / "index.html", page(numbers, images))
   return out / "index.html"
 
 
-def analyse(sweep: Sweep) -> Part:
+def analyse(sweep: Sweep) -> Report:
   """report.json: every number of the page."""
-  scored = predict.score(sweep)
-  numbers: Part = {
-    "about": analysis.about(sweep),
-    "series": [analysis.loss_of(sweep, series) for series in sweep.series],
-    "held_out": scored,
-    "coherence": coherence.analyse(sweep),
-    "levels": analysis.levels(sweep),
-    "rates": analysis.rates(sweep),
-    "by_key": analysis.by_key(sweep),
-    "noise": analysis.noise(sweep),
-    "cost": analysis.cost(sweep),
-    "samples": _columns(sweep),
-    "cells": analysis.cells(sweep),
-  }
-  numbers["warnings"] = _warnings(scored)
-  numbers["left_out"] = _left_out(numbers)
-  return numbers
+  held_out: HeldOut = made(HeldOut, predict.score(sweep))
+  coherent = made(Coherence | LeftOut, coherence.analyse(sweep))
+  series = [analysis.loss_of(sweep, series) for series in sweep.series]
+  rates, by_key, samples = analysis.rates(sweep), analysis.by_key(sweep), _columns(sweep)
+  cost = analysis.cost(sweep)
+  left_out = [part.why for part in (samples, coherent, rates, by_key) if isinstance(part, LeftOut)]
+  left_out += [why for one in series for why in _left_out(one)]
+  if not held_out.files:
+    left_out.append("A held-out score is left out: no prediction was made before cells were run.")
+  if cost.price is None:
+    left_out.append("Money is left out: the sweep has no price per hour.")
+  numbers = Report(
+    about=analysis.about(sweep), series=series, held_out=held_out, coherence=coherent,
+    levels=analysis.levels(sweep), rates=rates, by_key=by_key, noise=analysis.noise(sweep),
+    cost=cost, samples=samples, cells=analysis.cells(sweep), warnings=_warnings(held_out),
+    left_out=left_out,
+  )  # fmt: skip
+  return made(Report, plain(numbers))  # as the file has it: None for NaN
 
 
-def _warnings(scored: Part) -> list[str]:
-  out = list(scored["warnings"])
-  if scored["unpredicted"]:
+def _warnings(held_out: HeldOut) -> list[str]:
+  out = list(held_out.warnings)
+  if held_out.unpredicted:
     out.append(
       "Held-out cells ran without a prediction of their loss, so that they test nothing: "
-      + ", ".join(scored["unpredicted"])
+      + ", ".join(held_out.unpredicted)
     )
   return out
 
 
-def _left_out(numbers: Part) -> list[str]:
-  """One sentence for everything that this sweep cannot show."""
-  why = [numbers[key]["why"] for key in ("samples", "coherence", "rates", "by_key")
-         if "why" in numbers[key]]  # fmt: skip
-  for one in numbers["series"]:
-    of = f" of {one['label']}" if one["label"] else ""
-    if len(one["frontier"]) < 2:
-      why.append(f"Loss against compute{of} is left out: there is one budget only.")
-    if not one["isoflop"]["budgets"]:
-      why.append(f"IsoFLOP curves{of} are left out: {one['isoflop']['why']}.")
-    elif not one["isoflop"]["size_law"]:
-      why.append(f"How the best size{of} grows with compute is left out: it needs three budgets "
-                 "whose minimum is found.")  # fmt: skip
-    if not one["law"]:
-      why.append(f"The law of the loss{of} is left out: {one['law_why']}.")
-  if not numbers["held_out"]["files"]:
-    why.append("A held-out score is left out: no prediction was made before cells were run.")
-  if numbers["cost"]["price"] is None:
-    why.append("Money is left out: the sweep has no price per hour.")
+def _left_out(one: Series) -> list[str]:
+  """One sentence for everything that a series cannot show."""
+  of = f" of {one.label}" if one.label else ""
+  why = []
+  if len(one.frontier) < 2:
+    why.append(f"Loss against compute{of} is left out: there is one budget only.")
+  if not one.isoflop.budgets:
+    why.append(f"IsoFLOP curves{of} are left out: {one.isoflop.why}.")
+  elif not one.isoflop.size_law:
+    why.append(f"How the best size{of} grows with compute is left out: it needs three budgets "
+               "whose minimum is found.")  # fmt: skip
+  if not one.law:
+    why.append(f"The law of the loss{of} is left out: {one.law_why}.")
   return why
 
 
 # --- figures and clips --------------------------------------------------------------------------
 
 
-def draw(numbers: Part, directory: Path) -> dict[str, bytes]:
-  """Writes the figures that apply; returns 'NAME.svg' -> contents."""
-  numbers = plotting.literal(numbers)
-  series = numbers["series"]
-  laws = [one["law"] for one in series if one["law"]]
-  held = numbers["held_out"]["cells"]
-  coherent = numbers["coherence"]
-  drawn: Mapping[str, tuple[bool, Callable[[], Figure]]] = {
-    "frontier": (any(len(s["frontier"]) > 1 for s in series), lambda: figures.frontier(series)),
-    "isoflop": (any(s["isoflop"]["budgets"] for s in series), lambda: figures.isoflop(series)),
-    "best_size": (
-      any(s["isoflop"]["size_law"] for s in series), lambda: figures.best_size(series)
-    ),
-    "law": (bool(laws), lambda: figures.law(laws[0], held)),
-    "coherence": (
-      any(len(one["frontier"]) > 1 for m in coherent.get("measures", [])
-          for one in m["splits"].values()),
-      lambda: figures.coherence(coherent),
-    ),
-    "predictors": (
-      bool(coherent.get("predictors", {}).get("scatter")), lambda: figures.predictors(
-        coherent["predictors"])
-    ),
-    "levels": (True, lambda: figures.levels(numbers["levels"])),
-    "rates": ("curves" in numbers["rates"], lambda: figures.rates(numbers["rates"])),
-    "by_key": ("panels" in numbers["by_key"], lambda: figures.by_key(numbers["by_key"])),
-  }  # fmt: skip
+def _figures(numbers: Report, directory: Path) -> dict[str, bytes]:
+  """Writes the figures and their CSVs; returns 'NAME.svg', 'NAME.csv' -> contents."""
+  out = {}
   with plotting.styled():
-    return {
-      f"{name}.svg": plotting.save(make(), directory, name)
-      for name, (applies, make) in drawn.items() if applies
-    }  # fmt: skip
+    for name, panels in figures.draw(plotting.literal(numbers)).items():
+      out[f"{name}.svg"] = plotting.save(panels.figure, directory, name)
+      write_text(directory / f"{name}.csv", panels.csv())
+      out[f"{name}.csv"] = panels.csv().encode()
+  return out
 
 
-def _chosen(sweep: Sweep) -> list[tuple[Any, Any]]:
+def _chosen(sweep: Sweep) -> list[tuple[Group, clip_strips.Samples]]:
   """(group, samples) of the best cell of each budget, first seed, where it left samples."""
   best = sweep.frontier(coherence.main_series(sweep), held_out=True)
   pairs = [(g, clip_strips.read_samples(g.rows[0].directory)) for g in best]
   return [(g, s) for g, s in pairs if s is not None]
 
 
-def _columns(sweep: Sweep) -> Part:
+def _columns(sweep: Sweep) -> Samples | LeftOut:
   chosen = _chosen(sweep)
   if not chosen:
-    return {"why": "Clips are left out: the best cells have left no samples."}
+    return LeftOut("Clips are left out: the best cells have left no samples.")
   if not clip_strips.comparable([s for _, s in chosen]):
-    return {"why": "Clips are left out: the cells have sampled different clips."}
+    return LeftOut("Clips are left out: the cells have sampled different clips.")
   unit = chosen[0][0].flops
-  return {
-    "unit": unit,
-    "series": describe(coherence.main_series(sweep)),
-    "clips": min(clip_strips.ROWS, len(chosen[0][1].video)),
-    "given": sum(chosen[0][1].given),
-    "columns": [
-      {"label": times(g.flops / unit), "cell": g.name, "directory": g.rows[0].cell.name,
-       "seed": seed_of(g.rows[0]), "flops": g.flops, "params": g.params,
-       "loss": g.rows[0].value("loss")[0], "held_out": g.held_out}
-      for g, _ in chosen
-    ],
-  }  # fmt: skip
+  columns = [
+    Column(
+      label=times(g.flops / unit), cell=g.name, directory=g.rows[0].cell.name,
+      seed=seed_of(g.rows[0]), flops=g.flops, params=g.params,
+      loss=g.rows[0].value("loss")[0], held_out=g.held_out,
+    )
+    for g, _ in chosen
+  ]  # fmt: skip
+  return Samples(
+    unit=unit, series=describe(coherence.main_series(sweep)),
+    clips=min(clip_strips.ROWS, len(chosen[0][1].video)), given=sum(chosen[0][1].given),
+    columns=columns,
+  )  # fmt: skip
 
 
 def times(ratio: float) -> str:
@@ -168,12 +147,12 @@ def times(ratio: float) -> str:
   return f"{ratio:.0f}x" if ratio >= 9.5 or abs(ratio - round(ratio)) < 0.06 else f"{ratio:.1f}x"
 
 
-def _clips(sweep: Sweep, numbers: Part, directory: Path) -> dict[str, bytes]:
-  if "why" in numbers["samples"]:
+def _clips(sweep: Sweep, numbers: Report, directory: Path) -> dict[str, bytes]:
+  if isinstance(numbers.samples, LeftOut):
     return {}
   columns = [
-    clip_strips.Column(told["label"], f"loss {told['loss']:.3g}", samples)
-    for told, (_, samples) in zip(numbers["samples"]["columns"], _chosen(sweep))
+    clip_strips.Column(told.label, f"loss {told.loss:.3g}", samples)
+    for told, (_, samples) in zip(numbers.samples.columns, _chosen(sweep))
   ]
   still = io.BytesIO()
   clip_strips.strip(columns).save(still, "PNG")
@@ -193,9 +172,9 @@ def table(sweep: Sweep) -> str:
   what the cell took. The error over clips has a name of its own: the clips are the same for all
   cells, so that it is no noise between them, which `fit` would take a column `stderr` for.
   """
-  cells = [c for c in analysis.cells(sweep) if c["status"] == "finished"]
+  cells = [c for c in analysis.cells(sweep) if c.status == "finished"]
   # level0: the loss at the cleanest level.
-  measured = [c["levels"] | c["coherence"] for c in cells]
+  measured = [{**c.levels, **c.coherence} for c in cells]
   measures = list(dict.fromkeys(key for values in measured for key in values))
   columns = {k: k for k in ("name", "params", "tokens", "flops", "loss", "seed", "budget")}
   columns |= {"held_out": "held_out", "steps": "steps", "wall_seconds": "seconds"}
@@ -204,7 +183,8 @@ def table(sweep: Sweep) -> str:
   writer = csv.writer(out, lineterminator="\n")
   writer.writerow([*columns, "stderr_over_clips", *measures])
   for c, values in zip(cells, measured):
-    row = [*(c[k] for k in columns.values()), c["stderr"], *(values.get(m) for m in measures)]
+    row = [getattr(c, k) for k in columns.values()]
+    row += [c.stderr, *(values.get(m) for m in measures)]
     writer.writerow(["" if v is None else int(v) if isinstance(v, bool) else v for v in row])
   return out.getvalue()
 
