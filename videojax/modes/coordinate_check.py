@@ -34,7 +34,9 @@ def coordinates(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     log(RMS) over log(width) of every matrix product of the forward pass.
   """
   if not hasattr(experiment.model.config, "scan"):
-    raise ConfigError(f"model {experiment.model.name} cannot be unrolled: it has no `scan`")
+    raise ConfigError(
+      f"model {experiment.model.name} cannot be unrolled, because it has no `scan` setting"
+    )
   written: dict[str, Any] = {"steps": list(STEPS), "learning_rate": experiment.optim.learning_rate}
   for name, base in (("mup", experiment.model.config.width), ("standard", None)):
     widths, sizes = [], []
