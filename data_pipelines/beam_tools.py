@@ -24,7 +24,9 @@ def check(source: str, out: str, arguments: Sequence[str]) -> None:
   beam.Pipeline(options=PipelineOptions(list(arguments)))
   for path in [source, out] if is_url(source) else [out]:
     if set("*?[") & set(path):
-      raise errors.ConfigError(f"{path}: Beam reads *, ? and [ as patterns; choose another name")
+      raise errors.ConfigError(
+        f"{path}: Beam interprets *, ? and [ as patterns; choose another name"
+      )
 
 
 def open_file(path: str, write: bool = False) -> Any:

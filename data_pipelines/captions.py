@@ -110,7 +110,7 @@ def _caption(text: Any, place: str) -> str:
   if "\0" in text:
     raise ConfigError(f"{place}: a null byte in the caption; is the file UTF-16? Save it as UTF-8")
   if any("\ud800" <= letter <= "\udfff" for letter in text):
-    raise ConfigError(f"{place}: half a character (a lone surrogate) in the caption")
+    raise ConfigError(f"{place}: a lone surrogate (half a character) in the caption")
   return text.strip()
 
 

@@ -250,7 +250,7 @@ def _open(path: Path) -> tfds.core.DatasetBuilder:
   if not any(path.iterdir()):
     raise ValueError(f"{path} is empty: it should hold a dataset of clips; {make}")
   if lost := [n for n in (tfds_files.INFO, tfds_files.FEATURES) if not (path / n).exists()]:
-    raise ValueError(f"{path} is no tfds dataset (it lacks {' and '.join(lost)}); {make}")
+    raise ValueError(f"{path} is not a tfds dataset (it lacks {' and '.join(lost)}); {make}")
   return tfds_files.open_dataset(path)
 
 

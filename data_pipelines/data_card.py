@@ -14,10 +14,10 @@ UNLIKE = 2.0  # rates that differ by more are warned of
 LISTED = 20  # most names in a message
 SHEET_CLIPS, SHEET_FRAMES, SHEET_SIDE, SHEET_GAP = 12, 16, 96, 2  # most rows, columns; pixels
 REASONS = {
-  "still": "nothing moves: at no time more than 0.5 % of the pixels differ from the first frame",
-  "slow": "under three quarters of its frames differ: the source has too few frames a second",
-  "short": "what is left of a shot when whole clips are taken off: shorter than a clip",
-  "broken": "damaged frames, up to the next key frame",
+  "still": "still: never more than 0.5 % of the pixels differ from the first frame",
+  "slow": "fewer than three quarters of its frames differ: the frame rate of the source is too low",
+  "short": "the remainder of a shot after its last whole clip",
+  "broken": "damaged frames and those up to the next key frame",
   "overlap": "would share frames with a later split",
 }
 

@@ -111,7 +111,7 @@ class Records:
     if not 0 <= index < len(self):
       raise IndexError(f"index {index} is not in [0, {len(self)})")
     shard = self._shards[bisect.bisect_right(self._ends, index)]
-    with errors(f"{shard} is damaged: one of its records makes no clip"):
+    with errors(f"{shard} is damaged: one of its records is not a clip"):
       return self._records[index]
 
 
@@ -143,7 +143,7 @@ def _check_features(path: Path) -> None:
     if not isinstance(dtype, str) or dtype not in _DTYPES:
       raise ConfigError(f"{path}: feature {name!r} has dtype {dtype!r}, which is not known")
     if not re.fullmatch(_NAME, name):
-      raise ConfigError(f"{path}: {name!r} is no name of a feature: letters, digits, _")
+      raise ConfigError(f"{path}: {name!r} is not a valid feature name (letters, digits, _)")
 
 
 def _check_info(path: Path) -> None:
@@ -176,7 +176,7 @@ def _check_info(path: Path) -> None:
 def _check_text(path: Path, values: Mapping[str, Any], key: str, pattern: str) -> None:
   value = values.get(key)
   if not isinstance(value, str) or not re.fullmatch(pattern, value):
-    raise ConfigError(f"{path}: {key} is {value!r}, which makes no name of a file in its folder")
+    raise ConfigError(f"{path}: {key} is {value!r}, which is not a file name in its folder")
 
 
 def _is_count(value: Any) -> bool:
@@ -189,8 +189,8 @@ def _check_shard(shard: Path, records: int) -> None:
   if not shard.exists():
     raise ConfigError(f"{shard.parent} is damaged: {shard.name} is missing")
   if not shard.is_file():  # a pipe would wait for ever
-    raise ConfigError(f"{shard} is no regular file")
-  with errors(f"{shard} is cut short, changed, or may not be read"):
+    raise ConfigError(f"{shard} is not a regular file")
+  with errors(f"{shard} is truncated, changed, or not readable"):
     reader = array_record_module.ArrayRecordReader(str(shard), options="readahead_buffer_size:0")
     found = reader.num_records()
     reader.close()

@@ -61,7 +61,7 @@ def check_file(path: Path) -> None:
   try:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-      raise UnreadableError("no regular file")
+      raise UnreadableError("not a regular file")
     path.open("rb").close()
   except OSError as error:
     raise UnreadableError(_reason(error)) from error

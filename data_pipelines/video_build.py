@@ -88,7 +88,7 @@ def build(
   dataset.replace(out)
   shutil.rmtree(partial)
   if lost:
-    summary += data_card.listing("\ncaptions of files that are not there", dict.fromkeys(lost, ""))
+    summary += data_card.listing("\ncaptions of missing files", dict.fromkeys(lost, ""))
   return f"{summary}\nwritten to {out} (its README.md is the data card)"
 
 
@@ -126,7 +126,7 @@ def _list(source: Path, ours: tuple[Path, ...]) -> dict[str, str]:
       continue
     first = read.setdefault(_inode(folder.stat()), name)
     if first != name:
-      found[name] = f"a link to a folder that is read already, as {data_card.shown(first)}"
+      found[name] = f"a link to a folder that is already read, as {data_card.shown(first)}"
       continue
     for path in entries:
       if path.name.startswith("."):
@@ -153,7 +153,7 @@ def _status(path: Path) -> tuple[os.stat_result | None, str]:
   except OSError as error:
     return None, f"cannot be read ({error.strerror})"
   regular = stat.S_ISREG(status.st_mode)
-  return status, "" if regular else "no regular file but a pipe, a socket or a device"
+  return status, "" if regular else "not a regular file but a pipe, a socket or a device"
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -165,7 +165,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def _finished(out: Path, partial: Path, state: Mapping[str, Any]) -> str:
   """The summary of the dataset in `out`, if that is what this command would make."""
   if not (out / video_dataset.RECORD).is_file():
-    raise ConfigError(f"--out: {out} holds something else; nothing was written. Choose another")
+    raise ConfigError(f"--out: {out} is something else; nothing was written. Choose another")
   record = files.read_json(out / video_dataset.RECORD)
   if not isinstance(record, dict) or not all(
     isinstance(record.get(name), kind)
@@ -200,7 +200,7 @@ def _claim(partial: Path, cutting: video_cut.Cutting) -> None:
     files.write_json(claim, wanted)
     return
   if not claim.exists():
-    raise ConfigError(f"{partial} is not ours: move it, or choose another --out")
+    raise ConfigError(f"{partial} was not made by this command: move it, or choose another --out")
   claimed = files.read_json(claim)
   if different := _differences(claimed if isinstance(claimed, dict) else {}, wanted):
     raise ConfigError(

@@ -36,14 +36,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add("--stride", type=int, help="frames from one clip's start to the next (default: --frames)")
   add("--splits", default="train:0.9,validation:0.1", help="name:share,... (default: %(default)s)")
   add("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
-  add("--beam", action="store_true", help="on Apache Beam; what follows -- are Beam's own options")
+  add("--beam", action="store_true", help="run on Apache Beam; arguments after -- are Beam's own")
   argv = sys.argv[1:] if argv is None else argv
   end = argv.index("--") if "--" in argv else len(argv)
   flags = parser.parse_args(argv[:end], argparse.Namespace(beam_options=argv[end + 1 :]))
   if not flags.source or not flags.out:
     parser.error("--source and --out must not be empty")
   if flags.beam_options and not flags.beam:
-    parser.error("what follows -- goes to Apache Beam: add --beam")
+    parser.error("arguments after -- are for Apache Beam: add --beam")
   if "://" in flags.source + flags.out and not flags.beam:
     parser.error("URLs need --beam")
   return flags
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"video_folder: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print("video_folder: interrupted; the same command goes on from here", file=sys.stderr)
+    print("video_folder: interrupted; the same command continues from here", file=sys.stderr)
     return 130
   return 0
 

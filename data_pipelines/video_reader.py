@@ -239,7 +239,7 @@ def _upright(square: UInt8[np.ndarray, "S S 3"], frame: av.VideoFrame) -> np.nda
   matrix = video_colors.side_data(frame).get("DISPLAYMATRIX")
   if matrix is None:
     if frame.rotation:
-      raise UnreadableError("it is shown turned, in a way that PyAV cannot read")
+      raise UnreadableError("it is displayed rotated, in a way that PyAV cannot read")
     return square
   a, b, u, c, d, v = np.frombuffer(matrix, "=i4")[:6] / 2**16
   turned = max(abs(b), abs(c)) > max(abs(a), abs(d))
@@ -247,7 +247,7 @@ def _upright(square: UInt8[np.ndarray, "S S 3"], frame: av.VideoFrame) -> np.nda
   rest = (a, d, u, v) if turned else (b, c, u, v)
   if not abs(right) or max(abs(abs(down) - abs(right)), *map(abs, rest)) > 0.01 * abs(right):
     raise UnreadableError(
-      "it is shown turned by an angle that is no multiple of 90 degrees, stretched or tilted"
+      "it is displayed stretched, tilted, or at an angle that is not a multiple of 90 degrees"
     )
   shown = square.swapaxes(0, 1) if turned else square
   return shown[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
@@ -283,7 +283,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
   if image.mode.startswith("I;16"):  # Pillow would clip it
     image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
   elif image.mode in ("I", "F"):
-    raise UnreadableError(f"its pixels are numbers of unknown range (mode {image.mode})")
+    raise UnreadableError(f"its pixel values have an unknown range (mode {image.mode})")
   profile = image.info.get("icc_profile")
   if profile and image.mode not in ("L", "CMYK", "LAB"):
     image = image.convert("L" if image.mode in ("1", "LA") else "RGB")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from data_pipelines import video_cut
 from videojax.errors import ConfigError
 
-BY_FILE = "whole files, in an order drawn by the hash of their names"
+BY_FILE = "whole files, ordered by a hash of their names"
 BY_PART = (
   "few files, so each file's clips are divided in time, in the order of the splits: "
   "splits share scenes, never frames"
@@ -30,7 +30,7 @@ def parse_splits(text: str) -> dict[str, float]:
     try:
       shares[match[1]] = float(match[2])
     except ValueError:
-      raise ConfigError(f"splits={text!r}: {match[2]} is no number") from None
+      raise ConfigError(f"splits={text!r}: {match[2]} is not a number") from None
   if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
     raise ConfigError(f"splits={text!r}: the shares must be positive and sum to 1")
   return shares

@@ -131,7 +131,7 @@ class Config:
       if low > high:
         raise ValueError(f"{name}={(low, high)} must be (lowest, highest)")
     if self.moves_camera and any(s.bar for s in self.drawn_scenes):
-      raise ValueError("worlds: a camera that moves and an occluder do not go together")
+      raise ValueError("worlds: a moving camera cannot be combined with an occluder")
     self._check_known()
     self._check_room()
 
@@ -162,7 +162,7 @@ class Config:
     if SPLITS[self.split].unseen and self.radius[0] == self.radius[1]:
       raise ValueError(f"{where}: radius={self.radius} has no small and large discs to combine")
     if SPLITS[self.split].hides and fast * (self.end - self.settled) < 1.2 * small:
-      raise ValueError(f"{where}: no disc gets behind a bar in {self.frames - self.known} frames")
+      raise ValueError(f"{where}: no disc passes behind a bar in {self.frames - self.known} frames")
     room = self.extent - 2 * small  # that a disc's centre has
     pull = GRAVITY[0] * self.extent if any(s.gravity for s in self.drawn_scenes) else 0.0
     head_on = any(s.head_on for s in self.drawn_scenes)

@@ -1,7 +1,7 @@
 """Writes docs/pods.md and docs/pods.json: the bench cases compiled for TPU slices.
 
 python -m tests.make_pods [--only=TEXT]     about 20 minutes on two cores; needs the extra `tpu`
-A row that is there already is kept: delete docs/pods.json to compile all anew.
+Rows in docs/pods.json are kept: delete the file to compile all of them again.
 """
 
 import contextlib
@@ -84,21 +84,23 @@ def main(only: str = "") -> None:
 
 HEAD = """# Pods, compiled
 
-Training steps compiled for TPU slices on a machine without any (`--mode=plan --topology=...`): what
-XLA's TPU compiler says of memory and collectives. Nothing here ran on a TPU. `python -m
-tests.make_pods` makes this page; pods.json holds all numbers.
+Training steps compiled for TPU slices on a machine that has none (`--mode=plan --topology=...`),
+with the memory and collectives that XLA's TPU compiler reports. Nothing here ran on a TPU.
+`python -m tests.make_pods` generates this page; pods.json holds all numbers.
 
-Cases (experiments/bench): `dit_xl_4k`, 0.6B, 4,096 tokens a clip; `wan_14b_76k`, 14.3B, 75,600
-tokens a clip. bf16 products; state: fp32 master weights, AdamW's two moments and gradients (16
-bytes a parameter over the devices of fsdp and seq; each EMA would be 4 more). Peak: of one device,
-with state, activations and what is gathered. Too much: beyond what XLA leaves to programs, which is
-15.75 of v5e's 16 GiB. Seconds: an estimate, by scaling/roofline.py.
+The cases are in experiments/bench: `dit_xl_4k` has 0.6B parameters and 4,096 tokens per clip,
+`wan_14b_76k` 14.3B and 75,600. Products are in bf16. State: fp32 master weights, AdamW's two
+moments and gradients (16 bytes per parameter, divided over the devices of fsdp and seq; each EMA
+would add 4). Peak: memory of one device, with state, activations and gathered arrays. Too much:
+beyond what XLA leaves to programs, which is 15.75 of v5e's 16 GiB. s/step: an estimate
+(scaling/roofline.py).
 
-`plan` ends with exit code 0 where the step fits, 3 where it does not (`--search`: where nothing
-that was tried does), 1 where a setting is wrong. Slices are chip:shape, or as gcloud names them:
-v5e:4x4 is v5litepod-16 (v5e-16). A mesh that a slice cannot have is refused with the flags of one
-that it can. Compiling takes 15 s (XL) to 60 s (14B) on two quiet cores, minutes where blocks differ
-in size and are no loop (U-Nets); `plan` says so before, and the seconds after.
+`plan` exits with code 0 if the step fits, 3 if it does not (with `--search`: if nothing that was
+tried fits), 1 if a setting is wrong. Slices are written chip:shape, or by gcloud's names: v5e:4x4
+is v5litepod-16 (v5e-16). A mesh that does not match the slice is rejected, with the flags of one
+that does. Compiling takes 15 s (XL) to 60 s (14B) on two quiet cores, and minutes where blocks
+differ in size and cannot be a loop (U-Nets); `plan` says so beforehand, and reports the seconds
+afterwards.
 
 | case | slice | devices | mesh | clips | remat | state | peak | fits | s/step | MFU |
 |---|---|---|---|---|---|---|---|---|---|---|
@@ -106,10 +108,10 @@ in size and are no loop (U-Nets); `plan` says so before, and the seconds after.
 WEAK_HEAD = """
 ## Weak scaling, on paper
 
-The same work on every chip of v5p, 8 to 4,096 of them; `fsdp` and `seq` stay, `data` grows. GiB
-that one device sends in a step across each axis (several: groups that span two). An all-reduce over
-n devices sends 2 (n-1)/n of its array: across `data` it grows from once to twice the gradient's
-piece, and no further.
+The same work per chip on 8 to 4,096 chips of v5p: `fsdp` and `seq` stay fixed and `data` grows.
+The table shows the GiB that one device sends per step over each mesh axis (several: groups that
+span two axes). An all-reduce over n devices sends 2 (n-1)/n of its array, so the traffic over
+`data` grows from once to twice the device's share of the gradient, and no further.
 
 | case | devices | data | fsdp | seq | several | all |
 |---|---|---|---|---|---|---|

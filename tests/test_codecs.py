@@ -189,6 +189,6 @@ def test_a_codec_that_is_not_there_and_a_setting_it_has_not_are_named(tmp_path):
     tiny(codec=dict(name="vae_svd", **(SIZES | {"widht": 8})))
   with pytest.raises(ConfigError, match="codec lacks width"):
     tiny(codec=dict(name="vae_svd"))
-  with pytest.raises(ConfigError, match="codec.weights: .*nowhere is no run directory"):
+  with pytest.raises(ConfigError, match="codec.weights: .*nowhere is not a run directory"):
     train(latent(str(tmp_path / "nowhere")), tmp_path / "run", devices=ONE)
   assert not (tmp_path / "run").exists()

@@ -1,8 +1,8 @@
-"""DESIGN's second promise: mesh, accumulation, remat and scan do not show.
+"""Results do not depend on mesh, accumulation, remat or scan.
 
-docs/invariance.md is the table of all of it. `VIDEOJAX_WRITE_DOCS=1 pytest tests/test_invariance.py
--k docs` measures every line anew and writes it; without, the slow suite measures half of the DiT's
-lines (the U-Nets' own tests hold loss and gradients on meshes).
+docs/invariance.md is the table. `VIDEOJAX_WRITE_DOCS=1 pytest tests/test_invariance.py -k docs`
+measures every line again and writes it; otherwise the slow suite measures half of the DiT's lines
+(the U-Nets' own tests hold loss and gradients on meshes).
 """
 
 import dataclasses
@@ -193,11 +193,12 @@ def test_accumulation_does_not_show_on_a_mesh():
   assert max(difference("dit, joint", mesh, what=(trained,), accumulate=2).values()) < BOUND
 
 
-HEAD = """# The mesh does not show
+HEAD = """# Results do not depend on the mesh
 
-fp32, relative to one device: losses each, all else by the norm of the leaf; bound 1e-5. Eight
-clips, text, guided samples; 8 fake CPU devices; mixing factors of U-Nets as one leaf.
-`tests/test_invariance.py` makes this table.
+Largest difference to one device in fp32: of a loss relative to that loss, of gradients,
+parameters and samples relative to the norm of each leaf. The bound is 1e-5. Eight clips with
+text, guided samples, 8 fake CPU devices; the mixing factors of a U-Net count as one leaf.
+`tests/test_invariance.py` generates this table.
 
 | model | mesh | attention | loss | gradients | parameters, 3 SGD steps | loss, 6 AdamW steps | \
 samples |

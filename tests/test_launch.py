@@ -128,7 +128,7 @@ def test_run_may_start_where_its_plan_was_written(command, tmp_path):
     ("optim.freeze=nothing", "matches no parameter"),
     ("data.worlds.known=3", "must be equal"),
     ("evaluate.splits.id.split=nosuch", "no split 'nosuch'"),
-    ("init_from=/nowhere", "/nowhere is no run directory"),
+    ("init_from=/nowhere", "/nowhere is not a run directory"),
   ],
 )
 def test_settings_that_do_not_fit_are_named_before_anything_is_written(
@@ -200,7 +200,7 @@ def test_evaluate_and_sample_read_a_finished_run_and_refuse_another(command, tmp
   code, _, err = command(QUICK, WIDE, workdir, "--config.seed=5")
   assert code == 1 and "different experiment" in err and "seed: 0 there, 5 now" in err
   code, _, err = command(QUICK, WIDE, f"--workdir={tmp_path / 'no'}", "--mode=evaluate")
-  assert code == 1 and "no run directory" in err
+  assert code == 1 and "not a run directory" in err
 
 
 def test_a_machine_that_cannot_write_samples_is_told_before_the_run(command, tmp_path, monkeypatch):

@@ -309,10 +309,10 @@ def test_an_override_that_is_no_setting_or_no_value_says_what_there_is(monkeypat
 @pytest.mark.parametrize(
   "text,said",
   [
-    ("def get_config(\n", "it is no Python"),
+    ("def get_config(\n", "it is not valid Python"),
     ("import nothing_of_this_name\n", "line 1: ModuleNotFoundError"),
     ("x = 1\n", "defines no get_config()"),
-    ("def get_config():\n  return 3\n", "no ConfigDict"),
+    ("def get_config():\n  return 3\n", "not a ConfigDict"),
     ("def get_config():\n  return 1 / 0\n", "line 2: ZeroDivisionError"),
     ("def get_config():\n  raise ValueError('of the file')\n", "line 2: of the file"),
     ("raise SystemExit(3)\n", "SystemExit"),

@@ -133,7 +133,7 @@ def test_init_from_takes_ema_weights_and_nothing_else(whole, tmp_path):
   fresh = run(tmp_path / "fresh", init_from=str(workdir), total_steps=1)
   assert fresh.frozen_loss.init == pytest.approx(result.frozen_loss.final, rel=1e-4)
   assert fresh.params_sha256 != result.params_sha256
-  with pytest.raises(ConfigError, match="is of another model"):
+  with pytest.raises(ConfigError, match="has another model"):
     run(tmp_path / "other", init_from=str(workdir), model__mlp_ratio=2.0)
 
 

@@ -1,7 +1,7 @@
-"""From a ConfigDict to frozen dataclasses: unknown keys fail here, with the nearest right name.
+"""From a ConfigDict to frozen dataclasses: unknown keys fail here, with the nearest valid name.
 
-The defaults of every setting stand once, in the dataclass that uses it; an experiment file
-(experiments/*.py) names only what it decides. `Experiment` is the whole of a run.
+Every default is defined once, in the dataclass that uses it; an experiment file (experiments/*.py)
+names only its own decisions. `Experiment` describes a whole run.
 """
 
 import dataclasses
@@ -48,8 +48,8 @@ class Experiment:
     denoiser, objective, condition, controls, optim: what is learned and how.
     seed: of parameters, noise, the order of finite data and the stretch of endless data.
     accumulate: microbatches per update.
-    mup_base_width: width at which `optim.learning_rate` was found and the model starts as written:
-      other widths train by muP's rules (scaling/mup.py); None: the standard parametrisation.
+    mup_base_width: width at which `optim.learning_rate` was tuned and initialisation is unscaled;
+      other widths follow muP's rules (scaling/mup.py). None: the standard parametrisation.
     clips_per_device: batch_size for any number of devices (`on_devices`); None: as it stands.
     codec: between clips and what the model sees (videojax/codecs/); its weights do not train, and
       a checkpoint holds them beside the model's.
@@ -184,7 +184,7 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
   values = dict(config)
   for key in ("model", "data"):
     if not isinstance(values.get(key), Mapping):
-      raise ConfigError(f"the config lacks {key!r}, whose settings stand in a dict")
+      raise ConfigError(f"the config lacks {key!r}, a dict of settings")
   values["model"] = ModelSpec(*_named("model", values["model"]))
   if "codec" in values:
     values["codec"] = CodecSpec(*_named("codec", values["codec"]))
@@ -195,10 +195,10 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
 
 
 def complete(config: ConfigDict) -> ConfigDict:
-  """An experiment's decisions with the default of every other setting beside them.
+  """An experiment's decisions, completed with the default of every other setting.
 
-  With it each setting can be changed on the command line (--config.optim.b2=.95), while its
-  default stands in its dataclass alone. Unknown keys stay; `resolve` names them.
+  This makes every setting changeable on the command line (--config.optim.b2=.95), while its default
+  is defined only in its dataclass. Unknown keys stay; `resolve` reports them.
   """
   values = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in config.items()}
   values["codec"] = {"name": CodecSpec().name, **values.get("codec", {})}

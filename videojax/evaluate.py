@@ -1,4 +1,4 @@
-"""The frozen loss and, on worlds, the coherence of sampled clips: what a run is worth."""
+"""Measures of a run: the frozen loss and, on worlds, the coherence of sampled clips."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ class Coherence(NamedTuple):
 class Evaluator:
   """Compiled measures of one experiment; weights are their argument.
 
-  Everything behind decoding is compiled once for all splits: they differ in their world only.
+  All after decoding is compiled once for all splits, which differ only in their worlds.
 
   Args:
     experiment: resolved.
@@ -69,7 +69,7 @@ class Evaluator:
     self._checked = False
 
   def check(self, params: dict) -> None:
-    """Traces, on shapes, what measuring and sampling do: before a run, not at its end.
+    """Traces measuring and sampling on shapes, so that errors show before a run, not at its end.
 
     Args:
       params: abstract weights, the codec's among them.
@@ -161,7 +161,7 @@ class Evaluator:
     if not np.isfinite(loss.mean):
       raise NotFiniteError(
         f"the frozen loss on split {split or self.first} is {loss.mean}: these weights have "
-        "diverged, or an example is not finite; go on from an earlier checkpoint by branch_from"
+        "diverged, or an example is not finite; restart from an earlier checkpoint with branch_from"
       )
     return loss
 
@@ -207,9 +207,9 @@ class Evaluator:
       raise ConfigError(f"evaluate.fvd_clips={n}: {error}") from error
 
   def coherence(self, params: dict) -> Coherence:
-    """How coherent sampled clips of every split are, beside floor and baselines of the first one.
+    """Coherence of sampled clips of every split, with floor and baselines of the first one.
 
-    Empty without a simulator behind the data.
+    Empty for data without a simulator.
     """
     out = Coherence({}, {}, {})
     if not self.measures_coherence:
@@ -232,7 +232,7 @@ class Evaluator:
 
   @property
   def measures_coherence(self) -> bool:
-    """Whether there is a simulator behind the data, and frames to continue."""
+    """Whether the data come from a simulator and have frames to continue."""
     task = self.train_task
     wanted = (
       self.config.coherence_clips and task.known_frames and task.condition.masks[0] == "start"
@@ -241,7 +241,7 @@ class Evaluator:
 
   @functools.cached_property
   def yardsticks(self) -> dict[str, dict[str, np.ndarray]]:
-    """What truth and the baselines score on the first split: row -> measure -> value per clip."""
+    """Scores of truth and baselines on the first split: row -> measure -> value per clip."""
     known, world = self.train_task.known_frames, self.world
     clips = {
       "floor": lambda x: x["video"],
@@ -274,9 +274,9 @@ def check_finite(video: jax.Array) -> None:
   """Raises NotFiniteError if sampled clips hold a number that is NaN or infinite."""
   if not bool(jax.device_get(_all_finite(video))):
     raise NotFiniteError(
-      "sampled clips are not finite: guidance that is too strong or a sampler that does not suit "
-      "the weights does this; the same command with another --config.guidance.scale or "
-      "--config.sampler.* samples these weights again"
+      "sampled clips are not finite: the guidance may be too strong, or the sampler unsuitable for "
+      "these weights; to sample again, repeat the command with another --config.guidance.scale or "
+      "--config.sampler.*"
     )
 
 

@@ -1,7 +1,7 @@
 """python -m videojax.fits DEVICES SLICES --config=FILE --workdir=DIR [--config.a.b=value]
 
-Whether a command can run on so many devices: what the scripts of launch/ ask before they rent any.
-Compiles nothing, and takes seconds.
+Checks that a command can run on so many devices; the scripts of launch/ ask this before they rent
+any. Compiles nothing and takes seconds.
 """
 
 import sys
@@ -14,7 +14,7 @@ REFUSED = 2
 
 
 def main(argv: list[str]) -> int:
-  """0: it can; 2: it cannot, and why stands on standard error."""
+  """Exit code 0: it can; 2: it cannot, with the reason on standard error."""
   devices, slices = int(argv[1]), int(argv[2])
   try:
     command = launch.parse([argv[0], *argv[3:]])

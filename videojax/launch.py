@@ -82,7 +82,7 @@ def cascade(c: Command) -> None:
   from videojax.modes.cascade import cascade
 
   if not c.flags.after:
-    raise ConfigError("--mode=cascade goes on from other runs: give --after=RUN[,RUN...]")
+    raise ConfigError("--mode=cascade continues other runs: give --after=RUN[,RUN...]")
   cascade(c.experiment, c.workdir, c.flags.after.split(","))
 
 
@@ -98,7 +98,7 @@ def plan(c: Command) -> int:
 
   name, f = c.flags.topology, c.flags
   if name is None and (f.search or f.slices != 1 or f.step != "train"):
-    raise ConfigError("--slices, --step and --search are of --topology, which is not given")
+    raise ConfigError("--slices, --step and --search need --topology")
   target = None if name is None else Target(name, f.slices, f.step, f.search)
   try:
     return 0 if plan(c.experiment, c.workdir, target).get("fits", True) else TOO_LARGE
@@ -127,7 +127,9 @@ def sweep(c: Command) -> None:
 
   assert c.file is not None
   if "get_sweep" not in c.file.names:
-    raise ConfigError(f"{c.file.path} defines no get_sweep(): it is an experiment, not a sweep")
+    raise ConfigError(
+      f"{c.file.path} defines no get_sweep(), so it is a single experiment, not a sweep"
+    )
   cells = c.file.call("get_sweep")
   if c.flags.list:
     list_cells(c.config, cells, c.workdir)
@@ -153,7 +155,7 @@ def parse(argv: list[str]) -> Command:
   """The command line.
 
   Raises:
-    ConfigError: it cannot be understood; what is wrong, in a line.
+    ConfigError: on a malformed command line, with what is wrong in one line.
   """
   from videojax import overrides  # slow to import: handlers of signals stand before
 
@@ -161,24 +163,37 @@ def parse(argv: list[str]) -> Command:
   define: dict[str, Any] = {"flag_values": values}
   flags.DEFINE_string("workdir", None, "run directory", **define)
   flags.DEFINE_string("mode", "train", f"one of {', '.join(MODES)}", **define)
-  flags.DEFINE_string("cells", None, "sweep: i:j, only these of its cells", **define)
-  flags.DEFINE_bool("list", False, "sweep: show the cells and how they stand", **define)
-  flags.DEFINE_float("max-seconds", None, "sweep: stop, saved, after so long", **define)
+  flags.DEFINE_string("cells", None, "sweep: i:j, run only these cells", **define)
+  flags.DEFINE_bool("list", False, "sweep: list the cells and their state, run nothing", **define)
+  flags.DEFINE_float("max-seconds", None, "sweep: save and stop after this many seconds", **define)
   topology = f"plan: compile for these TPUs, e.g. v5p:4x4x4; exit code {TOO_LARGE}: does not fit"
   flags.DEFINE_string("topology", None, topology, **define)
-  flags.DEFINE_integer("slices", 1, "plan: so many slices of that topology", **define)
-  flags.DEFINE_bool("search", False, "plan: find the mesh, batch and remat", **define)
-  flags.DEFINE_enum("step", "train", ["train", "sample"], "plan: which step", **define)
+  flags.DEFINE_integer("slices", 1, "plan: number of slices of that topology", **define)
+  flags.DEFINE_bool(
+    "search", False, "plan: search for the fastest mesh, batch and remat policy", **define
+  )
+  flags.DEFINE_enum("step", "train", ["train", "sample"], "plan: the step to compile", **define)
   flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
   flags.DEFINE_integer(
-    "replicas", None, "bench: so many runs in one step, by vmap", lower_bound=1, **define
+    "replicas", None, "bench: number of runs in one step, by vmap", lower_bound=1, **define
   )
-  flags.DEFINE_string("after", None, "cascade: RUN[,RUN], the stages before this one", **define)
-  flags.DEFINE_string("coordinator", None, "of several processes: HOST:PORT of number 0", **define)
-  flags.DEFINE_integer("processes", None, "how many; 1: no others, whatever is found", **define)
-  flags.DEFINE_integer("process", None, "the number of this one, from 0", **define)
-  flags.DEFINE_float("wait-for-hosts", 300.0, "seconds for all processes to come", **define)
-  flags.DEFINE_float("lost-after", 100.0, "seconds without a sign of life of a process", **define)
+  flags.DEFINE_string("after", None, "cascade: RUN[,RUN], the earlier stages", **define)
+  flags.DEFINE_string(
+    "coordinator", None, "with several processes: HOST:PORT of process 0", **define
+  )
+  flags.DEFINE_integer(
+    "processes", None, "number of processes; 1: ignore a cluster that is found", **define
+  )
+  flags.DEFINE_integer("process", None, "number of this process, from 0", **define)
+  flags.DEFINE_float(
+    "wait-for-hosts", 300.0, "seconds to wait for all processes at the start", **define
+  )
+  flags.DEFINE_float(
+    "lost-after",
+    100.0,
+    "seconds without a sign of life after which a process counts as lost",
+    **define,
+  )
   flags.DEFINE_bool("help", False, "show this", **define)
   file, config = None, {}
   try:
@@ -244,7 +259,7 @@ def main(argv: list[str]) -> int:
 
 
 def join(command: Command) -> None:
-  """Joins the other processes, where there are any; all but the first are silent then."""
+  """Joins the other processes, if any; all but the first then print nothing."""
   from videojax.host import distributed
 
   flags = command.flags
@@ -256,7 +271,7 @@ def join(command: Command) -> None:
       wait=seconds("wait-for-hosts"), silence=seconds("lost-after"),
     )  # fmt: skip
   elif flags.coordinator is not None:
-    raise ConfigError(f"--mode={flags.mode} is of one process; give no --coordinator")
+    raise ConfigError(f"--mode={flags.mode} runs in one process: leave out --coordinator")
   if distributed.number() > 0:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
@@ -288,8 +303,8 @@ def run(command: Command) -> int:
       raise
     reason = (str(error) or "out of memory").splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
     log.error(
-      f"{distributed.signed(reason)}: the memory does not suffice; fewer clips at a time "
-      "(batch_size, evaluate.batch_size), model.remat, more devices (mesh): --mode=plan tells them"
+      f"{distributed.signed(reason)}: out of memory; use fewer clips at a time "
+      "(batch_size, evaluate.batch_size), another model.remat or more devices: see --mode=plan"
     )
     return 1
   except OSError as error:  # a disk that is full, a directory that may not be written
@@ -299,9 +314,9 @@ def run(command: Command) -> int:
 
 @contextlib.contextmanager
 def claimed(command: Command) -> Iterator[None]:
-  """Holds --workdir for this command: process 0 does, for all; a sweep holds its parts itself.
+  """Claims --workdir for this command: process 0 does so for all; a sweep claims its own parts.
 
-  What is not training adds files of its own to a run, which may be training.
+  Other modes than training only add files to a run, so the run may be training meanwhile.
   """
   from videojax.host import agreement, distributed
   from videojax.io.claim import claim, file_of

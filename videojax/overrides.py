@@ -60,7 +60,7 @@ class ExperimentFile:
     """Its get_config's."""
     config = self.call("get_config")
     if not isinstance(config, ConfigDict):
-      raise ConfigError(f"{self.path}: get_config() returns {config!r}, which is no ConfigDict")
+      raise ConfigError(f"{self.path}: get_config() returns {config!r}, not a ConfigDict")
     return config
 
 
@@ -72,7 +72,7 @@ def _of_file(path: str, function: Any) -> Any:
     raise ConfigError(f"--config={path}: {error}") from error
   except (Exception, SystemExit) as error:
     if isinstance(error, SyntaxError):
-      where, what = error.lineno, f"it is no Python: {error.msg}"
+      where, what = error.lineno, f"it is not valid Python: {error.msg}"
     else:
       frames = traceback.extract_tb(error.__traceback__)
       where = next((f.lineno for f in reversed(frames) if f.filename == path), None)

@@ -33,7 +33,7 @@ class Range:
   """Bounds of a number.
 
   Attributes:
-    low, high: bounds; a bound that is open is no value itself.
+    low, high: bounds; an open bound is not itself allowed.
     open_low, open_high: whether they are.
     infinite: whether infinity is a value; else a float is finite.
   """

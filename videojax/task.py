@@ -122,15 +122,17 @@ class ModelSpec:
 
   def part(self, path: str) -> str:
     """What a parameter is counted under, its numbers and its products: 'mlp', 'text', ..."""
-    names = path.split("/")
-    return next((self.module.PARTS[n] for n in names if n in self.module.PARTS), names[0])
+    names, parts = path.split("/"), getattr(self.module, "PARTS", {})
+    return next((parts[n] for n in names if n in parts), names[0])
 
   def products(self, x: Any, t: Any, cond: Cond) -> list[Product]:
     """The matrix products of one forward pass, by part; all are shapes of one clip.
 
     They are the same under every kernel, parallelism and remat policy.
     """
-    config = dataclasses.replace(self.config, kernel="xla", context="auto", remat="none")
+    plain = dict(kernel="xla", context="auto", remat="none")
+    plain = {name: value for name, value in plain.items() if hasattr(self.config, name)}
+    config = dataclasses.replace(self.config, **plain)
     leaves, tree = jax.tree.flatten((x, t, cond))
     return _traced(ModelSpec(self.name, config), tuple(leaves), tree)
 

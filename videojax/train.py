@@ -123,7 +123,7 @@ def train(
       with phase("compiling"):
         steps = program.steps
       for flag in program.unknown_flags:
-        log.say(f"xla_flags: this compiler does not know {flag}, left out")
+        log.say(f"xla_flags: this compiler does not know {flag}; left out")
       seconds["compile"] += time.perf_counter() - clock
       init_loss = initial_loss(workdir, evaluator, state, seconds)
       counts = {name: Counts.of(e, task) for name, task in tasks.items()}
@@ -198,7 +198,7 @@ def train(
 
 
 def save_is_due(e: Experiment, step: int) -> bool:
-  """Whether a checkpoint is written after this many steps."""
+  """Whether a checkpoint is due after this many steps."""
   return step % e.checkpoint.save_every_steps == 0 or step in (e.trunk_end, e.total_steps)
 
 
@@ -222,7 +222,7 @@ def dispatches(e: Experiment, mixture: Mixture, start: int) -> Iterator[tuple[in
 
 
 def finished_steps(workdir: Path) -> int | None:
-  """Steps of the finished run whose record is in `workdir`; a damaged record will be made anew."""
+  """Steps of the finished run whose record is in `workdir`; a damaged record is written again."""
   sound = lambda value: isinstance(value, dict) and isinstance(value.get("steps"), int)
   result = rundir.read_sound(workdir / "result.json", sound)
   return result and result["steps"]
@@ -358,7 +358,7 @@ def make_result(
 
 
 def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) -> Iterator[str]:
-  """What is about to run, in a few lines."""
+  """A few lines about the run that starts."""
   device, config = jax.devices()[0], e.model.config
   yield (
     f"{e.model.name}: {parameters_by_part(e.model)['total']:,} parameters, {config.dtype}; "
@@ -367,7 +367,7 @@ def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) 
   )
   if e.codec.network is not None:
     number, path = _size(e.codec.abstract_params), e.codec.config.weights
-    whose = "NO WEIGHTS GIVEN, so random ones: only for tests" if path is None else path
+    whose = "NO WEIGHTS GIVEN: random weights, for tests only" if path is None else path
     yield f"codec {e.codec.name}: {number:,} parameters, frozen; {whose}"
   for name, task in tasks.items():
     frames, height, width, _ = task.source.shape
@@ -388,7 +388,7 @@ def _size(params: dict) -> int:
 
 
 def describe_result(result: Result, workdir: Path) -> Iterator[str]:
-  """The numbers that mean something, in a few lines."""
+  """The main results in a few lines."""
   loss = result.frozen_loss
   yield (
     f"frozen loss {loss.final:.4f} +- {loss.stderr:.4f} of the data's variance "

@@ -285,7 +285,7 @@ def test_a_clip_costs_more_images_than_it_has_latent_frames_by_its_attention():
 
 def test_the_answer_names_every_system_on_its_side_of_100():
   page = tables()["images"]
-  true, high = cost.answer(page)[0].split("true of ")[1].split("; too high for ")
+  true, high = cost.answer(page)[0].split("true for ")[1].split("; too high for ")
   for name, row in page.rows.items():
     if row[0].tag != "guess":
       assert name in (true if row[1].value >= 100 else high)

@@ -190,7 +190,7 @@ def test_a_directory_without_clips_is_told_so(tmp_path: Path):
   assert "no directory" in error(tmp_path / "missing")
   assert "is empty" in error(tmp_path)
   (tmp_path / "a.txt").write_text("hello")
-  assert "no tfds dataset" in error(tmp_path)
+  assert "not a tfds dataset" in error(tmp_path)
   for name in ("dataset_info.json", "features.json"):
     (tmp_path / name).write_text("{")
   assert "features.json is damaged" in error(tmp_path)
@@ -257,11 +257,14 @@ def test_the_module_that_a_dataset_names_is_not_imported(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
   ("change", "says"),
   [
-    (lambda i: i.update(name="../other/clips"), "makes no name of a file"),
-    (lambda i: i["splits"][0].update(filepathTemplate="../{SPLIT}"), "makes no name of a file"),
-    (lambda i: i["splits"][0].update(filepathTemplate="{SPLIT:>999999999}"), "makes no name"),
+    (lambda i: i.update(name="../other/clips"), "which is not a file name"),
+    (lambda i: i["splits"][0].update(filepathTemplate="../{SPLIT}"), "which is not a file name"),
+    (
+      lambda i: i["splits"][0].update(filepathTemplate="{SPLIT:>999999999}"),
+      "which is not a file name",
+    ),
     (lambda i: i["splits"][0].update(filepath_template="/etc/passwd"), "is not known"),
-    (lambda i: i["splits"][0].update(name="../x"), "makes no name of a file"),
+    (lambda i: i["splits"][0].update(name="../x"), "which is not a file name"),
     (lambda i: i["splits"][0].update(shardLengths=["4"]), "holds 2 records, but .* says 4"),
     (lambda i: i["splits"][0].update(shardLengths=[-1]), "whole numbers"),
     (lambda i: i["splits"][0].update(shardLengths=[]), "no clips in it"),
@@ -295,7 +298,7 @@ def test_a_shard_that_is_cut_short_is_named_when_it_is_opened(tmp_path: Path, sh
   write(tmp_path / "c", make_videos(40, 8, 32))
   shard = tmp_path / "c" / "clips-train.array_record-00000"
   shard.write_bytes(shard.read_bytes()[: int(shard.stat().st_size * share)])
-  with pytest.raises(ConfigError, match="clips-train.array_record-00000 is cut short"):
+  with pytest.raises(ConfigError, match="clips-train.array_record-00000 is truncated"):
     clips.Source(clips.Config(str(tmp_path / "c")))
 
 

@@ -42,12 +42,12 @@ def test_linked_folders_are_read_once_and_what_is_not_read_is_named(
   films = {line["file"]: line["caption"] for line in kept(tmp_path / "d")}
   assert films == {"a.mkv": "", "again/b.mkv": "linked"}
   for line in (
-    "again/loop: a link to a folder that is read already, as .",
-    "linked: a link to a folder that is read already, as again",
+    "again/loop: a link to a folder that is already read, as .",
+    "linked: a link to a folder that is already read, as again",
     "up/other: a link to a folder",
     "itself.mkv: cannot be read (Too many levels of symbolic links)",
     "dead.mkv: no such file",
-    "pipe.mp4: no regular file but a pipe",
+    "pipe.mp4: not a regular file but a pipe",
   ):
     assert line in said
   assert run(source, tmp_path / "d", splits="train:1") == 0
@@ -89,7 +89,7 @@ def test_rates_that_differ_much_are_warned_of_on_the_console_and_the_card(
   assert run(tmp_path / "v", tmp_path / "e", splits="train:1", fps=20) == 0
   said, card = capsys.readouterr().out, (tmp_path / "e" / "README.md").read_text()
   assert "arning" not in said + card
-  assert " slow: under three quarters of its frames differ" in said
+  assert " slow: fewer than three quarters of its frames differ" in said
 
 
 @pytest.mark.parametrize("text", ["", "null", "{}", "[]", '{"options": 1}'])

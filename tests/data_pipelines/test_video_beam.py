@@ -150,7 +150,7 @@ def test_source_and_out_may_be_urls(
   (bucket / "mine").mkdir()
   (bucket / "mine" / "thesis.tex").touch()
   assert run(places[0], "bucket://mine", "--beam") == 2
-  assert "--out: bucket://mine holds something else" in capsys.readouterr().err
+  assert "--out: bucket://mine is something else" in capsys.readouterr().err
   assert run("bucket://nowhere", places[1], "--beam") == 2
   assert "--source: bucket://nowhere has no files in it" in capsys.readouterr().err
 

@@ -148,7 +148,7 @@ def test_the_summary_and_the_card_name_what_was_skipped_and_why(
   assert "6 files, 15 clips (12 train, 3 validation), 3 files skipped" in said
   assert "empty.mp4: empty file" in said and "text.mp4: truncated or not a video" in said
   assert "the longest caption has 18 bytes: caption_bytes=18" in said
-  assert "captions of files that are not there:\n  gone.mp4" in said and "hidden" not in said
+  assert "captions of missing files:\n  gone.mp4" in said and "hidden" not in said
   card = (dataset / "README.md").read_text()
   assert "15 clips of 4 frames, 32x32 pixels, 24 to 30 frames per second" in card
   assert "`empty.mp4`: empty file" in card and "3 of 6 files" in card
@@ -184,7 +184,7 @@ def test_a_dataset_of_other_files_and_a_foreign_directory_are_refused(
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "thesis.tex").touch()
   assert run(tmp_path / "v", tmp_path / "mine") == 2
-  assert "holds something else" in capsys.readouterr().err
+  assert "is something else" in capsys.readouterr().err
   assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "mine", "v"]
 
 
@@ -203,7 +203,7 @@ def test_an_interrupted_command_goes_on_without_cutting_a_file_again(
   monkeypatch.setattr(video_cut, "_read_video", read)
   out = tmp_path / "d"
   assert run(videos, out, splits="train:0.8,validation:0.2") == 130
-  assert "the same command goes on" in capsys.readouterr().err
+  assert "the same command continues" in capsys.readouterr().err
   assert not out.exists() and opened == ["a.mkv", "empty.mp4"][: len(opened)]
   assert run(videos, out, size=16) == 2  # its unfinished work is not thrown away
   assert "--size was 32, now 16" in capsys.readouterr().err

@@ -123,7 +123,7 @@ def test_a_mirrored_or_turned_film_is_shown_so_or_skipped(
   path.write_bytes(data)
   record, videos = cut(path, tmp_path / "p", 1, 16)
   if corners is None:
-    assert "no multiple of 90 degrees" in record["skipped"]
+    assert "not a multiple of 90 degrees" in record["skipped"]
     return
   names = {(1, 0, 0): "R", (0, 1, 0): "G", (0, 0, 1): "B", (1, 1, 1): "W"}
   shown = [videos[0][0, y, x] > 128 for y in (3, 12) for x in (3, 12)]
@@ -196,7 +196,7 @@ def test_images_are_shown_in_srgb_or_are_a_reason(tmp_path: Path):
   assert "CMYK without" in read(grey.convert("CMYK"), "d.jpg")
   deep = Image.fromarray(np.full((16, 16), 257 * 120, np.uint16))
   np.testing.assert_allclose(read(deep, "e.png"), 120)
-  assert "unknown range" in read(Image.new("F", (16, 16), 0.5), "f.tiff")
+  assert "an unknown range" in read(Image.new("F", (16, 16), 0.5), "f.tiff")
   film = [grey, Image.new("RGB", (16, 16), "red")]
   assert "2 pictures" in read(grey, "g.webp", save_all=True, append_images=film[1:])
   assert "2 pictures" in read(grey, "h.tiff", save_all=True, append_images=film[1:])
@@ -206,7 +206,7 @@ def test_pipes_are_never_opened(tmp_path: Path):
   os.mkfifo(tmp_path / "v.mp4")
   os.mkfifo(tmp_path / "i.png")
   for name in ("v.mp4", "i.png"):
-    assert cut(tmp_path / name, tmp_path / "p", 1, 16)[0]["skipped"] == "no regular file"
+    assert cut(tmp_path / name, tmp_path / "p", 1, 16)[0]["skipped"] == "not a regular file"
 
 
 def test_a_playlist_is_no_film_again(tmp_path: Path, write_video: Callable, numbered: Callable):

@@ -276,7 +276,7 @@ def test_processes_that_contradict_each_other_are_told_so(others, words):
 def test_port_in_use_is_named():
   with metadata({}) as where:  # another server
     told = meet(Cluster(where, 2, 0), Cluster(where, 2, 1), wait=0.1)
-  assert "cannot listen on port" in told[0] and "something else is there" in told[1]
+  assert "cannot listen on port" in told[0] and "something else is listening there" in told[1]
 
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_NTASKS",

@@ -117,7 +117,7 @@ def _damage(path: pathlib.Path, how: str) -> str:
   size = path.stat().st_size
   if how == "flipped":
     _flip(path, size // 2, 3)
-    return "has other bytes than were written"
+    return "does not contain the bytes that were written"
   if how == "truncated":
     os.truncate(path, size // 3)
     return f"is truncated ({size // 3} of {size} bytes)"
@@ -236,7 +236,7 @@ def test_what_stands_in_the_place_of_a_checkpoint_is_named_and_moved_aside(tmp_p
   (path.touch if what == "file" else functools.partial(path.symlink_to, "nowhere"))()
   with Checkpointer(tmp_path, keep_last=9) as checkpointer:
     assert checkpointer.restore(_abstract(_state())).skipped == [
-      "checkpoint 20: it is no directory"
+      "checkpoint 20: it is not a directory"
     ]
     assert checkpointer.save(20, _state(20), {})
   assert _restore(tmp_path).step == 20
@@ -314,7 +314,7 @@ def test_when_all_are_damaged_each_is_named(tmp_path):
   _save(tmp_path, 10, 20)
   for step in (10, 20):
     _damage(_files(tmp_path / str(step) / "state")[-1], "missing")
-  with pytest.raises(CheckpointError, match="no sound checkpoint") as error:
+  with pytest.raises(CheckpointError, match="no intact checkpoint") as error:
     _restore(tmp_path)
   assert "checkpoint 10: file" in str(error.value)
   assert "checkpoint 20: file" in str(error.value)
@@ -337,7 +337,7 @@ def test_a_held_step_stands_and_an_older_one_is_refused(tmp_path):
   with Checkpointer(tmp_path, keep_last=9) as checkpointer:
     assert checkpointer.save(10, _state(10), {})
     assert not checkpointer.save(10, _state(11), {})
-    with pytest.raises(CheckpointError, match="holds checkpoint 10, .* not from 9"):
+    with pytest.raises(CheckpointError, match="holds checkpoint 10; .* not at 9"):
       checkpointer.save(9, _state(9), {})
     with pytest.raises(CheckpointError, match=r"no checkpoint 11, only \[10\]"):
       checkpointer.restore(_abstract(_state()), 11)

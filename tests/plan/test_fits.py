@@ -40,7 +40,7 @@ def refused(words):
   ],
 )  # fmt: skip
 def test_a_mesh_that_does_not_fit_is_refused_with_the_flags_of_one_that_does(words, flags, capsys):
-  assert refused(words).endswith(f"This would do: {flags}")
+  assert refused(words).endswith(f"This would fit: {flags}")
   assert fits.main(["fits", *words, *flags.split(), "--workdir=none"]) == 0
   assert fits.main(["fits", *words, "--workdir=none"]) == 2
   error = capsys.readouterr().err

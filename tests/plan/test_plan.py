@@ -162,7 +162,7 @@ def test_a_plan_for_gpus_is_counted_and_says_so(tmp_path, capsys):
   assert made["devices"] == 8 and made["fits"] and made["collectives"] is None
   assert made["attention"] == "cudnn" and made["bound_seconds"]["ici"] > 0
   assert "counted, not compiled" in capsys.readouterr().out
-  with pytest.raises(ValueError, match="are for TPUs"):
+  with pytest.raises(ValueError, match="apply to TPUs only"):
     plan(e, tmp_path, Target("h100:8", search=True))
 
 

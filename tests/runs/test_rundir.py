@@ -29,12 +29,12 @@ def test_damaged_lines_of_the_metrics_are_left_out_and_counted(tmp_path, capsys)
   with Log(tmp_path, total_steps=9, start=2, tensorboard=False, writes=True):
     pass
   assert path.read_bytes() == b"\n".join([*sound[:2], b""])
-  assert f"{path}: {len(bad)} damaged lines are left out" in capsys.readouterr().out
+  assert f"{path}: {len(bad)} damaged lines are skipped" in capsys.readouterr().out
 
 
 def test_metrics_that_are_no_file_are_named(tmp_path):
   (tmp_path / "metrics.jsonl").mkdir()
-  with pytest.raises(ConfigError, match=r"metrics\.jsonl is no regular file"):
+  with pytest.raises(ConfigError, match=r"metrics\.jsonl is not a regular file"):
     Log(tmp_path, total_steps=9, start=2, tensorboard=False, writes=True)
 
 

@@ -12,7 +12,7 @@ SERVE = ["serve", "T.csv", "--minutes=1", "--steps=T.csv", "--clips-per-minute=9
   "arguments,words",
   [
     (["fit"], "table"),
-    (["fit", "folder"], "folder is no regular file"),
+    (["fit", "folder"], "folder is not a regular file"),
     (["fit", "T.csv"], "T.csv is not there"),
     (["fit", "T.csv", "--at=nan"], "--at: 'nan' must be a positive, finite number"),
     (["fit", "T.csv", "--holdout-above=-1"], "--holdout-above: '-1' must be"),
@@ -25,7 +25,7 @@ SERVE = ["serve", "T.csv", "--minutes=1", "--steps=T.csv", "--clips-per-minute=9
     ([*SERVE, "--tokens-per-clip=64", "--quality=nan"], "--quality: 'nan' must be"),
     ([*SERVE, "--tokens-per-clip=inf", "--quality=1"], "--tokens-per-clip: 'inf' must be"),
     ([*SERVE, "--tokens-per-clip=1", "--quality=1", "--branches=0"], "--branches: '0' must be"),
-    (["cost", "--bench=folder"], "folder is no regular file"),
+    (["cost", "--bench=folder"], "folder is not a regular file"),
     (["cost", "--out=file"], "file"),
     (["laws"], "no command 'laws'"),
   ],

@@ -528,8 +528,8 @@ ROWS = "".join(f"{10**i},{7 * 3**i},{6 * 7 * 30**i},{5 - i / 4}\n" for i in rang
   [
     ("", "empty table (no header)"),
     (HEADER, "empty table (a header and no rows)"),
-    ((HEADER + ROWS).replace(",", ";"), "has its cells parted by semicolons"),
-    ((HEADER + ROWS).replace(",", "\t"), "has its cells parted by tabs"),
+    ((HEADER + ROWS).replace(",", ";"), "separates its cells by semicolons"),
+    ((HEADER + ROWS).replace(",", "\t"), "separates its cells by tabs"),
     (HEADER + ROWS + "1e3,2,3,1,5\n", "line 10: 5 cells, but 4 columns (decimal commas?"),
     (HEADER + ROWS + '1e3,2,3,"1,5"\n', "loss is '1,5', not a number (a decimal comma?"),
     (HEADER + ROWS + "1,2,3,1e300\n", "line 10: loss is 1e300; it must be positive and finite"),
@@ -543,8 +543,8 @@ ROWS = "".join(f"{10**i},{7 * 3**i},{6 * 7 * 30**i},{5 - i / 4}\n" for i in rang
     (HEADER + ROWS + "1,,3,4\n", "line 10: tokens is empty"),
     (HEADER + ROWS + "1,2,3,nan\n", "line 10: loss is nan; it must be positive and finite"),
     (HEADER + ROWS + "1,2,-3,4\n", "line 10: flops is -3; it must be positive and finite"),
-    (HEADER + "1,2,3,4\n" * 4, "4 rows, but variable_projection has 5 numbers to fit"),
-    (HEADER + "1,2,3,4\n" * 6, "params is the same in every row: no exponent can be told"),
+    (HEADER + "1,2,3,4\n" * 4, "4 rows, but variable_projection has 5 coefficients to fit"),
+    (HEADER + "1,2,3,4\n" * 6, "params is the same in every row, so it has no exponent"),
   ],
 )
 def test_faulty_table_is_named_with_its_line(tmp_path, text, message):
@@ -571,7 +571,7 @@ def test_faulty_table_is_named_with_its_line(tmp_path, text, message):
     (dict(irreducible="nothing"), "irreducible=nothing: a number of at least 0, or 'free'"),
     (dict(irreducible=9), "irreducible=9, but the lowest measured is"),
     (dict(holdout_above=1e16), "0 rows, but variable_projection has 5"),
-    (dict(method="parametric", resample="wild"), "wild residuals cover too little"),
+    (dict(method="parametric", resample="wild"), "wild residuals give too narrow intervals"),
     (dict(method="isoflop", resample="rows"), "a parabola's few rows cannot be resampled"),
   ],
 )
@@ -648,7 +648,7 @@ def test_law_that_cannot_answer_says_so():
   power = fit_table(grid(LAWS["Chinchilla"]), "power", bootstrap=0)
   with pytest.raises(ValueError, match="predict from flops"):
     power.predict(1e8, 1e9)
-  with pytest.raises(ValueError, match="says nothing of the size"):
+  with pytest.raises(ValueError, match="says nothing about the size"):
     power.optimum(1e20)
   additive = fit_table(grid(LAWS["Chinchilla"]), bootstrap=0)
   with pytest.raises(ValueError, match="predicts from params and tokens"):

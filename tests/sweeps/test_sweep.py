@@ -44,7 +44,7 @@ def test_combinators_make_the_product_the_zip_and_the_chain():
   assert product(a, b) == [{"x": 1, "y": 3}, {"x": 1, "y": 4}, {"x": 2, "y": 3}, {"x": 2, "y": 4}]
   assert zipped(a, b) == [{"x": 1, "y": 3}, {"x": 2, "y": 4}]
   assert chain(a, b) == [{"x": 1}, {"x": 2}, {"y": 3}, {"y": 4}]
-  with pytest.raises(ValueError, match="equally many"):
+  with pytest.raises(ValueError, match="equal lengths"):
     zipped(a, vary("y", 1, 2, 3))
 
 
@@ -194,7 +194,7 @@ def test_held_out_cells_do_not_run_under_a_damaged_prediction(tmp_path, monkeypa
   predict(predictions.parent, 8e8)
   sweep(BASE, made, predictions.parent)
   assert "in place of a damaged one: 8e+08.json cannot be read" in capsys.readouterr().out
-  with pytest.raises(ConfigError, match="8e[+]08.json.*budget8e[+]08.*after the fact"):
+  with pytest.raises(ConfigError, match="8e[+]08.json.*budget8e[+]08.*too late"):
     sweep(BASE, made, predictions.parent)
 
 

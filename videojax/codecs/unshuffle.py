@@ -43,7 +43,7 @@ class Codec(identity.Codec):
     """(T,H,W,C) of a clip -> of its latent.
 
     Raises:
-      ValueError: height or width is no multiple of the side.
+      ValueError: height or width is not a multiple of the side.
     """
     (t, h, w, c), n = shape, self.config.side
     if h % n or w % n:

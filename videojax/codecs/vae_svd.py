@@ -57,7 +57,7 @@ class Codec:
     """(T,H,W,3) of a clip -> of its latent.
 
     Raises:
-      ValueError: height or width is no multiple of the stride.
+      ValueError: height or width is not a multiple of the stride.
     """
     t, h, w, _ = shape
     s = self.config.stride

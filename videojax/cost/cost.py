@@ -4,9 +4,8 @@
   python -m videojax.scaling cost --config=experiments/quickstart.py
 
 Prints the tables and writes OUT/cost.md and OUT/cost.json. Every cell says whether it is published,
-derived, measured or a guess, from which source and by which formula; FLOPs are those of
-scaling/flops.py, the systems those of cost/published_systems.py. docs/cost.md is made by this
-command.
+derived, measured or a guess, from which source and by which formula. FLOPs are counted by
+scaling/flops.py; the systems are in cost/published_systems.py. This command generates docs/cost.md.
 """
 
 import argparse
@@ -76,7 +75,7 @@ def images_table(rows: Sequence[Row]) -> Table:
 
 
 def answer(table: Table) -> list[str]:
-  """The claim, answered from the rows of `images_table` that are published systems."""
+  """Tests the claim on the rows of `images_table` that are published systems."""
   names = [system.name for system in SYSTEMS if system.fps and system.tag != "guess"]
   rows: dict[str, list[Any]] = {name: [c.value for c in table.rows[name]] for name in names}
 
@@ -87,19 +86,19 @@ def answer(table: Table) -> list[str]:
 
   verdicts = []
   for verdict, low, high in (
-    ("true of", 100, 500),
+    ("true for", 100, 500),
     ("too high for", 0, 100),
     ("too low for", 500, 1e9),
   ):
     shown = [f"{n} ({number(rows[n][1])})" for n in names if low <= rows[n][1] < high]
     verdicts += [f"{verdict} {', '.join(shown)}"] if shown else []
   return [
-    "'Video costs 100-500x an image', of one network call or one training step on a whole clip "
-    f"against one frame of that size in the same model: {'; '.join(verdicts)}.",
-    f"A clip has {span(0)} times the tokens of its frame; the rest is attention, which makes a "
-    f"token of the clip cost {span(2)} tokens of the image.",
-    f"Per frame that is shown, a clip costs {span(3)} images.",
-    "Between different models and samplers the claim says nothing: one clip costs "
+    "'Video costs 100-500x an image': for one network call or training step on a whole clip "
+    f"against one frame of the same size and model, this is {'; '.join(verdicts)}.",
+    f"A clip has {span(0)} times the tokens of one frame. The rest is attention: a token of a clip "
+    f"costs as much as {span(2)} tokens of an image.",
+    f"Per displayed frame, a clip costs {span(3)} images.",
+    "Across models and samplers the ratio has no fixed meaning: one clip costs "
     f"{span(4)} samples of {SMALL_IMAGE}, and {span(5)} samples of {LARGE_IMAGE}.",
   ]
 
@@ -111,7 +110,7 @@ Ends = Callable[[Row], Any]  # from, to; None: unknown
 
 
 def claims_table(a: Assumed, images: Table) -> Table:
-  """What is often claimed of a Sora-class model, beside what follows from what is known."""
+  """Common claims about a Sora-class model, beside what the table's systems imply."""
   first = a.names[0]
 
   def pf_days(row: Row) -> tuple[Number, ...] | None:
@@ -138,7 +137,7 @@ def claims_table(a: Assumed, images: Table) -> Table:
     ),
   }  # fmt: skip
   columns = {"claimed": "", "lowest": "of the systems above", "highest": "", "Sora-class guess": ""}
-  return Table("claims", "What is claimed of a Sora-class model", columns, out)
+  return Table("claims", "Claims about a Sora-class model", columns, out)
 
 
 def _claim(low: Number, high: Number, how: str, value: Ends) -> list[Cell]:
@@ -178,7 +177,7 @@ class _Bench(TypedDict):
 
 
 def measured_table(files: Sequence[Path]) -> Table:
-  """bench.json of `--mode=bench`: training steps that were timed."""
+  """Timed training steps, from the bench.json files of `--mode=bench`."""
   columns = {
     "conditions": "", "seconds per step": "median, each step waited for",
     "model TFLOP/s": "3 x forward / seconds", "MFU": "model FLOP/s / (peak x devices)",
@@ -226,13 +225,13 @@ def tables(rows: Sequence[Row], a: Assumed, bench: Sequence[Path] = ()) -> list[
 
 
 def number_sources(pages: Sequence[Table]) -> dict[tuple[str, str], int]:
-  """(source, own formula) of every cell -> the number that stands for it."""
+  """(source, own formula) of every cell -> its number on the page."""
   keys = ((c.source, c.how) for t in pages for cells in t.rows.values() for c in cells)
   return {key: i for i, key in enumerate(dict.fromkeys(keys), 1)}
 
 
 def own_lines(pages: Sequence[Table], own: Sequence[str]) -> list[str]:
-  """The rows of these names, each table a line: the tables are wide, and hold many others."""
+  """The rows of these names, one line per table: the tables themselves are wide and long."""
   out = []
   for name in own:
     out += ["", f"## {name}", ""]
@@ -246,19 +245,20 @@ def own_lines(pages: Sequence[Table], own: Sequence[str]) -> list[str]:
 def markdown(
   pages: Sequence[Table], a: Assumed, told: Sequence[str], command: str, own: Sequence[str] = ()
 ) -> str:
-  """The page; `own`: the names of rows that the reader asked for, which stand first."""
+  """The page. `own`: names of the rows that the reader asked for, which come first."""
   sources = number_sources(pages)
   letters = ", ".join(f"{letter} {tag}" for tag, letter in LETTERS.items())
   out = [
     "# What image and video models cost", "",
-    f"Made by `{command}`, which writes it where --out says (docs/: --out=docs); do not edit.", "",
-    f"After each value: {letters}, and the number of its source at the end. A column's formula "
-    "stands under its table. FLOP are two per multiply-accumulate of matrix products and "
-    "convolutions; text encoders, the autoencoder's encoder, norms and softmax are not counted. "
-    "PF-day: 8.64e19 FLOP.", "",
-    f"Assumed: MFU {a.mfu:g} where none is published; a chip at work draws its full power, its "
-    f"machine {a.host:g} times that (total over GPU energy is 1.15 to 1.17 in {DELAVANDE}), the "
-    f"data centre {a.pue:g} times that (PUE). Change them: --mfu, --host, --pue, --price, --chips.",
+    f"Generated by `{command}` (--out=docs for docs/cost.md); do not edit.", "",
+    f"Each value is followed by a letter ({letters}) and the number of its source, listed at the "
+    "end. Formulas are below their tables. A multiply-accumulate of a matrix product or "
+    "convolution is two FLOP; text encoders, the autoencoder's encoder, norms and softmax are not "
+    "counted. A PF-day is 8.64e19 FLOP.", "",
+    f"Assumptions: MFU {a.mfu:g} where none is published. A busy chip draws its full power, its "
+    f"machine {a.host:g} times that (1.15 to 1.17 times the GPU's energy in {DELAVANDE}) and the "
+    f"data centre {a.pue:g} times the machine's (PUE). --mfu, --host, --pue, --price and --chips "
+    "change these.",
   ]  # fmt: skip
   out += own_lines(pages, own)
   for table in pages:
@@ -276,7 +276,7 @@ def markdown(
 
 
 def formulas(table: Table) -> str:
-  """'a, b: how they are computed; c: ...'."""
+  """'a, b: formula; c: formula'."""
   by_formula: dict[str, list[str]] = {}
   for column, how in table.columns.items():
     by_formula.setdefault(how, []).append(column)
@@ -286,7 +286,7 @@ def formulas(table: Table) -> str:
 def to_json(
   pages: Sequence[Table], a: Assumed, told: Sequence[str], command: str
 ) -> dict[str, Any]:
-  """The same as data: cells by table, row and column; `source` is a key of `sources`."""
+  """The page as data: cells by table, row and column; `source` is a key of `sources`."""
   sources = number_sources(pages)
 
   def cell(c: Cell) -> dict[str, Any]:
@@ -316,20 +316,24 @@ def to_json(
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """Flags, and those that belong to --config.
+  """The flags, and those that belong to --config.
 
-  Raises: ConfigError for what is no flag or no value.
+  Raises: ConfigError for an unknown flag or a bad value.
   """
   parser = Parser("cost", __doc__)
   parser.add_argument(
-    "--chips", default=",".join(CHIPS), help="of the tables; the first is the default"
+    "--chips", default=",".join(CHIPS), help="those of the tables; the first is the default"
   )
   parser.add_argument("--price", action="append", default=[], help="CHIP:DOLLARS per chip-hour")
-  for name, what in (("mfu", "share of the peak"), ("pue", "data centre"), ("host", "machine")):
+  for name, what in (
+    ("mfu", "share of the peak FLOP/s"),
+    ("pue", "power of the data centre over the machine's"),
+    ("host", "power of the machine over the chip's"),
+  ):
     parser.add_argument(f"--{name}", type=float, default=getattr(Assumed, name), help=what)
   parser.add_argument("--bench", action="append", default=[], help="bench.json, of --mode=bench")
   parser.add_argument("--out", default="runs/cost", help="directory of cost.md and cost.json")
-  parser.add_argument("--config", help="FILE[:arg] of an experiment of ours; --config.a.b=value")
+  parser.add_argument("--config", help="FILE[:arg]: add this experiment; --config.a.b=value")
   config = [a for a in arguments if a.startswith(("--config=", "--config."))]
   flags = parser.parse_args([a for a in arguments if a not in config])
   if flags.config:
@@ -340,7 +344,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def assumed(flags: argparse.Namespace) -> Assumed:
-  """Raises: ConfigError for a chip that is not in the table, or a number that cannot be."""
+  """Raises: ConfigError for a chip that is not in the table, or an impossible number."""
   chips = dict(CHIPS)
   for given in ",".join(flags.price).split(",") if flags.price else ():
     name, _, price = given.partition(":")
@@ -363,8 +367,8 @@ def main(
 
   Args:
     arguments: of the command line.
-    experiment_products: --config=... flags -> rows of that experiment; from a layer that knows
-      what a config is.
+    experiment_products: --config=... flags -> rows of that experiment; passed in by a module that
+      may import configs.
   Raises: ConfigError for a wrong flag.
   """
   flags, config = parse(arguments)
@@ -372,7 +376,7 @@ def main(
   own: list[Row] = []
   if config:
     if experiment_products is None:
-      raise ConfigError("--config is read by python -m videojax.scaling cost, not from here")
+      raise ConfigError("only `python -m videojax.scaling cost` reads --config")
     own = experiment_products(config)
   pages = tables(
     [*own, *(system.row() for system in SYSTEMS)], a, [Path(path) for path in flags.bench]

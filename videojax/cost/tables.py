@@ -53,7 +53,7 @@ def priced(kind: str) -> Chip | None:
 
 @dataclasses.dataclass(frozen=True)
 class Assumed:
-  """What nobody can look up.
+  """Quantities without a published value.
 
   Attributes:
     chips: all, with their prices; names: those of the tables, the first one is the default.
@@ -70,7 +70,7 @@ class Assumed:
 
   def __post_init__(self):
     if not self.names:
-      raise ConfigError("--chips names no chip: give at least one, e.g. --chips=H100")
+      raise ConfigError("--chips names no chip: give at least one chip, e.g. --chips=H100")
     for name in self.names:
       check_choice("chip", name, self.chips)
     if not 0 < self.mfu <= 1:
@@ -90,7 +90,7 @@ class Assumed:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A value with where it is from. value None: unknown; to: the end of a range; how: a formula."""
+  """A value and its source. value None: unknown; to: the end of a range; how: a formula."""
 
   value: Number | str | None
   tag: str
@@ -123,7 +123,7 @@ class Table:
 
 
 def number(value: Any, digits: int = 3) -> str:
-  """That many digits, whole numbers below a million in full: '75,600', '0.0895', '6.52e17'."""
+  """So many significant digits; whole numbers below 1e6 in full: '75,600', '0.0895', '6.52e17'."""
   if isinstance(value, str):
     return value
   if value == 0 or (isinstance(value, int) and abs(value) <= 1e6):
@@ -157,7 +157,7 @@ def per_output(row: Row) -> Number:
 
 
 def training_flops(row: Row, a: Assumed) -> tuple[Number, Number] | None:
-  """From, to; None where nobody published what it would follow from."""
+  """From, to; None where nothing published implies it."""
   ends = [0.0, 0.0]
   for part in row.training:
     for i in range(2):
@@ -177,7 +177,7 @@ def _fact(row: Row, fact: Fact | None, what: str, unit: str = "") -> Cell:
 
 
 def _computed(row: Row, *values: Number | str | None, digits: int = 3) -> list[Cell]:
-  """None: does not apply to this row."""
+  """None: not applicable to this row."""
   return [
     Cell("-" if value is None else value, row.tag, row.source, digits=digits) for value in values
   ]
@@ -240,7 +240,7 @@ def conventions_table(rows: Iterable[Row]) -> Table:
   columns = {
     "forward GMAC": "what the DiT paper calls Gflops", "forward GFLOP": "2 x GMAC",
     "step GFLOP": "3 x forward", "hardware step GFLOP": "4 x forward: full remat",
-    "N total": "", "N non-embedding": "without tables that are looked up",
+    "N total": "", "N non-embedding": "without lookup tables",
     "N effective": "step FLOP / 6 / tokens", "6 N tokens / step": "with N total",
   }  # fmt: skip
   out = {}
@@ -266,7 +266,7 @@ def training_table(rows: Iterable[Row], a: Assumed) -> Table:
   columns = {
     "PF-days": f"see each source; MFU {a.mfu:g} where none is published",
     "chip-hours": f"published, or FLOP / (MFU {a.mfu:g} x peak of {first})",
-    "dollars": "chip-hours x the assumed price of that chip", "published dollars": "",
+    "dollars": "chip-hours x the assumed price of the chip", "published dollars": "",
   }  # fmt: skip
   out = {row.name: _training_cells(row, a, first) for row in rows}
   return Table("training", "Training", columns, out)
@@ -301,8 +301,8 @@ def _training_cells(row: Row, a: Assumed, first: str) -> list[Cell]:
 def served_table(rows: Iterable[Row], a: Assumed) -> Table:
   columns = {
     "seconds per clip": "one chip", "implied MFU": "clip FLOP / (seconds x peak)",
-    "dollars per minute of video, or image": "seconds x the assumed price of that chip",
-    "Wh per clip": "at the machine, without the data centre",
+    "dollars per minute of video, or image": "seconds x the assumed price of the chip",
+    "Wh per clip": "of the machine, without the data centre",
   }  # fmt: skip
   out = {}
   for row in rows:

@@ -58,7 +58,9 @@ def _unseen(path: Path) -> str:
   try:
     path.stat()
   except OSError as error:
-    return f"does not see {path} ({error.strerror}): --workdir must be on a disk that all share"
+    return (
+      f"does not see {path} ({error.strerror}): --workdir must be on a disk that all hosts share"
+    )
   return ""
 
 

@@ -92,7 +92,7 @@ def start(
 
 
 def check_seconds(flag: str, seconds: float, least: float = 0.0) -> None:
-  """Raises ConfigError where a flag is no number of seconds that can be waited for."""
+  """Raises ConfigError if a flag is not a possible number of seconds to wait."""
   if not least <= seconds <= YEAR_SECONDS:
     raise ConfigError(f"--{flag}={seconds:g} must be seconds, from {least:g} to {YEAR_SECONDS:g}")
 
@@ -121,8 +121,8 @@ def of_others(error: object) -> str:
   if not several() or not re.search("Gloo|NCCL|heartbeat|coordination service", str(error)):
     return ""
   return (
-    f"another process has ended or cannot be reached ({str(error).splitlines()[0][:200]}): see "
-    "what the others say. The same command on all hosts goes on from the last checkpoint"
+    f"another process has ended or is unreachable ({str(error).splitlines()[0][:200]}): see "
+    "what the others say. The same command on all hosts resumes from the last checkpoint"
   )
 
 
@@ -167,7 +167,7 @@ def find(
   if where is None or count is None or mine is None:
     flags = "--coordinator=HOST:PORT", "--processes=N", "--process=I"
     missing = [flag for flag, value in zip(flags, (where, count, mine)) if value is None]
-    raise ConfigError(f"of several processes, {' and '.join(missing)} must be given as well")
+    raise ConfigError(f"with several processes, {' and '.join(missing)} must be given as well")
   return Cluster(where, count, mine)
 
 
@@ -202,7 +202,7 @@ def _detect(wait: float) -> Cluster | None:
 
 
 def _in_slurm_step() -> bool:
-  """Whether srun started this process with others; the script of sbatch is no step."""
+  """Whether srun started this process with others (the script of sbatch is not a step)."""
   variables = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
   return int(os.environ.get("SLURM_NTASKS") or 1) > 1 and all(v in os.environ for v in variables)
 
@@ -349,12 +349,12 @@ def _join(cluster: Cluster, where: tuple[str, int], wait: float) -> None:
         return
       if answer.startswith(GREETING):
         raise ConfigError(answer.removeprefix(GREETING).strip())
-      reason = "something else is there" if answer else "it hangs up"
+      reason = "something else is listening there" if answer else "it hangs up"
     except OSError as error:
       reason = error.strerror or str(error)
     if time.monotonic() > until:
       raise ConfigError(
         f"no answer from process 0 at {cluster.address} within {wait:.0f} s ({reason}): is it"
-        " running there, and may this host reach that port?"
+        " running there, and can this host reach that port?"
       )
     time.sleep(0.2)

@@ -146,8 +146,8 @@ class Checkpointer:
       return False
     if held and step < held[-1]:
       raise CheckpointError(
-        f"{self.directory} holds checkpoint {held[-1]}, from which the next resume would start, "
-        f"not from {step}: save into another directory, or remove the newer ones"
+        f"{self.directory} already holds checkpoint {held[-1]}; the next resume would start "
+        f"there, not at {step}: save into another directory, or remove the newer ones"
       )
     leaves = integrity.by_path(state)
     body = {"step": step, "metadata": metadata, "leaves": integrity.describe(leaves)}
@@ -210,7 +210,7 @@ class Checkpointer:
         return Restored(candidate, state, metadata, skipped, lacks)
     if not skipped:
       return None
-    what = "no sound checkpoint (move it away to start anew):" if step is None else "a damaged"
+    what = "no intact checkpoint (to start again, move it away):" if step is None else "a damaged"
     listing = "\n  ".join(["", *skipped]) if step is None else f" {skipped[0]}"
     raise CheckpointError(f"{self.directory} holds {what}{listing}") from cause
 
@@ -223,7 +223,7 @@ class Checkpointer:
     manifest = _read_manifest(directory)
     problems = integrity.differences(manifest["leaves"], wanted)
     if problems:
-      raise CheckpointError(f"{directory} is of another model or optimizer: {_some(problems)}")
+      raise CheckpointError(f"{directory} has another model or optimizer: {_some(problems)}")
     arrays = self._read_arrays(directory, wanted)
     found = integrity.describe(arrays)
     changed = [path for path in wanted if found[path] != manifest["leaves"][path]]
@@ -236,11 +236,13 @@ class Checkpointer:
     try:
       return reader.restore(directory / _STATE, args=ocp.args.StandardRestore(wanted))
     except (jax.errors.JaxRuntimeError, MemoryError):
-      raise  # out of memory is no damage
+      raise  # out of memory is not damage
     except Exception as error:
       if _listed_files(directory):  # every file is as it was written: no damage either
         raise CheckpointError(f"{directory} cannot be read: {_first_line(error)}") from error
-      raise _DamagedError("its arrays cannot be read (no files.json tells why)") from error
+      raise _DamagedError(
+        "its arrays cannot be read, and without files.json the cause is unknown"
+      ) from error
 
   def _writer(self) -> ocp.CheckpointManager:
     """Opens the directory for writing: leftovers of a killed save go, damaged steps move aside."""
@@ -293,7 +295,7 @@ class Checkpointer:
           self._remove_unfinished()
       raise CheckpointError(
         f"checkpoint {self._saving} could not be written to {self.directory}: "
-        f"{_write_reason(error, self.directory)}; earlier checkpoints are unharmed: mend this and"
+        f"{_write_reason(error, self.directory)}; earlier checkpoints are intact: fix this and"
         " repeat the command"
       ) from error
 
@@ -324,12 +326,12 @@ def _read_manifest(directory: epath.Path) -> dict[str, Any]:
   except _UNREADABLE as error:
     raise _DamagedError(f"its manifest cannot be read: {_first_line(error)}") from error
   if step != int(directory.name):
-    raise _DamagedError(f"it was saved as step {step}: its directory was copied or renamed")
+    raise _DamagedError(f"it was saved as step {step}, so its directory was copied or renamed")
   return body
 
 
 def _listed_files(directory: epath.Path) -> dict[str, Any]:
-  """Reads files.json; its loss is no damage, for the checksums of the arrays still speak."""
+  """Reads files.json. Its absence is not an error: array checksums still detect corruption."""
   try:
     return integrity.unseal(json.loads((directory / _FILES).read_text()))
   except _UNREADABLE:
@@ -354,7 +356,7 @@ def _remove(path: epath.Path) -> None:
 
 def _file_damage(directory: epath.Path) -> str:
   if not directory.is_dir():
-    return "it is no directory"
+    return "it is not a directory"
   problems = integrity.changed_files(directory, _listed_files(directory))
   if not problems:
     try:

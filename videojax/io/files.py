@@ -57,7 +57,7 @@ def parse_json(text: str, where: Path | str) -> Any:
   """
 
   def refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
   try:
     return json.loads(text, parse_constant=refuse)
@@ -71,11 +71,11 @@ def read_text(path: Path) -> str:
   """Reads a UTF-8 text file, with or without a byte order mark.
 
   Raises:
-    ConfigError: it is not there, is no file, may not be read, or is not UTF-8; the file is named.
+    ConfigError: it is missing, not a file, not readable, or not UTF-8; the message names it.
   """
   try:
     if path.exists() and not path.is_file():  # a pipe would wait for ever
-      raise ConfigError(f"{path} is no regular file")
+      raise ConfigError(f"{path} is not a regular file")
     return path.read_bytes().decode("utf-8-sig")
   except FileNotFoundError:
     raise ConfigError(f"{path} is not there") from None

@@ -201,14 +201,14 @@ def _compare(path: epath.Path, size: int, sha256: str) -> str:
     if not path.exists():
       return "is missing"
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for ever
-      return "is no file"
+      return "is not a file"
     found_size, found_sha256 = _fingerprint(path)
   except OSError as error:  # no permission, a device that fails
     return f"cannot be read ({error.strerror or error})"
   if found_size != size:
     word = "truncated" if found_size < size else "too long"
     return f"is {word} ({found_size} of {size} bytes)"
-  return "" if found_sha256 == sha256 else "has other bytes than were written"
+  return "" if found_sha256 == sha256 else "does not contain the bytes that were written"
 
 
 def _fingerprint(path: epath.Path) -> tuple[int, str]:

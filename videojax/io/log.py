@@ -85,7 +85,7 @@ class Log:
     self.total_steps, self.live, self.last_line = total_steps, live, 0.0
     self.started, self.start = time.perf_counter(), start
     if lost:
-      self.say(f"{self.path}: {lost} damaged lines are left out")
+      self.say(f"{self.path}: {lost} damaged lines are skipped")
 
   def __enter__(self) -> "Log":
     self.progress.start()
@@ -155,7 +155,7 @@ def _drop_after(path: Path, start: int) -> int:
   if not path.exists():
     return 0
   if not path.is_file():
-    raise ConfigError(f"{path} is no regular file: move it away")
+    raise ConfigError(f"{path} is not a regular file: move it away")
   lines = path.read_bytes().splitlines()
   steps = [_step_of(line) for line in lines]
   kept = [line for line, step in zip(lines, steps) if step is not None and step <= start]

@@ -34,7 +34,7 @@ class Tensors:
   def __init__(self, path: Path):
     if path.suffix.lower() in PICKLES:
       raise ConfigError(
-        f"{path} is a pickle, which can run any code when it is read. Convert it where you trust "
+        f"{path} is a pickle; reading one can run arbitrary code. Convert it where you trust "
         "it: python -c \"import torch, safetensors.torch as s; w = torch.load('FILE', "
         "weights_only=True); s.save_file(w.get('state_dict', w), 'FILE.safetensors')\""
       )
@@ -54,13 +54,13 @@ class Tensors:
     """A tensor in float32.
 
     Raises:
-      ConfigError: it is no floating-point tensor, or a number of it is not finite.
+      ConfigError: it is not a floating-point tensor, or has a number that is not finite.
     """
     where = f"tensor {name} of {self.file[name]}"
     if self.dtype[name] not in FLOATS:
       raise ConfigError(
         f"{where} has type {self.dtype[name]}; weights must be one of {', '.join(FLOATS)}: "
-        "quantized ones are to be converted first, with their scales"
+        "convert quantized weights first, with their scales"
       )
     with _opened(self.file[name]) as f, np.errstate(over="ignore"):
       value = f.get_tensor(name).astype(np.float32, copy=False)
@@ -89,12 +89,12 @@ def _files(path: Path) -> list[Path]:
     found = [p for p in choices if p.exists()] or sorted(path.glob("*.safetensors"))
     if len(found) != 1:
       raise ConfigError(
-        f"{path} is no run directory, and has {len(found)} safetensors files"
+        f"{path} is not a run directory, and has {len(found)} safetensors files"
         + (f": name one of {', '.join(p.name for p in found)}" if found else "")
       )
     path = found[0]
   if not os.path.lexists(path):
-    raise ConfigError(f"{path} is no run directory, and there is no such file")
+    raise ConfigError(f"{path} is not a run directory, and there is no such file")
   return _indexed(path) if path.name.endswith(INDEX) else [path]
 
 
@@ -119,7 +119,7 @@ def _indexed(index: Path) -> list[Path]:
 
 def _opened(file: Path) -> Any:
   if not os.path.isfile(file):  # a pipe would wait for ever
-    raise ConfigError(f"{file} is not there, or is no regular file")
+    raise ConfigError(f"{file} is not there, or is not a regular file")
   try:
     return safe_open(file, framework="numpy")
   except (SafetensorError, OSError) as error:

@@ -88,14 +88,6 @@ class Sizes(Protocol):
     """What the backward pass recomputes (layers.REMATS)."""
 
   @property
-  def kernel(self) -> str:
-    """Of attention (attention.KERNELS)."""
-
-  @property
-  def context(self) -> str:
-    """Parallelism of attention over a sequence (attention.CONTEXTS)."""
-
-  @property
   def uses(self) -> tuple[str, ...]:
     """The fields of Cond that the network takes."""
 
@@ -113,9 +105,6 @@ class Architecture(Protocol):
   SIZES: Mapping[str, Mapping[str, Any]]
   """Published sizes by name, and 'nano', one for a CPU: arguments of Config."""
 
-  PARTS: Mapping[str, str]
-  """Element of a parameter's path -> the part that it and its products are counted under."""
-
   def describe(self, cfg: Any, mesh: Any) -> str:
     """How it attends on this mesh, for people."""
 
@@ -123,14 +112,49 @@ class Architecture(Protocol):
     """The same Config at twice the width: muP reads off it which axes grow."""
 
 
-class Published(Protocol):
-  """What the file of an architecture with published weights has besides."""
+class Attends(Protocol):
+  """What the Config of a network that attends has besides."""
+
+  @property
+  def num_heads(self) -> int:
+    """Of the widest layer, which the mesh axis `tensor` splits."""
+
+  @property
+  def kernel(self) -> str:
+    """Of attention (attention.KERNELS)."""
+
+  @property
+  def context(self) -> str:
+    """Parallelism of attention over a sequence (attention.CONTEXTS)."""
+
+
+class Repeats(Protocol):
+  """What the Config of a network whose blocks are all of one size has besides."""
+
+  @property
+  def depth(self) -> int:
+    """Number of blocks."""
+
+  @property
+  def scan(self) -> bool:
+    """Blocks run as one compiled loop."""
+
+
+class Optional(Protocol):
+  """What the file of an architecture may have besides."""
+
+  PARTS: Mapping[str, str]
+  """Element of a parameter's path -> the part that it and its products are counted under; without
+  it they are counted under the first element of the path."""
 
   OTHER_PARTS: tuple[str, ...]
-  """Prefixes of tensors that a checkpoint holds for other networks; may be left out."""
+  """Prefixes of tensors that a published checkpoint holds for other networks."""
 
   def names(self, cfg: Any) -> dict[str, tuple[str, str]]:
     """Path of a parameter -> (its name in a published checkpoint, its layout there)."""
+
+  def published_config(self, cfg: Any) -> dict[str, Any]:
+    """What the published config.json says of these sizes."""
 
 
 def architectures() -> dict[str, Architecture]:

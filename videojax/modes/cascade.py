@@ -35,7 +35,7 @@ SHOWN = 8
 def continued(
   task: Task, example: dict[str, Any], video: Float[Array, "B t h w C"]
 ) -> dict[str, Any]:
-  """The example of a stage with the clip that the stage before it made as its condition.
+  """The example of a stage with the clip of the previous stage as its condition.
 
   Args:
     task: of the stage.
@@ -85,7 +85,7 @@ def _of_frames(e: Experiment, frames: int) -> Experiment:
 def _check(have: tuple[int, ...], want: tuple[int, ...]) -> None:
   if tuple(have) != tuple(want):
     raise ConfigError(
-      f"the stage before makes clips of {have} (frames, height, width), this one takes {want}"
+      f"the previous stage makes clips of {have} (frames, height, width), this one takes {want}"
     )
 
 

@@ -199,7 +199,7 @@ def _strokes(s: Steered) -> list[Effect]:
   out, unit = [], "px per frame"
   scale = s.size / s.world.extent / s.fps
   turned = jnp.concatenate([brush[..., :1], -brush[..., 1:]], -1)
-  for asked, stroke, sign in (("as drawn", brush, 1), ("turned round", turned, -1)):
+  for asked, stroke, sign in (("as drawn", brush, 1), ("reversed", turned, -1)):
     got = s.velocity(s.sample({"brush": stroke}), s.fps)
     along = (got * velocity).sum(-1) / np.maximum(np.linalg.norm(velocity, axis=-1), 1e-9)
     under = np.where(moves, along * scale, np.nan)
@@ -228,7 +228,7 @@ def _structure(s: Steered) -> list[Effect]:
     error = np.linalg.norm(s.centroids(s.sample(given)) - truth, axis=-1)[:, 1:]
     error = per_clip(error.reshape(len(error), -1)) * s.size / s.world.extent
     asked = "none" if level is None else f"blur {level}"
-    out.append(Effect("edges", asked, "distance from the true centres, px", *mean(error)))
+    out.append(Effect("edges", asked, "distance from true centres, px", *mean(error)))
   return out
 
 
@@ -247,7 +247,7 @@ def _parts(s: Steered) -> list[Effect]:
     other = np.roll(video, 1, axis=0)
     begun = mask[:, 0].all()
     idle, what = (s.truth[:, :1], "frame 0") if begun else (other, "another clip's")
-    measure = f"squared error where nothing is given, in variances (beside it: {what})"
+    measure = f"squared error where nothing is given, in variances (baseline: {what})"
     kept = mean(per(np.broadcast_to(idle, s.truth.shape)) / variance)[0]
     out.append(Effect("mask", name, measure, value, spread, kept))
   return out

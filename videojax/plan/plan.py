@@ -84,7 +84,7 @@ def counted(experiment: Experiment, target: Target) -> dict[str, Any]:
   """The plan for GPUs: memory without the compiler's own, what is sent by `Sent.counted`."""
   kind, number = topology.gpus(target.name) or ("", 0)
   if target.slices > 1 or target.search or target.step != "train":
-    raise ConfigError(f"--topology={target.name}: --slices, --step and --search are for TPUs")
+    raise ConfigError(f"--topology={target.name}: --slices, --step and --search apply to TPUs only")
   e = experiment.on_devices(number)
   topology.check_mesh(e, number)
   mesh = AbstractMesh(tuple(mesh_sizes(e.mesh, number)), MESH_AXES)
@@ -101,7 +101,7 @@ def counted(experiment: Experiment, target: Target) -> dict[str, Any]:
     "temporary_bytes": temporary, "fits": arguments + temporary <= memory.hbm_bytes,
     "over_bytes": max(arguments + temporary - memory.hbm_bytes, 0),
     "usable_bytes": memory.hbm_bytes, "memory_bytes": memory.hbm_bytes, "collectives": None,
-    "reason": "counted, not compiled: without XLA's own temporaries",
+    "reason": "counted, not compiled: XLA's own temporaries are not included",
   }  # fmt: skip
   return written | times(e, written, kind)
 

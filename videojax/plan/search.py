@@ -82,7 +82,7 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
   kind, number = devices[0].device_kind, len(devices)
   memory = roofline.memory(kind)
   if memory is None:
-    raise ConfigError(f"--search: nothing is known of the memory of a {kind}")
+    raise ConfigError(f"--search: the memory of a {kind} is unknown")
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
   task = e.task(next(iter(e.data)))
@@ -95,7 +95,7 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
   for done, mesh in enumerate(tried):
     if time.monotonic() - said > 10:
       said = time.monotonic()
-      print(f"search: {done} of {len(tried)} meshes are counted", flush=True)
+      print(f"search: {done} of {len(tried)} meshes counted", flush=True)
     on = AbstractMesh(dataclasses.astuple(mesh), MESH_AXES)
     held = state_bytes(abstract, state_shardings(e, abstract, on))["total"]
     for times, remat in itertools.product(BATCHES, REMATS):

@@ -50,7 +50,7 @@ def _show_kind(console: Console, name: str, kind: dict[str, Any], remat: str) ->
   )
   if kind["encode_flops_per_clip"]:
     console.print(
-      f"encoding: {kind['encode_flops_per_clip'] / 1e9:.4g} GFLOP a clip and step, not in the above"
+      f"encoding: {kind['encode_flops_per_clip'] / 1e9:.4g} GFLOP a clip and step, not included"
     )
   table = _table(f"{name}: remat", "policy", "kept per device", "work of a step")
   for policy, cost in kind["remat"].items():
@@ -61,7 +61,7 @@ def _show_kind(console: Console, name: str, kind: dict[str, Any], remat: str) ->
 
 
 def _show_search(console: Console, tried: list[dict[str, Any]]) -> None:
-  columns = "by estimate the fastest", "clips", "remat", "s per clip", "peak", "fits"
+  columns = "fastest by estimate", "clips", "remat", "s per clip", "peak", "fits"
   table = _table("search", *columns)
   for row in tried:
     table.add_row(

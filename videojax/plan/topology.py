@@ -100,7 +100,7 @@ def gpus(name: str) -> tuple[str, int] | None:
   if kind not in GPUS:
     return None
   if not re.fullmatch("[1-9][0-9]{0,4}", number):
-    raise ConfigError(f"--topology={name}: GPUs are given by number, e.g. {kind}:8")
+    raise ConfigError(f"--topology={name}: GPUs are given by their number, e.g. {kind}:8")
   return GPUS[kind], int(number)
 
 
@@ -115,7 +115,7 @@ def check_mesh(e: Experiment, devices: int, slices: int = 1) -> None:
     sizes = mesh_sizes(e.mesh, devices, slices)
     check_divides(sized, AbstractMesh(tuple(sizes), MESH_AXES))
   except ConfigError as error:
-    raise ConfigError(f"{error}. This would do: {_nearest(sized, devices, slices)}") from None
+    raise ConfigError(f"{error}. This would fit: {_nearest(sized, devices, slices)}") from None
 
 
 def _nearest(e: Experiment, devices: int, slices: int) -> str:

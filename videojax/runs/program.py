@@ -87,7 +87,7 @@ def check_memory(program: "Program") -> None:
     raise ConfigError(
       f"parameters, optimizer, averages and gradients need {need / 2**30:,.1f} GiB on each device, "
       f"{what} has {limit / 2**30:,.1f}: a smaller model, or more devices (mesh.fsdp); "
-      "--mode=plan says what each part takes"
+      "--mode=plan shows the parts"
     )
 
 
@@ -122,7 +122,7 @@ def make_update(e: Experiment) -> tuple[Any, dict[str, float]]:
   except ValueError as error:
     raise ConfigError(str(error)) from error
   if len(gammas) < len(e.ema):
-    raise ConfigError(f"ema={e.ema} has widths that are equal to three digits")
+    raise ConfigError(f"ema={e.ema} has two widths that agree to three digits")
   return tx, gammas
 
 

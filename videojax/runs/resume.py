@@ -76,7 +76,7 @@ def damage_notes(restored: Restored) -> Iterator[str]:
 def open_checkpoints(run: str | Path, what: str) -> Path:
   path = Path(run) / "checkpoints"
   if not path.is_dir():
-    raise ConfigError(f"{what}: {run} is no run directory with checkpoints")
+    raise ConfigError(f"{what}: {run} is not a run directory with checkpoints")
   return path
 
 
@@ -116,9 +116,9 @@ def _check_same(have: Mapping[str, Any], want: Mapping[str, Any], run: str) -> N
   differing = sorted(p for p in want.keys() | have.keys() if want.get(p) != have.get(p))
   if differing:
     raise ConfigError(
-      f"init_from={run!r} is of another model; its parameters differ in "
+      f"init_from={run!r} has another model; its parameters differ in "
       + ", ".join(f"{p} ({have.get(p)} there, {want.get(p)} here)" for p in differing[:8])
-      + ": layers that this model adds are named by init_fresh"
+      + "; name the layers that this model adds with init_fresh"
     )
 
 

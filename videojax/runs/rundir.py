@@ -36,7 +36,7 @@ def read_json(path: Path) -> Any:
     ConfigError: if it is missing or damaged.
   """
   if not path.exists():
-    raise ConfigError(f"{path.parent} is no run directory: it has no {path.name}")
+    raise ConfigError(f"{path.parent} is not a run directory: it has no {path.name}")
   return files.read_json(path)
 
 
@@ -48,7 +48,7 @@ def read_sound(path: Path, sound: Callable[[Any], bool]) -> Any | None:
   """
   if not path.exists():
     return None
-  problem = "damaged (it has another form)"
+  problem = "damaged (unexpected content)"
   try:
     if sound(value := files.read_json(path)):
       return value
@@ -69,10 +69,10 @@ def read_config(workdir: Path) -> dict[str, Any]:
   try:
     resolved = to_json(from_json(written))
   except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-    raise ConfigError(f"{path} is damaged: it is not the config of a run ({error})") from None
+    raise ConfigError(f"{path} is damaged: not the config of a run ({error})") from None
   changes = written.get("changes", [])
   if not isinstance(changes, list):
-    raise ConfigError(f"{path} is damaged: changes={changes!r} is no list")
+    raise ConfigError(f"{path} is damaged: changes={changes!r} is not a list")
   return resolved | ({"changes": changes} if changes else {})
 
 

@@ -120,7 +120,7 @@ def load(
   }
   have = {n: s for n, s in tensors.shape.items() if not n.startswith(tuple(elsewhere))}
   wrong = {
-    "of this model alone, so to be named by init_fresh": sorted(
+    "only in this model: name them with init_fresh": sorted(
       p for p in abstract if taken(p) and p not in names
     ),
     "missing": sorted(want.keys() - have.keys()),

@@ -188,7 +188,7 @@ def leverage(fits: Fits, x: Array) -> Array:
   full = _jacobian(fits.exponents[:1], x - centre, c, columns)[0] / fits.fitted[0][:, None]
   if not np.isfinite(full).all():
     raise ConfigError(
-      "no law fits these rows: its numbers leave the floating-point range. Are the units right?"
+      "no law fits these rows: its coefficients overflow floating point. Are the units right?"
     )
   u, s, _ = np.linalg.svd(full / np.maximum(np.linalg.norm(full, axis=0), 1e-300), False)
   return (u[:, s > 1e-10 * s[0]] ** 2).sum(1)

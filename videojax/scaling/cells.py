@@ -26,7 +26,7 @@ from videojax.errors import ConfigError
 from videojax.io.records import Result, Seconds
 from videojax.io.schema import check_form, read_as
 
-Point = dict[str, Any]  # dotted key -> value; 'budget' is the one that is no key of the config
+Point = dict[str, Any]  # dotted key -> value; only 'budget' is not a key of the config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Cell:
 
   def __post_init__(self):
     if self.name in ("", ".", "..") or "/" in self.name or not self.name.isprintable():
-      raise ConfigError(f"cell {self.name!r}: its name must be that of a directory")
+      raise ConfigError(f"cell {self.name!r}: its name must be a valid directory name")
     if self.budget is not None and not 0 < self.budget < math.inf:
       raise ConfigError(f"cell {self.name}: budget={self.budget} must be a positive number of FLOP")
 
@@ -70,7 +70,7 @@ def zipped(*axes: Sequence[Point]) -> list[Point]:
   """The axes side by side, which are equally long."""
   lengths = {len(axis) for axis in axes}
   if len(lengths) > 1:
-    raise ConfigError(f"zipped axes have {sorted(lengths)} points: they must be equally many")
+    raise ConfigError(f"zipped axes have {sorted(lengths)} points: they must have equal lengths")
   return [dict(item for point in row for item in point.items()) for row in zip(*axes)]
 
 
@@ -103,7 +103,7 @@ def cells(
   names = [cell.name for cell in made]
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice or not made:
-    raise ConfigError(f"the sweep has cells that are equal: {', '.join(twice) or 'it has none'}")
+    raise ConfigError(f"the sweep has equal cells: {', '.join(twice) or 'it has none'}")
   return made
 
 
@@ -297,7 +297,7 @@ def read_notes(directory: Path) -> Mapping[str, Any]:
   """sweep.json.
 
   Raises:
-    ConfigError: it is no directory of a sweep, or the file is damaged.
+    ConfigError: it is not a directory of a sweep, or the file is damaged.
   """
   path = directory / "sweep.json"
   if not path.exists():
@@ -312,7 +312,7 @@ def read_sweep(directory: Path) -> list[Row]:
   """Every cell of a sweep's directory, finished or not, in the sweep's order.
 
   Raises:
-    ConfigError: it is no directory of a sweep, or a file in it is damaged.
+    ConfigError: it is not a directory of a sweep, or a file in it is damaged.
   """
   path, made = directory / "sweep.json", read_notes(directory)["cells"]
   names = [cell["name"] for cell in made]

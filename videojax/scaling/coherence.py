@@ -63,8 +63,8 @@ def analyse(sweep: Sweep) -> Part:
   """The coherence part of the report, or why there is none."""
   names = measured(sweep)
   if not names:
-    return {"why": "Coherence is left out: the data of this sweep have no simulator behind them, "
-                   "so that nobody knows what a clip should look like."}  # fmt: skip
+    return {"why": "Coherence is left out: the data of this sweep do not come from a simulator, "
+                   "so there is no ground truth to compare with."}  # fmt: skip
   series = main_series(sweep)
   measures = [_measure(sweep, series, name) for name in names]
   return {

@@ -344,9 +344,9 @@ def _warnings(here: Sequence[Group], edge: Group | None, minimum: Part | None) -
   if minimum is None:
     found.append("no minimum within reach of the sizes that were run")
   elif minimum["low"] is None:
-    found.append("the minimum has no interval: nothing tells how noisy a loss is")
+    found.append("the minimum has no interval: the noise of a loss is unknown")
   if len(here) == 3:
-    found.append("three sizes leave nothing to judge the parabola by")
+    found.append("three sizes determine a parabola exactly, so its fit cannot be judged")
   return found
 
 

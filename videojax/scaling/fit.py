@@ -136,7 +136,7 @@ def _evaluate(law: Any, params: Any, tokens: Any, flops: Any) -> Any:
 
 def _optimum(law: Any, flops: Scalar, flops_of: Flops) -> Optimum:
   if isinstance(law, Power):
-    raise ConfigError("a power law in FLOPs says nothing of the size: fit another method")
+    raise ConfigError("a power law in FLOPs says nothing about the size: use another method")
   return law.optimum(flops) if isinstance(law, IsoFlop) else optimum(law, flops, flops_of)
 
 
@@ -177,7 +177,7 @@ def _resampling(method: str, resample: str, n: int) -> str:
       method, "rows" if n >= MANY_ROWS else "wild"
     )
   if (method, resample) == ("parametric", "wild"):
-    raise ConfigError("wild residuals cover too little under Huber's loss: resample rows")
+    raise ConfigError("wild residuals give too narrow intervals under Huber's loss: resample rows")
   if (method, resample) == ("isoflop", "rows"):
     raise ConfigError("a parabola's few rows cannot be resampled: use wild residuals")
   return resample
@@ -210,7 +210,7 @@ def _fit_law(
   )  # fmt: skip
   warnings = []
   if first.at_bounds[0]:
-    warnings.append("a coefficient is 0 or an exponent at its bound: the law has a term too many")
+    warnings.append("a coefficient is 0 or an exponent at its bound: the law has one term too many")
   if first.agreement < 0.5:
     warnings.append(f"only {first.agreement:.0%} of the starts reached the best minimum")
   if not first.converged[0]:

@@ -229,7 +229,7 @@ def warnings(minima: list[Minimum], skipped: int) -> list[str]:
       found.append(f"{at(m)}: too few sizes for a parabola ({m.sizes}; {SIZES} leave 2 to spare)")
   inside = [m for m in minima if np.isfinite(m.offset)]
   if len(inside) < 3:
-    found.append("2 budgets: a power law through them has nothing to spare")
+    found.append("2 budgets: they determine a power law exactly, so its fit cannot be judged")
   slope, _ = _line(np.log([m.flops for m in inside]), np.array([[m.offset for m in inside]]))
   drift = float(slope[0]) * np.log(inside[-1].flops / inside[0].flops)
   if abs(drift) > CENTRED:

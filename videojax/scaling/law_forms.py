@@ -166,9 +166,7 @@ def _binomial(design: Array, events: Array, trials: Array, link: str) -> tuple[A
     if np.abs(move).max() < 1e-9:
       chi2 = (trials * (events / trials - p) ** 2 / (p * (1 - p))).sum()
       return theta, np.linalg.inv(information), chi2 / max(len(events) - len(theta), 1)
-  raise ConfigError(
-    "the likelihood has no maximum: at some budgets all happened, at others nothing"
-  )
+  raise ConfigError("the likelihood has no maximum: some budgets have only events, the others none")
 
 
 @dataclass(frozen=True)

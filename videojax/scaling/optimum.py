@@ -71,7 +71,7 @@ def optimum(law: Additive, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
   at = np.argmin(draws.loss(np.exp(log_n), _tokens_at(np.exp(log_n), flops, count)), -1)  # [R]
   none = (at == 0) | (at == len(log_n) - 1)
   if np.ndim(law.alpha) == 0 and none.any():
-    raise ConfigError(f"no optimum at {flops:.3g} FLOP: this law's loss does not turn with N")
+    raise ConfigError(f"no optimum at {flops:.3g} FLOP: this law's loss has no minimum in N")
   value = lambda x: _loss(draws, np.exp(x), _tokens_at(np.exp(x), flops, count))
   best = _zoom(value, log_n[at], step)
   best, loss = np.where(none, np.nan, best), value(best[:, None])[:, 0]

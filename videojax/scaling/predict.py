@@ -67,7 +67,7 @@ def predict(
   path = path_of(sweep.directory, budget)
   damaged = path.exists()
   if not unpredicted(sweep.directory, budget):
-    raise ConfigError(f"{path} is there already: a prediction is made once and never replaced")
+    raise ConfigError(f"{path} is there already: predictions are made once and never replaced")
   asked = [row for row in sweep.rows if row.cell.held_out and same_budget(row, sweep, budget)]
   _refuse_after_the_fact(asked, budget)
   if irreducible is None:
@@ -86,8 +86,8 @@ def _refuse_after_the_fact(asked: Sequence[Row], budget: float | int) -> None:
   done = [row.cell.name for row in asked if row.status == "finished"]
   if done:
     raise ConfigError(
-      f"cells of {budget:.4g} FLOP have finished already ({', '.join(done)}): a prediction after "
-      "the fact is no prediction. Predict a larger budget"
+      f"cells of {budget:.4g} FLOP have finished already ({', '.join(done)}): they can no "
+      "longer be predicted. Predict a larger budget"
     )
 
 
@@ -132,7 +132,7 @@ def _planned(sweep: Sweep, row: Row) -> Mapping[str, float]:
   if not all(planned.get(key, 0) > 0 for key in ("params", "tokens", "flops")):
     raise ConfigError(
       f"{sweep.directory / 'sweep.json'} does not say under 'planned' how many params, tokens and "
-      f"flops {row.cell.name} will have: start the sweep once more, it writes them"
+      f"flops {row.cell.name} will have: start the sweep again, which writes them"
     )
   return {key: float(planned[key]) for key in ("params", "tokens", "flops")}
 
@@ -173,7 +173,7 @@ def score(sweep: Sweep) -> Part:
     try:
       content = read_as(path, Prediction)
     except ConfigError:
-      out["warnings"].append(f"{path.name} is no prediction, or is damaged: it is not scored")
+      out["warnings"].append(f"{path.name} is not a prediction, or is damaged: it is not scored")
       continue
     unknown = sorted(content["cells"].keys() - by_name.keys())
     if unknown:
@@ -202,10 +202,7 @@ def _warnings(name: str, changed: Sequence[str], late: Sequence[str]) -> list[st
       f"{name} was made from results that have changed or gone since: {', '.join(changed)}"
     )
   if late:
-    out.append(
-      f"{name} is dated after the start of {', '.join(late)}: what it says of these cells is no "
-      "prediction"
-    )
+    out.append(f"{name} is dated after the start of {', '.join(late)}: it does not predict them")
   return out
 
 

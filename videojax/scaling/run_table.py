@@ -124,7 +124,7 @@ def _lines(path: Path) -> list[str]:
   except ConfigError as error:
     raise ConfigError(f"{error}: a table is a CSV file in UTF-8 (Excel: 'CSV UTF-8')") from None
   if "\0" in text:
-    raise ConfigError(f"{path} is no text: a table is a CSV file in UTF-8 (Excel: 'CSV UTF-8')")
+    raise ConfigError(f"{path} is not text: a table is a CSV file in UTF-8 (Excel: 'CSV UTF-8')")
   return text.splitlines()
 
 
@@ -132,7 +132,7 @@ def _check_header(path: str | Path, header: Sequence[str]) -> None:
   for mark, what in ((";", "semicolons"), ("\t", "tabs")):
     if len(header) == 1 and mark in header[0]:
       raise ConfigError(
-        f"{path} has its cells parted by {what}: part them by commas, and write decimal points"
+        f"{path} separates its cells by {what}: use commas between cells, and decimal points"
       )
   twice = sorted({name for name in header if header.count(name) > 1})
   if twice:
@@ -211,18 +211,18 @@ def check(rows: Rows, method: str, floor: float | None, data: str) -> list[str]:
   n = len(rows.y)
   needed = {"isoflop": 6, "power": 2}.get(method, 4) + (floor is None and method != "isoflop")
   if n < needed:
-    raise ConfigError(f"{n} rows, but {method} has {needed} numbers to fit")
+    raise ConfigError(f"{n} rows, but {method} has {needed} coefficients to fit")
   if floor is not None and floor >= rows.y.min():
     raise ConfigError(f"irreducible={floor:g}, but the lowest measured is {rows.y.min():g}")
   warnings = []
   warnings += _repeated(rows) + (_other_units(rows) if data == "tokens" else [])
   if n == needed:
-    warnings.append(f"{n} rows for {needed} numbers: nothing is left to judge them by")
+    warnings.append(f"{n} rows for {needed} numbers: so the fit cannot be judged")
   axes = {"params": rows.params, "tokens": rows.tokens}
   for name, values in {"flops": rows.flops}.items() if method == "power" else axes.items():
     distinct = len(np.unique(values))
     if distinct < 2:
-      raise ConfigError(f"{name} is the same in every row: no exponent can be told")
+      raise ConfigError(f"{name} is the same in every row, so it has no exponent")
     if distinct < 3:
       warnings.append(f"too few sizes: {name} has {distinct} values, an exponent needs 3")
   additive = method not in ("power", "isoflop")
@@ -250,8 +250,8 @@ def _repeated(rows: Rows) -> list[str]:
     return []
   line = rows.table.lines[np.setdiff1d(np.arange(len(said)), first)[0]]
   return [
-    f"{len(said) - len(first)} rows repeat others (line {line} is the first): as copies of a run "
-    "they make the intervals too narrow"
+    f"{len(said) - len(first)} rows repeat others (line {line} is the first): copies of a run "
+    "make the intervals too narrow"
   ]
 
 

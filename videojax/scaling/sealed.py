@@ -94,7 +94,7 @@ def unpredicted(directory: Path, budget: float | int) -> str:
 
   Raises:
     ConfigError: the prediction is damaged and a cell that it is about has begun, so that another
-      one would come after the fact.
+      one would be made after results exist.
   """
   path = path_of(directory, budget)
   if not path.exists():
@@ -105,8 +105,8 @@ def unpredicted(directory: Path, budget: float | int) -> str:
   begun = [row.cell.name for row in asked if row.status != "waiting"]
   if wrong and begun:
     raise ConfigError(
-      f"{path}: {wrong}. Cells that it is about have begun ({', '.join(begun)}), so that another "
-      "prediction would come after the fact. Put the file back as it was written"
+      f"{path}: {wrong}. Cells that it is about have begun ({', '.join(begun)}), so a new "
+      "prediction would come too late. Restore the file as it was written"
     )
   return f"in place of a damaged one: {wrong}" if wrong else ""
 
@@ -115,9 +115,9 @@ def _misses(path: Path, asked: Sequence[Row], budget: float | int) -> str:
   """'' or what a sealed prediction lacks to be that of a budget and its cells."""
   content = read_as(path, Prediction)
   if not math.isclose(content["budget"], budget, rel_tol=1e-3):
-    return f"{path.name} is of another budget, {content['budget']:.4g} FLOP"
+    return f"{path.name} is for another budget, {content['budget']:.4g} FLOP"
   missing = [row.cell.name for row in asked if row.cell.name not in content["cells"]]
-  return f"{path.name} says nothing of {', '.join(missing)}" if missing else ""
+  return f"{path.name} has no prediction for {', '.join(missing)}" if missing else ""
 
 
 def write_first(path: Path, text: str) -> None:

@@ -63,7 +63,11 @@ def main(arguments: list[str]) -> None:
   add("table", type=Path, help="CSV of runs, as for `fit`")
   add("--quality", type=positive, required=True, help="the measure to reach, e.g. a loss")
   add(
-    "--minutes", type=positive, action="append", required=True, help="of video to serve; repeatable"
+    "--minutes",
+    type=positive,
+    action="append",
+    required=True,
+    help="minutes of video to serve; repeatable",
   )
   add("--steps", type=Path, required=True, help="CSV: steps and the measure of one model")
   add("--clips-per-minute", type=positive, required=True)

@@ -183,7 +183,7 @@ def load(directory: Path) -> Sweep:
   """Reads a sweep's directory.
 
   Raises:
-    ConfigError: it is no directory of a sweep, or a file in it is damaged.
+    ConfigError: it is not a directory of a sweep, or a file in it is damaged.
   """
   directory = Path(directory)
   rows, notes = read_sweep(directory), read_notes(directory)

@@ -161,7 +161,7 @@ def write_sweep(workdir: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) ->
     changed = sorted(name for name in before if before[name] != after.get(name))
     if changed:
       raise ConfigError(
-        f"{workdir} holds another sweep; nothing was changed. It differs in cells "
+        f"{workdir} holds another sweep; nothing was changed. They differ in cells "
         f"{', '.join(changed[:5])}: choose another --workdir"
       )
   elif workdir.exists() and rundir.shown(workdir):
@@ -181,7 +181,7 @@ def statement(jobs: Sequence[Job], workdir: Path) -> str:
   money = f", {own / rate / 3600 * price:.2f} dollars at {price:.2f} an hour" if price else ""
   return (
     f"{len(jobs)} cells, {len(todo)} to run: {sum(j.flops for j in todo):.3g} FLOP of training "
-    f"({own:.3g} to compute: longer runs go on from shorter ones), "
+    f"({own:.3g} to compute: longer runs continue shorter ones), "
     f"{sum(j.tokens for j in todo):,} tokens; about {clock_text(own / rate)}{money} on "
     f"{devices} x {device.device_kind} if it reaches {how}, evaluation not counted"
   )

@@ -114,7 +114,7 @@ def run_all(
     except Preempted as stop:
       raise Preempted(f"cell {job.cell.name}: {stop}") from None
     except InUseError as error:
-      said += f"  left to another: {error}"
+      said += f"  left to another process: {error}"
     except ConfigError as error:
       raise ConfigError(f"cell {job.cell.name}: {error}") from None
     except (NotFiniteError, CheckpointError, jax.errors.JaxRuntimeError, ValueError) as error:
