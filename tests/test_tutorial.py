@@ -72,22 +72,6 @@ def write(path, content):
   Path(path).write_text(content)
   if path.startswith("videojax/"):
     importlib.invalidate_caches()
-    traced(importlib.import_module(path.removesuffix(".py").replace("/", ".")))
-
-
-def traced(module):
-  """Gives a model file the FLOPs of its forward pass, until scaling/flops.py traces them itself."""
-  from videojax.scaling.flops import Product, count_jaxpr
-
-  def products(cfg, shape, **_):
-    graph, state = nnx.split(nnx.eval_shape(lambda: module.Model(cfg, rngs=nnx.Rngs(0))))
-    x, mask = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, *shape), (1, shape[0], 1, 1, 1)))
-    forward = lambda state, x, mask: nnx.merge(graph, state)(
-      x, jnp.zeros((1, 1)), Cond(known=x, known_mask=mask)
-    )
-    return [Product("all", count_jaxpr(jax.make_jaxpr(forward)(state, x, mask).jaxpr) // 2)]
-
-  module.products, module.PARTS = products, {}
 
 
 def test_the_commands_and_files_of_the_tutorial_run(reader, capsys):

@@ -11,16 +11,22 @@ Loss, error and seconds: not measured (docs/LOG.md, 2026-11-24: set up only).
 """
 
 import importlib
+import importlib.util
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments.scaling import worlds_isoflop
+from videojax.models.contract import architectures
 from videojax.scaling.cells import Cell, Point, cells, chain, product, vary
 
 ATTENTION = vary("model.attention", "joint", "alternating")
 PREDICTIONS = vary("denoiser.prediction", "data", "velocity", "v", "noise", "edm")
-UNETS = "modelscope", "svd", "videocrafter", "video_ldm", "make_a_video", "lumiere"
+# Those with a small form in experiments/papers/.
+UNETS = tuple(
+  name for name in architectures()
+  if name != "dit" and importlib.util.find_spec(f"experiments.papers.{name}")
+)  # fmt: skip
 
 
 def get_config(arg: str = "") -> ConfigDict:

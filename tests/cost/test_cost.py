@@ -399,9 +399,9 @@ def test_an_experiment_of_ours_is_a_row_with_the_flops_of_its_model(tmp_path, mo
 @pytest.mark.parametrize(
   "name,flags,calls",
   [
-    ("papers/svd.py", [], 2),  # 1 in the first frame, 3 in the last
-    ("papers/modelscope.py", [], 2),
-    ("papers/modelscope.py", ["--config.guidance.temporal=1.5"], 3),
+    ("quickstart.py:smoke", ["--config.guidance.last=3.0"], 2),  # 1 in the first frame
+    ("quickstart.py:smoke", ["--config.guidance.scale=9.0"], 2),
+    ("quickstart.py:smoke", ["--config.guidance.scale=9.0", "--config.guidance.temporal=1.5"], 3),
     ("quickstart.py:smoke", [], 1),
   ],
 )

@@ -1,31 +1,21 @@
 """Outputs and gradients of diffusers' UNet3DConditionModel, for tests/models/test_modelscope.py.
 
   pip install torch==2.13.0 diffusers==0.42.1
-  python tests/golden/make_modelscope.py
+  python -m tests.golden.make_modelscope
 
 Weights and inputs come from generators seeded by their names, here and in the test, so that only
 results are stored. Computed in float64.
 """
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from tests.golden.drawn import draw, weight
+
 SIZES = dict(width=32, multipliers=(1, 2), blocks=1, head_dim=8, in_heads=8, groups=8)
 CHANNELS, TEXT, LENGTH = 4, 16, 5
 CASES = {"clip": (2, 3, 8, 12), "image of odd size": (1, 1, 7, 6)}  # B, T, H, W
-
-
-def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-  return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-
-
-def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-  """Any tensor of the reference's shape: kernels keep variances, gains are about one."""
-  if len(shape) > 1:
-    return draw(name, shape) / np.sqrt(np.prod(shape[1:]))
-  return 0.1 * draw(name, shape) + name.endswith("weight")
 
 
 def inputs(case: str) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
   pip install torch==2.13.0 diffusers==0.42.1
   python -m tests.golden.make_svd
 
-Weights and inputs come from generators seeded by their names (make_modelscope.py), here and in the
+Weights and inputs come from generators seeded by their names (drawn.py), here and in the
 test, so that only results are stored. Computed in float64. The reference calls every input a clip;
 for the image its image_only_indicator is set to one, as where it was trained.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.golden.make_modelscope import draw, weight
+from tests.golden.drawn import draw, weight
 
 SIZES = dict(width=64, multipliers=(1, 2), blocks=1, head_dim=16, groups=32)
 CHANNELS, IMAGE, LENGTH = 4, 16, 3

@@ -3,7 +3,7 @@
   pip install torch==2.13.0 diffusers==0.42.1
   python -m tests.golden.make_vae_svd
 
-Weights and inputs come from generators seeded by their names (make_modelscope.py), here and in the
+Weights and inputs come from generators seeded by their names (drawn.py), here and in the
 test, so that only results are stored. Computed in float64.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.golden.make_modelscope import draw, weight
+from tests.golden.drawn import draw, weight
 
 SIZES = dict(width=64, multipliers=(1, 2), blocks=2, groups=32)
 CHANNELS = 4

@@ -221,3 +221,9 @@ def test_mesh_does_not_show_in_loss_and_gradients(frames, sizes):
     got = step(jax.device_put(params, shardings), *jax.device_put((x, t, cond), rows))
     got = jax.device_get(got)
   assert relative_error(got, jax.device_get(want)) < 1e-5
+
+
+def test_the_published_config_names_diffusers_class_and_its_channels():
+  sizes = dict(modelscope.SIZES["tiny"], channels=3, known="last")
+  config = modelscope.published_config(modelscope.Config(**sizes))
+  assert config["_class_name"] == "UNet3DConditionModel" and config["in_channels"] == 10

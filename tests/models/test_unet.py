@@ -9,8 +9,9 @@ from flax import nnx
 
 from tests.helpers import tiny
 from videojax.config import from_json, to_json
-from videojax.models import modelscope, unet, unet_config
+from videojax.models import unet, unet_config
 from videojax.models.cond import Cond
+from videojax.models.contract import architectures
 from videojax.models.unet_layers import ResNet
 from videojax.task import ModelSpec
 
@@ -54,8 +55,10 @@ def test_blocks_hand_on_what_the_config_says(monkeypatch):
 
 
 def test_a_run_from_before_the_setting_scan_went_is_read():
-  sizes = modelscope.SIZES["nano"]
-  spec = ModelSpec("modelscope", modelscope.Config(**sizes, channels=3, known="last"))
+  name, a = next(
+    (n, a) for n, a in architectures().items() if issubclass(a.Config, unet_config.Config)
+  )
+  spec = ModelSpec(name, a.Config(**a.SIZES["nano"], channels=3, known="last"))
   e = dataclasses.replace(tiny(), model=spec)
   written = json.loads(json.dumps(to_json(e)))
   written["model"]["config"]["scan"] = False

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from tests.helpers import check_flops, filled, relative_error
+from videojax.errors import ConfigError
 from videojax.models import video_ldm
 from videojax.models.cond import Cond, drop
 from videojax.optim import split_frozen
+from videojax.runs import weights
 from videojax.scaling import mup
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings, path_name
 from videojax.task import ModelSpec
@@ -287,3 +289,23 @@ def test_mesh_does_not_show_in_loss_and_gradients(levels, frames, sizes):
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
     got = step(jax.device_put(params, shardings), *jax.device_put((x, t, cond), rows))
   assert relative_error(comparable(got), comparable(want)) < 1e-5
+
+
+def test_image_models_weights_leave_what_goes_along_time_to_init_fresh(tmp_path):
+  sizes = dict(width=8, multipliers=(1,), blocks=1, attends=(0,), head_dim=8, groups=4, channels=4)
+  model = ModelSpec("video_ldm", video_ldm.Config(**sizes, text=16, dtype="float32"))
+  image = ModelSpec("video_ldm", model.config.image)
+  params = by_path(filled(image.abstract_params))
+  weights.save(tmp_path, video_ldm, image.config, image.info, params)
+  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = {
+    p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)
+    for p, x in by_path(model.abstract_params).items()
+  }
+  take = lambda **kw: weights.load(tmp_path, video_ldm, model.config, model.info, abstract, **kw)
+  with pytest.raises(ConfigError, match="named by init_fresh: .*temporal"):
+    take()
+  got = take(fresh=".*temporal")
+  assert got.keys() == params.keys()
+  for path, value in got.items():
+    np.testing.assert_array_equal(value, params[path], err_msg=path)

@@ -1,3 +1,4 @@
+import importlib
 import json
 
 import jax
@@ -5,16 +6,26 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.golden import make_modelscope as golden
+from tests.golden.drawn import weight
 from tests.helpers import filled, tiny
-from tests.models.test_modelscope import REFERENCE, reference_shapes
 from videojax.errors import ConfigError
-from videojax.models import modelscope
+from videojax.models.contract import architectures
 from videojax.runs import weights
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
 from videojax.task import ModelSpec
 from videojax.train import train
 
+
+def published():
+  """Architectures with a published layout, and their tests, which know it."""
+  for name, module in architectures().items():
+    tests = importlib.import_module(f"tests.models.test_{name}")
+    if hasattr(module, "names") and isinstance(getattr(tests, "REFERENCE", None), ModelSpec):
+      yield name, module, tests
+
+
+NAME, UNET, TESTS = next(published())
+REFERENCE, reference_shapes = TESTS.REFERENCE, TESTS.reference_shapes
 INFO = REFERENCE.info
 
 
@@ -33,11 +44,11 @@ def placed(mesh=None):
 
 
 def load(path, **kw):
-  return weights.load(path, modelscope, REFERENCE.config, INFO, placed(), **kw)
+  return weights.load(path, UNET, REFERENCE.config, INFO, placed(), **kw)
 
 
 def save(directory, params, **kw):
-  return weights.save(directory, modelscope, REFERENCE.config, INFO, params, **kw)
+  return weights.save(directory, UNET, REFERENCE.config, INFO, params, **kw)
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +74,13 @@ def test_what_was_written_is_read_back_equal(params, tmp_path, shard_bytes):
 
 
 def test_weights_of_the_reference_are_read_straight_into_a_sharded_state(tmp_path):
-  tensors = {n: golden.weight(n, s).astype(np.float32) for n, s in reference_shapes().items()}
+  tensors = {n: weight(n, s).astype(np.float32) for n, s in reference_shapes().items()}
   save_file(tensors, tmp_path / "unet.safetensors")
   abstract = placed(make_mesh(MeshConfig(data=1, fsdp=4, tensor=2)))
   got = weights.load(
-    tmp_path / "unet.safetensors", modelscope, REFERENCE.config, INFO, abstract
+    tmp_path / "unet.safetensors", UNET, REFERENCE.config, INFO, abstract
   )  # fmt: skip
-  for path, (name, layout) in modelscope.names(REFERENCE.config).items():
+  for path, (name, layout) in UNET.names(REFERENCE.config).items():
     want = weights.from_torch(tensors[name], layout, got[path].shape)
     np.testing.assert_array_equal(got[path], want, err_msg=path)
     assert got[path].sharding == abstract[path].sharding
@@ -98,28 +109,6 @@ def test_parameters_that_start_fresh_may_have_any_shape_there(written, params, t
   }  # fmt: skip
 
 
-def test_image_models_weights_leave_what_goes_along_time_to_init_fresh(tmp_path):
-  from videojax.models import video_ldm
-
-  sizes = dict(width=8, multipliers=(1,), blocks=1, attends=(0,), head_dim=8, groups=4, channels=4)
-  model = ModelSpec("video_ldm", video_ldm.Config(**sizes, text=16, dtype="float32"))
-  image = ModelSpec("video_ldm", model.config.image)
-  params = by_path(filled(image.abstract_params))
-  weights.save(tmp_path, video_ldm, image.config, image.info, params)
-  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  abstract = {
-    p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)
-    for p, x in by_path(model.abstract_params).items()
-  }
-  take = lambda **kw: weights.load(tmp_path, video_ldm, model.config, model.info, abstract, **kw)
-  with pytest.raises(ConfigError, match="named by init_fresh: .*temporal"):
-    take()
-  got = take(fresh=".*temporal")
-  assert got.keys() == params.keys()
-  for path, value in got.items():
-    np.testing.assert_array_equal(value, params[path], err_msg=path)
-
-
 @pytest.mark.parametrize(
   "layout,shape,inputs,there",
   [
@@ -142,10 +131,7 @@ def test_layouts_are_pytorchs_and_turn_back(layout, shape, inputs, there):
     np.testing.assert_array_equal(torch.reshape(*there[:2], -1)[..., 0].T, flat[0])
 
 
-MODEL = dict(
-  name="modelscope", width=8, multipliers=(1,), blocks=1, head_dim=8, in_heads=1, groups=4,
-  channels=3, known="last", dtype="float32",
-)  # fmt: skip
+MODEL = dict(name=NAME, channels=3, known="last", dtype="float32", **UNET.SIZES["tiny"])
 FAST = dict(total_steps=1, model=MODEL, evaluate__coherence_clips=0)
 
 
@@ -153,9 +139,9 @@ def test_run_starts_from_published_weights_and_exports_them(tmp_path):
   from videojax.modes.finished_run import export
 
   e = tiny(**FAST)
-  model = ModelSpec("modelscope", e.model.config)
+  model = ModelSpec(NAME, e.model.config)
   info, params = model.info, by_path(filled(model.abstract_params))
-  weights.save(tmp_path / "published", modelscope, model.config, info, params)
+  weights.save(tmp_path / "published", UNET, model.config, info, params)
   e = tiny(
     **FAST, init_from=str(tmp_path / "published"), ema=(), optim={"learning_rate": 1e-30}
   )  # fmt: skip
@@ -167,12 +153,12 @@ def test_run_starts_from_published_weights_and_exports_them(tmp_path):
   for name in want:
     np.testing.assert_allclose(got[name], want[name], atol=1e-20, err_msg=name)
   config = json.loads((tmp_path / "run" / "published" / "config.json").read_text())
-  assert config["_class_name"] == "UNet3DConditionModel" and config["in_channels"] == 10
+  assert config["in_channels"] == 10 and config == UNET.published_config(model.config)
 
 
 def test_export_without_a_published_layout_is_refused_before_anything_is_read(tmp_path):
   from videojax.modes.finished_run import export
 
-  with pytest.raises(ConfigError, match="model 'dit' has no published layout.*modelscope.* have"):
+  with pytest.raises(ConfigError, match=f"model 'dit' has no published layout.*{NAME}.* have"):
     export(tiny(), tmp_path / "no_run")
   assert not (tmp_path / "no_run").exists()

@@ -103,7 +103,7 @@ class Architecture(Protocol):
   """Its `Network`."""
 
   SIZES: Mapping[str, Mapping[str, Any]]
-  """Published sizes by name, and 'nano', one for a CPU: arguments of Config."""
+  """Arguments of Config by name: published sizes; 'nano', one for a CPU; 'tiny', for tests."""
 
   def describe(self, cfg: Any, mesh: Any) -> str:
     """How it attends on this mesh, for people."""

@@ -133,6 +133,7 @@ SIZES = {
   # For a CPU; ours.
   "nano": dict(width=64, depth=2, num_heads=2),
   "micro": dict(width=128, depth=4, num_heads=2),
+  "tiny": dict(width=32, depth=2, num_heads=4),  # for tests
 }
 
 

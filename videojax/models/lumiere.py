@@ -79,6 +79,10 @@ SIZES = {
   "nano": dict(
     width=16, multipliers=(1, 2, 4), blocks=1, attends=1, head_dim=16, temporal_blocks=1, groups=8
   ),
+  # For tests; ours.
+  "tiny": dict(
+    width=16, multipliers=(1, 2), blocks=1, head_dim=8, groups=8, attends=1, temporal_blocks=1
+  ),
 }  # fmt: skip
 PUBLISHED = dict(channels=3, text=4096)  # pixels, T5-XXL
 wider = unet_config.wider

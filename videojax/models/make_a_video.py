@@ -81,6 +81,8 @@ SIZES = {
   ),
   # For a CPU; ours.
   "nano": dict(width=16, multipliers=(1, 2, 4), blocks=1, attends=(1, 2), head_dim=16, groups=8),
+  # For tests; ours.
+  "tiny": dict(width=16, multipliers=(1, 2), blocks=1, head_dim=8, groups=8, attends=(0, 1)),
 }  # fmt: skip
 PUBLISHED = dict(channels=3)
 wider = unet_config.wider

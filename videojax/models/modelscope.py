@@ -49,6 +49,8 @@ SIZES = {
   ),
   # For a CPU; ours.
   "nano": dict(width=32, multipliers=(1, 2), blocks=1, head_dim=16, in_heads=1, groups=8),
+  # For tests; ours.
+  "tiny": dict(width=16, multipliers=(1, 2), blocks=1, head_dim=8, groups=8, in_heads=2),
 }  # fmt: skip
 PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP's ViT-H/14
 

@@ -62,6 +62,8 @@ SIZES = {
   "1.5B": dict(width=320, multipliers=(1, 2, 4, 4), blocks=2, head_dim=64, groups=32),
   # For a CPU; ours.
   "nano": dict(width=32, multipliers=(1, 2), blocks=1, head_dim=16, groups=8),
+  # For tests; ours.
+  "tiny": dict(width=16, multipliers=(1, 2), blocks=1, head_dim=8, groups=8),
 }
 PUBLISHED = dict(
   channels=4, image=1024, scalars=("fps", "motion", "augmentation"), volumes=dict(first=4)

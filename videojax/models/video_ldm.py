@@ -80,6 +80,8 @@ SIZES = {
   "x4": dict(width=256, multipliers=(1, 2, 2, 4), attends=(1, 2, 3), **SD),
   # For a CPU; ours.
   "nano": dict(width=32, multipliers=(1, 2), blocks=1, attends=(0,), head_dim=16, groups=8),
+  # For tests; ours.
+  "tiny": dict(width=16, multipliers=(1, 2), blocks=1, head_dim=8, groups=8, attends=(0, 1)),
 }  # fmt: skip
 PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP's ViT-H/14
 wider = unet_config.wider

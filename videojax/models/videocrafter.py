@@ -77,6 +77,10 @@ SIZES: dict[str, dict[str, Any]] = {
   "nano": dict(
     width=32, multipliers=(1, 2), blocks=1, head_dim=16, in_heads=1, groups=8, temporal_conv=True
   ),
+  # For tests; ours.
+  "tiny": dict(
+    width=16, multipliers=(1, 2), blocks=1, head_dim=8, groups=8, in_heads=1, temporal_conv=True
+  ),
 }  # fmt: skip
 PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP's ViT-H/14
 

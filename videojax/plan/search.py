@@ -89,7 +89,8 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
   tokens = Counts.of(e, task).tokens
   kept = {r: kept_bytes(with_remat(e, r).task(next(iter(e.data)))) for r in REMATS}
   slices = number_of_slices(devices)
-  tried = [m for m in meshes(number, tokens, e.model.config.num_heads) if m.data % slices == 0]
+  heads = getattr(e.model.config, "num_heads", 1)
+  tried = [m for m in meshes(number, tokens, heads) if m.data % slices == 0]
   print(f"search: counting {len(tried)} meshes, each with {WAYS} batches and remats", flush=True)
   said = time.monotonic()
   for done, mesh in enumerate(tried):
