@@ -133,7 +133,7 @@ class Attend(nnx.Module):
   Along time its last matrix starts at zero. It has no positions: convolutions tell the order.
   """
 
-  def __init__(self, cfg: Config, c: int, over: Over, *, source: int = 0, rngs: nnx.Rngs):
+  def __init__(self, c: int, over: Over, cfg: Config, *, source: int = 0, rngs: nnx.Rngs):
     self.norm = GroupNorm(c, cfg.groups, frames=False, eps=1e-5, rngs=rngs)
     self.heads = Attention(cfg, c, source or c, rngs=rngs)
     if over == "time":
@@ -161,7 +161,7 @@ class Block(nnx.Module):
     self.time = Linear((4 * cfg.width,), (2, c), ("embed", None, None), **kw)
     self.norm2, self.conv2 = norm(c), conv(c)
     self.shortcut = Linear((c_in,), (c,), ("embed", None), **kw) if c_in != c else None
-    attend = lambda over, source=0: Attend(cfg, c, over, source=source, rngs=rngs)
+    attend = lambda over, source=0: Attend(c, over, cfg, source=source, rngs=rngs)
     self.attention = attend("space") if attends else None
     self.cross = attend("space", cfg.text) if attends and cfg.text else None
     self.temporal_attention = attend("time") if attends and cfg.temporal else None

@@ -142,8 +142,8 @@ class Model(unet.UNet):
       c = c + jnp.where(given[..., None], embed(jnp.where(given, value, 0.0)), 0)
     return c
 
-  def see(self, x: Array, cond: Cond) -> Float[Array, "B L+I D"] | None:
-    """Text tokens, and image tokens behind them."""
+  def see(self, x: Array, cond: Cond) -> Float[Array, "B S D"] | None:
+    """Text tokens, and image tokens behind them: S = L + I."""
     text = super().see(x, cond)  # [B,L,D]
     if not self.cfg.image_tokens:
       return text
