@@ -121,11 +121,13 @@ def train(
 
       clock = time.perf_counter()
       with phase("compiling"):
-        steps = program.steps
+        steps = program.compile()
       for flag in program.unknown_flags:
         log.say(f"xla_flags: this compiler does not know {flag}; left out")
       seconds["compile"] += time.perf_counter() - clock
-      init_loss = initial_loss(workdir, evaluator, state, seconds)
+      clock = time.perf_counter()
+      init_loss = initial_loss(workdir, evaluator, state)
+      seconds["evaluate"] += time.perf_counter() - clock
       counts = {name: Counts.of(e, task) for name, task in tasks.items()}
       peak = flops.peak_flops_per_s(jax.devices()[0].device_kind)
       key = put_replicated(jax.random.key(e.seed), mesh)
@@ -189,7 +191,7 @@ def train(
       measured = measure(evaluator, e, state, init_loss)
       samples(evaluator, e, state, workdir)
       seconds["evaluate"] += time.perf_counter() - clock
-      result = make_result(e, tasks, counts, loader, state, seconds, program.peak_bytes, measured)
+      result = make_result(e, tasks, counts, loader, state, seconds, program.peak_bytes(), measured)
       if main:
         files.write_json(workdir / "result.json", result.to_json())
         for line in describe_result(result, workdir):
@@ -270,9 +272,7 @@ def diverged_message(step: int, last_finite: int, checkpoints: Checkpointer) -> 
   )
 
 
-def initial_loss(
-  workdir: Path, evaluator: Evaluator, state: TrainState, seconds: dict[str, float]
-) -> float:
+def initial_loss(workdir: Path, evaluator: Evaluator, state: TrainState) -> float:
   """The frozen loss before the first step, kept in the run directory for resumed runs."""
   path, protocol = workdir / "initial.json", to_json(evaluator.config)
   written = rundir.read_sound(path, _is_initial) if jax.process_index() == 0 else None
@@ -282,9 +282,7 @@ def initial_loss(
     return written["frozen_loss"]
   if int(jax.device_get(state.step)) > 0:
     return float("nan")  # a branch: its beginning lies in the trunk
-  clock = time.perf_counter()
   value = evaluator.frozen_loss(state.params).mean
-  seconds["evaluate"] += time.perf_counter() - clock
   if jax.process_index() == 0:
     files.write_json(path, {"frozen_loss": value, "evaluate": protocol})
   return value

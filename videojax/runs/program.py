@@ -191,7 +191,8 @@ class Program:
     self.shardings = state_shardings(e, abstract, mesh)
     self.abstract = with_shardings(abstract, self.shardings)
     self.most = e.steps_per_dispatch
-    self.unknown_flags: list[str] = []  # of xla_flags, that the compiler has not
+    self.unknown_flags: list[str] = []  # of xla_flags, that the compiler of some step has not
+    self._steps: dict[str, Any] = {}
     self._create = jax.jit(
       functools.partial(create_state, e, self.tx), out_shardings=self.shardings
     )
@@ -209,15 +210,16 @@ class Program:
   def evaluator(self) -> Evaluator:
     return Evaluator(self.experiment, self.mesh)
 
-  @functools.cached_property
-  def steps(self) -> dict[str, Any]:
-    """The compiled step of every kind of batch."""
-    return {name: compile_step(self, task) for name, task in self.tasks.items()}
+  def compile(self) -> dict[str, Any]:
+    """The compiled step of every kind of batch; compiles at the first call."""
+    for name, task in self.tasks.items():
+      if name not in self._steps:
+        self._steps[name] = compile_step(self, task)
+    return self._steps
 
-  @property
   def peak_bytes(self) -> int:
     """The compiler's account of one device's peak, over the kinds of batch."""
-    return max(compiled_bytes(step) for step in self.steps.values())
+    return max(compiled_bytes(step) for step in self.compile().values())
 
 
 def load_codec(codec: CodecSpec, abstract: dict) -> dict:
@@ -261,7 +263,8 @@ def lower_step(program: Program, task: Task, replicas: int | None = None) -> Any
 def compile_step(program: Program, task: Task, replicas: int | None = None) -> Any:
   """`lower_step`'s, compiled ahead."""
   options = {k: v for name in program.experiment.xla_flags for k, v in PRESETS[name].items()}
-  step, program.unknown_flags = compile_with(lower_step(program, task, replicas), options)
+  step, unknown = compile_with(lower_step(program, task, replicas), options)
+  program.unknown_flags = sorted({*program.unknown_flags, *unknown})
   return step
 
 
