@@ -12,7 +12,7 @@ from videojax.models import context
 from videojax.models.cond import Cond
 from videojax.scaling import flops
 from videojax.sharding import path_name
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 TINY: dict[str, Any] = {
   "total_steps": 4,

@@ -21,7 +21,8 @@ from videojax.runs.program import Program, lower_step
 from videojax.runs.resume import load_weights, restore_weights
 from videojax.sample import generate
 from videojax.sharding import MeshConfig, by_path, make_mesh, put_batch
-from videojax.task import CODEC, without_codec
+from videojax.specs import CODEC
+from videojax.task import without_codec
 from videojax.train import train
 
 ONE = jax.devices()[:1]

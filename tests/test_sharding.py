@@ -13,7 +13,7 @@ from videojax.modes.bench import make_arguments
 from videojax.plan import hlo
 from videojax.runs.program import Program, compiled_bytes, lower_step
 from videojax.sharding import MESH_AXES, MeshConfig, entry_axes, fallbacks, make_mesh, spec
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 
 def mesh(data=1, fsdp=1, seq=1, tensor=1):

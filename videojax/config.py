@@ -30,7 +30,8 @@ from videojax.optim import OptimConfig
 from videojax.sample import GuidanceConfig
 from videojax.settings import Count, Range, Regex, Seed, Width, build, named, tuples
 from videojax.sharding import MeshConfig
-from videojax.task import CodecSpec, ConditionConfig, ModelSpec, Task
+from videojax.specs import CodecSpec, ModelSpec
+from videojax.task import ConditionConfig, Task
 
 ClipsPerDevice = Annotated[float, Range(0, 2**16, open_low=True)]
 EmaWidth = Annotated[float, Range(0, 0.28, open_low=True, open_high=True)]  # optim.ema_gamma's

@@ -18,7 +18,7 @@ from videojax.models import dit
 from videojax.scaling import flops
 from videojax.scaling.__main__ import experiment_rows
 from videojax.scaling.__main__ import main as dispatch
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 ROOT = Path(__file__).parent.parent.parent
 BY_NAME = {system.name: system for system in SYSTEMS}

@@ -12,7 +12,7 @@ from tests.helpers import check_flops, filled, products_of, relative_error
 from videojax.models import dit
 from videojax.models.cond import Cond, drop
 from videojax.scaling import flops
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 BASE = dict(width=32, depth=2, num_heads=2, patch=(2, 4, 4), channels=3, dtype="float32")
 SHAPE = (2, 4, 16, 16, 3)

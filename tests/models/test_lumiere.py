@@ -12,7 +12,7 @@ from videojax.models.cond import Cond, drop
 from videojax.optim import split_frozen
 from videojax.scaling import mup
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 BASE = dict(
   width=16, multipliers=(1, 2), blocks=1, attends=1, head_dim=8, temporal_blocks=2, groups=4,

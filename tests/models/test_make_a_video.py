@@ -10,7 +10,7 @@ from videojax.models import make_a_video
 from videojax.models.cond import Cond, drop
 from videojax.scaling import mup
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings, path_name
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 BASE = dict(
   width=8, multipliers=(1, 2), blocks=1, attends=(1,), head_dim=4, groups=4, channels=3,

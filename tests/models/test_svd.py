@@ -16,7 +16,7 @@ from videojax.models.cond import Cond, drop
 from videojax.runs import weights
 from videojax.scaling import mup
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 BASE = dict(golden.SIZES, channels=golden.CHANNELS, dtype="float32")
 CONDITIONS = dict(

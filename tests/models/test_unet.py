@@ -13,7 +13,7 @@ from videojax.models import unet, unet_config
 from videojax.models.cond import Cond
 from videojax.models.contract import architectures
 from videojax.models.unet_layers import ResNet
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 SIZES = dict(width=8, multipliers=(1, 2, 3), blocks=2, head_dim=8, groups=4, channels=3)
 

@@ -13,7 +13,7 @@ from videojax.models import vae_svd
 from videojax.runs import weights
 from videojax.scaling import flops
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
-from videojax.task import CodecSpec, ModelSpec
+from videojax.specs import CodecSpec, ModelSpec
 
 
 def spec(**changes):

@@ -14,7 +14,7 @@ from videojax.optim import split_frozen
 from videojax.runs import weights
 from videojax.scaling import mup
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings, path_name
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 BASE = dict(
   width=8, multipliers=(1, 2), blocks=1, attends=(0,), head_dim=4, groups=4, channels=3,

@@ -14,7 +14,7 @@ from videojax.models.cond import Cond, drop
 from videojax.runs import weights
 from videojax.scaling import mup
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 BASE = dict(
   width=16, multipliers=(1,), blocks=1, head_dim=8, in_heads=2, groups=8, temporal_conv=True,

@@ -68,7 +68,7 @@ def test_damaged_initial_loss_is_named_and_measured_again_where_it_can_be(
   evaluator.config = tiny().evaluate
   evaluator.frozen_loss = lambda _: SimpleNamespace(mean=0.25)
   state = TrainState(step=jnp.int32(step), trainable={}, frozen={}, opt_state={}, ema={})
-  value = initial_loss(tmp_path, evaluator, state, {"evaluate": 0.0})
+  value = initial_loss(tmp_path, evaluator, state)
   assert f"{path} is" in capsys.readouterr().out
   assert value == 0.25 if step == 0 else value != value
 

@@ -12,7 +12,7 @@ from videojax.errors import ConfigError
 from videojax.models.contract import architectures
 from videojax.runs import weights
 from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 from videojax.train import train
 
 

@@ -9,7 +9,7 @@ from videojax.config import Experiment
 from videojax.plan import hlo
 from videojax.runs.program import parameters_by_part
 from videojax.scaling import flops, roofline
-from videojax.task import ModelSpec
+from videojax.specs import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)

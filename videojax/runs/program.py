@@ -34,8 +34,9 @@ from videojax.sharding import (
   put_batch,
   whole_batch,
 )
+from videojax.specs import CODEC, CodecSpec, ModelSpec
 from videojax.state import TrainState, init_state, train_step, train_steps
-from videojax.task import CODEC, CodecSpec, ModelSpec, Task
+from videojax.task import Task
 
 
 def check_divides(e: Experiment, mesh: Mesh | AbstractMesh) -> None:

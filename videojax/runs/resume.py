@@ -27,8 +27,9 @@ from videojax.runs.program import (
   with_shardings,
 )
 from videojax.sharding import by_path, path_name
+from videojax.specs import CODEC
 from videojax.state import TrainState
-from videojax.task import CODEC, without_codec
+from videojax.task import without_codec
 
 
 def restore_or_create(

@@ -1,0 +1,146 @@
+"""An architecture or a codec with its sizes: how it is found, built, and counted."""
+
+import dataclasses
+import functools
+import importlib
+import math
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Key
+
+from videojax.codecs import identity
+from videojax.models.attention import compiling_for
+from videojax.models.cond import Cond
+from videojax.models.layers import ParamInfo, param_info
+from videojax.scaling import flops
+from videojax.scaling.flops import Product
+
+NO_MESH = jax.sharding.AbstractMesh((), ())
+CODEC = "codec"  # where a codec's parameters stand beside the model's; they are frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+  """An architecture with its sizes: the module, and its Config."""
+
+  name: str
+  config: Any
+
+  @property
+  def module(self) -> ModuleType:
+    return importlib.import_module(f"videojax.models.{self.name}")
+
+  @property
+  def scan(self) -> bool:
+    """Whether its blocks run in a compiled loop; blocks that differ in size cannot."""
+    return getattr(self.config, "scan", False)
+
+  def stream(self, shape: tuple[int, int, int, int]) -> int:
+    """Numbers that blocks hand on to each other in one clip [T,H,W,C], summed over the blocks."""
+    config = self.config
+    if hasattr(config, "stream"):  # its blocks differ in size
+      return config.stream(shape)
+    tokens = math.prod(max(n // p, 1) for n, p in zip(shape, config.patch))
+    return tokens * config.width * config.depth
+
+  @functools.cached_property
+  def abstract(self) -> nnx.Module:
+    """The model with shapes for parameters; nothing is allocated."""
+    return nnx.eval_shape(lambda: self.module.Model(self.config, rngs=nnx.Rngs(0)))
+
+  @functools.cached_property
+  def info(self) -> dict[str, ParamInfo]:
+    return param_info(self.abstract)
+
+  def init(self, key: Key[Array, ""]) -> dict:
+    """Fresh parameters as a nested dict; jittable."""
+    return nnx.to_pure_dict(
+      nnx.state(self.module.Model(self.config, rngs=nnx.Rngs(key)), nnx.Param)
+    )
+
+  @functools.cached_property
+  def abstract_params(self) -> dict:
+    return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+  def part(self, path: str) -> str:
+    """What a parameter is counted under, its numbers and its products: 'mlp', 'text', ..."""
+    names, parts = path.split("/"), getattr(self.module, "PARTS", {})
+    return next((parts[n] for n in names if n in parts), names[0])
+
+  def products(self, x: Any, t: Any, cond: Cond) -> list[Product]:
+    """The matrix products of one forward pass, by part; all are shapes of one clip.
+
+    They are the same under every kernel, parallelism and remat policy.
+    """
+    plain = dict(kernel="xla", context="auto", remat="none")
+    plain = {name: value for name, value in plain.items() if hasattr(self.config, name)}
+    config = dataclasses.replace(self.config, **plain)
+    leaves, tree = jax.tree.flatten((x, t, cond))
+    return _traced(ModelSpec(self.name, config), tuple(leaves), tree)
+
+  @property
+  def wider(self) -> "ModelSpec":
+    """The same architecture twice as wide."""
+    return ModelSpec(self.name, self.module.wider(self.config))
+
+  def network(self, params: dict) -> Any:
+    """(x, t, cond, key=) -> like x."""
+    graphdef, state = nnx.split(self.abstract)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graphdef, state)
+
+
+@functools.lru_cache(maxsize=1024)
+def _traced(model: ModelSpec, leaves: tuple[Any, ...], tree: Any) -> list[Product]:
+  x, t, cond = jax.tree.unflatten(tree, leaves)
+  network = lambda params, x, t, cond: model.network(params)(x, t, cond)
+  with compiling_for("cpu"), jax.sharding.use_abstract_mesh(NO_MESH):
+    return flops.trace(network, model.abstract_params, x, t, cond, part=model.part)
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecSpec:
+  """A codec with its settings: the module of videojax/codecs/, and its Config."""
+
+  name: str = "identity"
+  config: Any = identity.Config()
+
+  @property
+  def module(self) -> ModuleType:
+    return importlib.import_module(f"videojax.codecs.{self.name}")
+
+  @functools.cached_property
+  def network(self) -> ModelSpec | None:
+    """What its weights are of; None: it has none."""
+    name = self.module.NETWORK
+    return None if name is None else ModelSpec(name, self.config)
+
+  @property
+  def info(self) -> dict[str, ParamInfo]:
+    """Of its parameters as they stand beside the model's."""
+    info = {} if self.network is None else self.network.info
+    return {f"{CODEC}/{path}": value for path, value in info.items()}
+
+  def init(self) -> dict:
+    """Random parameters to stand beside the model's, the same in every run; jittable."""
+    return {} if self.network is None else {CODEC: self.network.init(jax.random.key(0))}
+
+  @functools.cached_property
+  def abstract_params(self) -> dict:
+    return jax.eval_shape(self.init)
+
+  def of(self, params: dict) -> Any:
+    """The codec with its weights among `params`; with {} its shapes alone can be asked for."""
+    return self.module.Codec(params.get(CODEC), self.config)
+
+  def encode_flops(self, shape: tuple[int, int, int, int]) -> int:
+    """FLOP of encoding one clip of this shape."""
+    if self.network is None:
+      return 0
+    encode = lambda params, video: self.of(params).encode(video, None)
+    video = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    return flops.forward(flops.trace(encode, self.abstract_params, video))["total"]
