@@ -16,7 +16,8 @@ import os
 import sys
 from pathlib import Path
 
-from data_pipelines import video_beam, video_build, video_dataset
+from data_pipelines import video_beam, video_dataset
+from data_pipelines.video_build import build
 from videojax.errors import ConfigError
 from videojax.io.claim import claim
 
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
       if flags.beam:
         print(video_beam.build(flags.source, flags.out, options, flags.beam_options))
       else:
-        print(video_build.build(Path(flags.source), Path(flags.out), options, flags.workers))
+        print(build(Path(flags.source), Path(flags.out), options, flags.workers))
   except (ValueError, OSError) as error:
     print(f"video_folder: {error}", file=sys.stderr)
     return 2
