@@ -238,7 +238,7 @@ class Checkpointer:
     except (jax.errors.JaxRuntimeError, MemoryError):
       raise  # out of memory is not damage
     except Exception as error:
-      if _listed_files(directory):  # every file is as it was written: no damage either
+      if _listed_files(directory):  # every file still has the checksum it was written with
         raise CheckpointError(f"{directory} cannot be read: {_first_line(error)}") from error
       raise _DamagedError(
         "its arrays cannot be read, and without files.json the cause is unknown"

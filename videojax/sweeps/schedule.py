@@ -202,7 +202,7 @@ def list_cells(base: Mapping[str, Any], cells: Sequence[Cell], workdir: Path) ->
 
 
 def time_left(work: Sequence[float], spent: Sequence[float]) -> float:
-  """Seconds that the other cells will take: so much a cell and so much a FLOP, fitted so far."""
+  """Seconds left: a cost per cell plus a cost per FLOP, fitted to the cells that are done."""
   done = len(spent)
   rows = np.array([[1.0, flops / max(work)] for flops in work])
   cost = nnls(rows[:done], np.asarray(spent))[0]
