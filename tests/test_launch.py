@@ -126,7 +126,7 @@ def test_run_may_start_where_its_plan_was_written(command, tmp_path):
     ("model.channels=4", "model.channels=4, the data has 3"),
     ("model.text=7", "['text', 'text_mask'], which the data does not have"),
     ("optim.freeze=nothing", "matches no parameter"),
-    ("data.worlds.known=3", "must be equal"),
+    ("condition.known_frames=3", "must be equal"),
     ("evaluate.splits.id.split=nosuch", "no split 'nosuch'"),
     ("init_from=/nowhere", "/nowhere is not a run directory"),
   ],

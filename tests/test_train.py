@@ -18,6 +18,7 @@ from videojax.data import Mixture
 from videojax.errors import ConfigError
 from videojax.io.checkpoint import Checkpointer
 from videojax.models.contract import architectures
+from videojax.models.unet_config import Config as UNet
 from videojax.modes.bench import make_arguments
 from videojax.runs import program
 from videojax.sharding import MeshConfig, make_mesh
@@ -191,7 +192,7 @@ def test_mixture_of_images_and_clips_trains_in_one_loop(tmp_path):
 
 @pytest.mark.slow
 def test_unet_trains_on_images_and_clips_in_one_loop(tmp_path):
-  name, unet = next((n, m) for n, m in architectures().items() if hasattr(m.Config, "multipliers"))
+  name, unet = next((n, m) for n, m in architectures().items() if issubclass(m.Config, UNet))
   model = dict(name=name, channels=3, known="last", dtype="float32", **unet.SIZES["tiny"])
   result = run(tmp_path / "run", **MIXTURE, model=model)
   assert result.tokens == 8 * (3 * 4 + 1) * 16 * 16 and result.frozen_loss.final > 0

@@ -303,7 +303,7 @@ def test_image_models_weights_leave_what_goes_along_time_to_init_fresh(tmp_path)
     for p, x in by_path(model.abstract_params).items()
   }
   take = lambda **kw: weights.load(tmp_path, video_ldm, model.config, model.info, abstract, **kw)
-  with pytest.raises(ConfigError, match="named by init_fresh: .*temporal"):
+  with pytest.raises(ConfigError, match="name them with init_fresh: .*temporal"):
     take()
   got = take(fresh=".*temporal")
   assert got.keys() == params.keys()

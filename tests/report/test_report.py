@@ -450,7 +450,7 @@ def test_data_without_a_simulator_has_no_coherence_section(tmp_path):
   points = product(vary("budget", 4e13, 1.6e14, 6.4e14), vary("model.width", 64, 128, 192))
   numbers, page = build(tmp_path, cells(points), world=World(coherence=False))
   assert "coherence" not in page.ids and "clips" not in page.ids
-  assert any("no simulator" in text for text in numbers["left_out"])
+  assert any("do not come from a simulator" in text for text in numbers["left_out"])
   assert numbers["series"][0]["law"]
 
 
