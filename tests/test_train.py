@@ -254,7 +254,7 @@ def test_replicas_in_one_step_are_the_runs_alone():
   rows = [jax.tree.map(lambda x, i=i: jnp.copy(x[i]), stacked[:3]) for i in range(2)]
   got, metrics = together(*jax.device_put(stacked, together.input_shardings[0]))
   for i, (state, batch, key) in enumerate(rows):
-    want, alone = made.steps["worlds"](state, batch, key, *stacked[3:])
+    want, alone = made.compile()["worlds"](state, batch, key, *stacked[3:])
     assert relative_error(jax.tree.map(lambda x, i=i: x[i], got.ema), want.ema) < 1e-5
     np.testing.assert_allclose(metrics["loss"][i], alone["loss"], rtol=1e-5)
   assert metrics["loss"][0] != metrics["loss"][1]
