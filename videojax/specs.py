@@ -18,6 +18,7 @@ from videojax.models.cond import Cond
 from videojax.models.layers import ParamInfo, param_info
 from videojax.scaling import flops
 from videojax.scaling.flops import Product
+from videojax.sharding import by_path
 
 NO_MESH = jax.sharding.AbstractMesh((), ())
 CODEC = "codec"  # where a codec's parameters stand beside the model's; they are frozen
@@ -45,7 +46,7 @@ class ModelSpec:
     if hasattr(config, "stream"):  # its blocks differ in size
       return config.stream(shape)
     tokens = math.prod(max(n // p, 1) for n, p in zip(shape, config.patch))
-    return tokens * config.width * config.depth
+    return tokens * config.width * getattr(config, "depth", 1)
 
   @functools.cached_property
   def abstract(self) -> nnx.Module:
@@ -99,7 +100,9 @@ def _traced(model: ModelSpec, leaves: tuple[Any, ...], tree: Any) -> list[Produc
   x, t, cond = jax.tree.unflatten(tree, leaves)
   network = lambda params, x, t, cond: model.network(params)(x, t, cond)
   with compiling_for("cpu"), jax.sharding.use_abstract_mesh(NO_MESH):
-    return flops.trace(network, model.abstract_params, x, t, cond, part=model.part)
+    params = model.abstract_params
+    parts = [model.part(path) for path in by_path(params)]
+    return flops.trace(network, params, x, t, cond, parts=parts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ This is the seam: the loop knows `loss(params, rows, keys) -> [B]`, measures and
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -144,6 +145,13 @@ class Task:
     """Pixels per latent position in (t, h, w)."""
     return self.codec.of({}).strides
 
+  @functools.cached_property
+  def _example(self) -> tuple[Any, Cond]:
+    """Latents and conditions of one clip, as shapes."""
+    rows = stack_examples(self.source, [0])
+    prepare = lambda params, rows: self.prepare(params, self.source.decode(dict(rows)))
+    return jax.eval_shape(prepare, self.abstract_params, rows)
+
   def products(self, frames: int | None = None) -> list[Product]:
     """The matrix products of one forward pass of one training clip.
 
@@ -151,14 +159,13 @@ class Task:
       frames: of the latents, from the first; None: all, as in training. 1: an image.
     """
 
-    def inputs(params: dict, rows: Mapping[str, Any]) -> Any:
-      x, cond = self.prepare(params, self.source.decode(dict(rows)))
+    def inputs(x: Array, cond: Cond) -> Any:
       cut = lambda value: value[:, :frames]
+      x = cut(x)
       t = jnp.zeros((1, x.shape[1] if self.objective.per_frame else 1))
-      return cut(x), cut(t), cut_cond(cond, cut)
+      return x, t, cut_cond(cond, cut)
 
-    rows = stack_examples(self.source, [0])
-    return self.model.products(*jax.eval_shape(inputs, self.abstract_params, rows))
+    return self.model.products(*jax.eval_shape(inputs, *self._example))
 
   @property
   def abstract_params(self) -> dict:

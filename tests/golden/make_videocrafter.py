@@ -3,7 +3,7 @@
   git clone https://github.com/AILab-CVC/VideoCrafter
   git -C VideoCrafter checkout 11bcd76fc62fb98b9715b994afe45b4fa081120c
   pip install torch==2.13.0 einops==0.8.1 opencv-python-headless pyyaml
-  PYTHONPATH=VideoCrafter python tests/golden/make_videocrafter.py
+  PYTHONPATH=VideoCrafter python -m tests.golden.make_videocrafter
 
 Each published variant, small, with its own switches. Weights and inputs come from generators
 seeded by their names, here and in the test, so that only results are stored. Computed in float64,
@@ -12,10 +12,11 @@ sizes: how many parameters there are, and a digest of their names.
 """
 
 import hashlib
-import zlib
 from pathlib import Path
 
 import numpy as np
+
+from tests.golden.drawn import draw, weight
 
 CHANNELS, TEXT, LENGTH = 4, 16, 5
 # By our names. Widths divide by 32 groups and 8 heads come first, both fixed in the reference.
@@ -46,17 +47,6 @@ CONFIGS = {
   "512-v2": "t2v_512_v2", "1024-v1": "t2v_1024_v1", "512-v1": "t2v_512_v1", "i2v-512": "i2v_512_v1",
 }  # fmt: skip
 PREFIX = "model.diffusion_model."
-
-
-def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-  return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-
-
-def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-  """Any tensor of the reference's shape: kernels keep variances, gains are about one."""
-  if len(shape) > 1:
-    return draw(name, shape) / np.sqrt(np.prod(shape[1:]))
-  return 0.1 * draw(name, shape) + name.endswith("weight")
 
 
 def digest(names) -> str:

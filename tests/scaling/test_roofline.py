@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import count_jaxpr, tiny
 from videojax.config import resolve
 from videojax.data import stack_examples
-from videojax.plan.step_work import Sent, step_work
+from videojax.plan.step_work import Clip, Sent, step_work
 from videojax.scaling import flops, roofline
 from videojax.sharding import MESH_AXES
 
@@ -27,7 +27,7 @@ def estimated(name, kind, *, sent=ALONE, mesh=(1, 1, 1, 1), **changes):
   clips = changes.pop("clips", e.batch_size)
   model = dataclasses.replace(e.model, config=dataclasses.replace(e.model.config, **changes))
   e = dataclasses.replace(e, batch_size=clips, clips_per_device=None, model=model)
-  work = step_work(e, dict(zip(MESH_AXES, mesh)), 0.0, sent)
+  work = step_work(e, Clip.of(e), dict(zip(MESH_AXES, mesh)), 0.0, sent)
   return sum(roofline.estimate(work, kind).values())
 
 

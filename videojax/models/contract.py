@@ -8,12 +8,16 @@ are those of its traced forward pass (scaling/flops.py), so it lists none.
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from videojax import models
+from videojax import models, settings
+from videojax.errors import check_choice
+from videojax.models import layers
+from videojax.models.attention import CONTEXTS, KERNELS
 from videojax.models.cond import Cond
 
 
@@ -42,7 +46,7 @@ class Network(Protocol):
 
 
 class Sizes(Protocol):
-  """A frozen dataclass of settings, which checks itself in `__post_init__` (settings.check).
+  """A frozen dataclass of settings, which checks itself in `__post_init__` (`check_sizes`).
 
   Sizes have no defaults. A condition that is None or empty is not taken.
   """
@@ -157,8 +161,28 @@ class Optional(Protocol):
     """What the published config.json says of these sizes."""
 
 
+def check_sizes(cfg: Any) -> None:
+  """The first line of the `__post_init__` of a Config that attends.
+
+  Raises:
+    ValueError: a field of another type, out of its range, or not among its choices, by name.
+  """
+  settings.check(cfg)
+  object.__setattr__(cfg, "volumes", layers.as_volumes(cfg.volumes))
+  check_choice("dtype", cfg.dtype, ("float32", "bfloat16"))
+  check_choice("remat policy", cfg.remat, layers.REMATS)
+  check_choice("attention kernel", cfg.kernel, KERNELS)
+  check_choice("context parallelism", cfg.context, CONTEXTS)
+  if cfg.known is not None:
+    check_choice("known fill", cfg.known, layers.KNOWN_FILLS)
+
+
 def architectures() -> dict[str, Architecture]:
   """Every architecture of this folder, by the name of its file."""
+  return {name: file for name, file in modules().items() if isinstance(file, Architecture)}
+
+
+def modules() -> dict[str, ModuleType]:
+  """Every file of this folder, by its name."""
   files = sorted(file.name for file in pkgutil.iter_modules(models.__path__))
-  modules = {name: importlib.import_module(f"{models.__name__}.{name}") for name in files}
-  return {name: module for name, module in modules.items() if isinstance(module, Architecture)}
+  return {name: importlib.import_module(f"{models.__name__}.{name}") for name in files}

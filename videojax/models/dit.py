@@ -17,12 +17,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers
-from videojax.models.attention import CONTEXTS, KERNELS, attention, choose_kernel
+from videojax.models.attention import attention, choose_kernel
 from videojax.models.attention import describe as how_attention
 from videojax.models.cond import Cond, check_cond
+from videojax.models.contract import check_sizes
 from videojax.models.elementwise import RMSNorm, gelu_tanh, layer_norm
 from videojax.models.layers import Linear
 from videojax.models.text import ByteEncoder
@@ -81,8 +81,7 @@ class Config:
   context: str = "auto"
 
   def __post_init__(self):
-    settings.check(self)
-    object.__setattr__(self, "volumes", layers.as_volumes(self.volumes))
+    check_sizes(self)
     if not self.head_dim:
       if self.width % self.num_heads:
         raise ValueError(f"width={self.width} is not divisible by num_heads={self.num_heads}")
@@ -96,12 +95,6 @@ class Config:
     check_choice("attention", self.attention, ("joint", "alternating"))
     check_choice("modulation", self.modulation, ("block", "shared"))
     check_choice("position", self.position, ("rope", "sincos"))
-    check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-    check_choice("remat policy", self.remat, layers.REMATS)
-    check_choice("attention kernel", self.kernel, KERNELS)
-    check_choice("context parallelism", self.context, CONTEXTS)
-    if self.known is not None:
-      check_choice("known fill", self.known, layers.KNOWN_FILLS)
     if isinstance(self.text, str):
       check_choice("text", self.text, ("bytes",))
 

@@ -5,10 +5,8 @@ import math
 from collections.abc import Collection
 from typing import Any, ClassVar, NamedTuple
 
-from videojax import settings
-from videojax.errors import check_choice
-from videojax.models import layers
-from videojax.models.attention import CONTEXTS, KERNELS, choose_kernel
+from videojax.models.attention import choose_kernel
+from videojax.models.contract import check_sizes
 from videojax.settings import Depth, Width
 
 
@@ -93,8 +91,7 @@ class Config:
   classes: ClassVar[int | None] = None
 
   def __post_init__(self):
-    settings.check(self)
-    object.__setattr__(self, "volumes", layers.as_volumes(self.volumes))
+    check_sizes(self)
     if not self.multipliers:
       raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, one per level")
     for name in ("head_dim", "groups"):
@@ -102,12 +99,6 @@ class Config:
         raise ValueError(f"width={self.width} is not divisible by {name}={getattr(self, name)}")
     if self.width % 2:
       raise ValueError(f"width={self.width} must be even: sines and cosines of the noise level")
-    check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-    check_choice("remat policy", self.remat, layers.REMATS)
-    check_choice("attention kernel", self.kernel, KERNELS)
-    check_choice("context parallelism", self.context, CONTEXTS)
-    if self.known is not None:
-      check_choice("known fill", self.known, layers.KNOWN_FILLS)
 
   @property
   def uses(self) -> tuple[str, ...]:

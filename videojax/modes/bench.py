@@ -15,7 +15,7 @@ from videojax import optim
 from videojax.config import Experiment
 from videojax.data import stack_examples
 from videojax.io import files
-from videojax.plan.step_work import Sent, step_work
+from videojax.plan.step_work import Clip, Sent, step_work
 from videojax.runs.program import Counts, Program, compile_step, compiled_bytes
 from videojax.scaling import flops, roofline
 from videojax.sharding import make_mesh
@@ -116,7 +116,7 @@ def estimate(e: Experiment, mesh: Mesh) -> float | None:
   kind = jax.devices()[0].device_kind
   if mesh.size > 1 or roofline.memory(kind) is None:
     return None
-  work = step_work(e, mesh.shape, 0.0, Sent(0.0, 0.0))
+  work = step_work(e, Clip.of(e), mesh.shape, 0.0, Sent(0.0, 0.0))
   return sum(roofline.estimate(work, kind).values())
 
 

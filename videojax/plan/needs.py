@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -42,16 +43,17 @@ def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
   kinds: dict[str, dict[str, Any]] = {}
   for name, task in tasks.items():
     products = task.products()
+    forward = flops.forward(products)
     tokens = Counts.of(e, task).tokens
     kinds[name] = {
       "clip_shape": list(task.source.shape),
       "tokens_per_clip": tokens,
       "tokens_per_video_second": tokens * fps(task) / task.source.shape[0],
-      "forward_flops_per_clip": flops.forward(products),
+      "forward_flops_per_clip": forward,
       "step_flops_per_clip": flops.step(products),
       "encode_flops_per_clip": e.codec.encode_flops(task.source.shape),
       "backward_flops_per_clip_exact": flops.backward(products),
-      "remat": {remat: remat_cost(e, name, remat, mesh) for remat in REMATS},
+      "remat": {remat: remat_cost(e, name, remat, mesh, forward) for remat in REMATS},
     }
     kinds[name]["activation_bytes"] = kinds[name]["remat"][e.model.config.remat]["kept_bytes"]
   weights = {name: e.data[name].weight for name in e.data}
@@ -107,10 +109,11 @@ def state_bytes(abstract: Any, shardings: Any) -> dict[str, int]:
   return parts | {"total": sum(parts.values())}
 
 
-def remat_cost(e: Experiment, name: str, remat: str, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
+def remat_cost(
+  e: Experiment, name: str, remat: str, mesh: Mesh | AbstractMesh, forward: Mapping[str, int]
+) -> dict[str, Any]:
   """What a remat policy keeps on one device, and what a step then computes of 3 x forward."""
   task = with_remat(e, remat).task(name)
-  forward = flops.forward(task.products())
   rows = e.batch_size / e.accumulate / (mesh.shape["data"] * mesh.shape["fsdp"])
   split = mesh.shape["seq"] * mesh.shape["tensor"]
   return {

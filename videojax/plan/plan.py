@@ -16,7 +16,7 @@ from videojax.models.attention import compiling_for
 from videojax.plan import tables, topology
 from videojax.plan.needs import needs, plan_mesh
 from videojax.plan.search import search
-from videojax.plan.step_work import Sent, step_work
+from videojax.plan.step_work import Clip, Sent, step_work
 from videojax.scaling import flops, roofline
 from videojax.sharding import MESH_AXES, make_mesh, mesh_sizes
 
@@ -110,8 +110,9 @@ def times(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
   """Bound and estimate of a compiled step, with hours and price of the run."""
   kept = max(kind["activation_bytes"] for kind in written["data"].values())
   found = written["collectives"]
-  sent = Sent.counted(e, written["mesh"]) if found is None else Sent.compiled(found)
-  work = step_work(e, written["mesh"], kept, sent)
+  clip, mesh = Clip.of(e), written["mesh"]
+  sent = Sent.counted(e, clip, mesh) if found is None else Sent.compiled(found)
+  work = step_work(e, clip, mesh, kept, sent)
   bound, parts = roofline.bound(work, kind), roofline.estimate(work, kind)
   seconds = sum(parts.values())
   hours = seconds * e.total_steps / 3600

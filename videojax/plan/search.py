@@ -14,7 +14,7 @@ from videojax.config import Experiment
 from videojax.errors import ConfigError
 from videojax.plan import topology
 from videojax.plan.needs import DoesNotFit, kept_bytes, state_bytes, with_remat
-from videojax.plan.step_work import Sent, step_work
+from videojax.plan.step_work import Clip, Sent, step_work
 from videojax.plan.tables import mesh_text
 from videojax.runs.program import Counts, create_state, make_update, state_shardings
 from videojax.scaling import roofline
@@ -87,6 +87,7 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
   task = e.task(next(iter(e.data)))
   tokens = Counts.of(e, task).tokens
+  clip = Clip.of(e)
   kept = {r: kept_bytes(with_remat(e, r).task(next(iter(e.data)))) for r in REMATS}
   slices = number_of_slices(devices)
   heads = getattr(e.model.config, "num_heads", 1)
@@ -109,7 +110,8 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
       if size <= FULL * memory.hbm_bytes:
         run = dataclasses.replace(with_remat(e, remat), batch_size=batch)
         sizes = dataclasses.asdict(mesh)
-        work = step_work(run, sizes, kept[remat] * share, Sent.counted(run, sizes))
+        sent = Sent.counted(run, clip, sizes)
+        work = step_work(run, clip, sizes, kept[remat] * share, sent)
         seconds = sum(roofline.estimate(work, kind).values()) / batch
         yield Candidate(mesh, batch, remat, size, seconds)
 

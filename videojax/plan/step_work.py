@@ -13,6 +13,28 @@ from videojax.specs import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
+class Clip:
+  """One clip's work, of the source with the most: the same on every mesh and with every remat.
+
+  Attributes:
+    forward: FLOPs of a forward pass, by part.
+    encode: FLOPs of the codec.
+    stream: numbers that blocks hand on to each other.
+  """
+
+  forward: Mapping[str, int]
+  encode: int
+  stream: int
+
+  @classmethod
+  def of(cls, e: Experiment) -> "Clip":
+    tasks = [e.task(name) for name in e.data]
+    counts = [(flops.forward(t.products()), e.model.stream(t.latent_shape)) for t in tasks]
+    forward, stream = max(counts, key=lambda count: count[0]["total"])
+    return cls(forward, max(e.codec.encode_flops(t.source.shape) for t in tasks), stream)
+
+
+@dataclasses.dataclass(frozen=True)
 class Sent:
   """Bytes that a device sends in a step, within its slice or machine and out of it."""
 
@@ -27,15 +49,14 @@ class Sent:
     return cls(size(False), size(True))
 
   @classmethod
-  def counted(cls, e: Experiment, mesh: Mapping[str, int]) -> "Sent":
+  def counted(cls, e: Experiment, clip: Clip, mesh: Mapping[str, int]) -> "Sent":
     """Without a compiler, in 16 bits: weights gathered, gradients summed, tokens exchanged."""
     remat = e.model.config.remat
-    _, stream = _of_clip(e)
     weights = 2 * parameters(e.model) / mesh["tensor"]
     pieces, passes, exchanges = mesh["fsdp"] * mesh["seq"], gathers(remat), 3 + (remat == "full")
     share = lambda n: (n - 1) / n
     rows = e.batch_size / (mesh["data"] * mesh["fsdp"])
-    layers = 2 * stream * rows / mesh["seq"]
+    layers = 2 * clip.stream * rows / mesh["seq"]
     sent = weights * share(pieces) * (passes + 1)  # gathered in each pass, gradients scattered
     sent += 2 * weights / pieces * share(mesh["data"])  # gradients of the pieces, summed
     sent += 4 * layers / mesh["tensor"] * exchanges * share(mesh["seq"])  # q, k, v and the output
@@ -44,12 +65,13 @@ class Sent:
 
 
 def step_work(
-  e: Experiment, mesh: Mapping[str, int], kept_bytes: int | float, sent: Sent
+  e: Experiment, clip: Clip, mesh: Mapping[str, int], kept_bytes: int | float, sent: Sent
 ) -> roofline.Work:
   """One device's work of a step.
 
   Args:
     e: with its batch, remat and sizes.
+    clip: of e, and of all that differ from it in batch, mesh and remat alone.
     mesh: axis -> size.
     kept_bytes: activations that a device keeps for the backward pass.
     sent: by a device.
@@ -57,22 +79,20 @@ def step_work(
   config, devices = e.model.config, 1
   for size in mesh.values():
     devices *= size
-  forward, stream = _of_clip(e)
-  encode = max(e.codec.encode_flops(e.task(name).source.shape) for name in e.data)
   clips = e.batch_size / devices
-  attention, other = roofline.executed_flops(forward, config.remat)
+  attention, other = roofline.executed_flops(clip.forward, config.remat)
   number = parameters(e.model)
   state = roofline.optimizer_bytes(number, len(e.ema)) / (mesh["fsdp"] * mesh["seq"])
   weights = 2 * number * gathers(config.remat)
   return roofline.Work(
     attention_flops=attention * clips,
-    other_flops=(other + encode) * clips,
+    other_flops=(other + clip.encode) * clips,
     state_bytes=(state + weights) / mesh["tensor"],
     kept_bytes=kept_bytes,
-    layer_bytes=2 * stream * clips,
+    layer_bytes=2 * clip.stream * clips,
     ici_bytes=sent.ici,
     dcn_bytes=sent.dcn,
-    head_dim=config.head_dim,
+    head_dim=getattr(config, "head_dim", 1),  # without attention it counts for nothing
   )
 
 
@@ -86,10 +106,3 @@ def gathers(remat: str) -> int | float:
 @functools.lru_cache
 def parameters(model: ModelSpec) -> int:
   return parameters_by_part(model)["total"]
-
-
-def _of_clip(e: Experiment) -> tuple[dict[str, int], int]:
-  """Forward FLOPs by part of a clip, and what its blocks hand on; of the source with most work."""
-  tasks = [e.task(name) for name in e.data]
-  counts = [(flops.forward(t.products()), e.model.stream(t.latent_shape)) for t in tasks]
-  return max(counts, key=lambda count: count[0]["total"])

@@ -5,9 +5,7 @@ there, its layout). Every tensor is used exactly once, or what is missing, extra
 listed and nothing is loaded. One tensor at a time is in memory, and each device gets its part.
 """
 
-import importlib
 import math
-import pkgutil
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +16,10 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from videojax import models
 from videojax.errors import ConfigError
 from videojax.io.files import write_json
 from videojax.io.tensors import INDEX, STEM, Tensors, write
+from videojax.models.contract import modules
 from videojax.models.layers import ParamInfo
 
 SHARD_BYTES = 5_000_000_000
@@ -85,12 +83,9 @@ def published_names(module: ModuleType, config: Any) -> dict[str, tuple[str, str
 
 
 def _published() -> list[str]:
-  """Architectures with a published layout."""
-  files = pkgutil.iter_modules(models.__path__)
-  every = {file.name: importlib.import_module(f"{models.__name__}.{file.name}") for file in files}
-  return [
-    name for name, module in every.items() if hasattr(module, "names") and hasattr(module, "Model")
-  ]
+  """Networks with a published layout."""
+  has = lambda module: hasattr(module, "names") and hasattr(module, "Model")
+  return [name for name, module in modules().items() if has(module)]
 
 
 def load(

@@ -72,7 +72,7 @@ class _Value(NamedTuple):
 
 
 def trace(
-  f: Callable[..., Any], params: Any, *args: Any, part: Callable[[str], str] = str
+  f: Callable[..., Any], params: Any, *args: Any, parts: Sequence[str] = ()
 ) -> list[Product]:
   """Every matrix product and convolution of f(params, *args), by tracing it on shapes.
 
@@ -83,14 +83,13 @@ def trace(
     f: a forward pass without loops of unknown length.
     params: pytree of arrays or shapes.
     args: of one clip.
-    part: path of a parameter, 'blocks/attention/query/kernel', -> the part that it belongs to.
+    parts: that the leaves of params belong to; none: one for all.
   Raises:
     ValueError: products within a `while` or a `cond`, whose number is not known.
   """
   closed = jax.make_jaxpr(f)(params, *args)
-  paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-  name = lambda path: "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path)
-  values = [_Value(part(name(path)), learned=True) for path in paths]
+  parts = parts or ["parameters"] * len(jax.tree.leaves(params))
+  values = [_Value(part, learned=True) for part in parts]
   values += [_Value(given=True)] * (len(closed.jaxpr.invars) - len(values))
   products: list[Product] = []
   _walk(closed.jaxpr, values, 1, products)
