@@ -131,7 +131,8 @@ def test_layouts_are_pytorchs_and_turn_back(layout, shape, inputs, there):
     np.testing.assert_array_equal(torch.reshape(*there[:2], -1)[..., 0].T, flat[0])
 
 
-MODEL = dict(name=NAME, channels=3, known="last", dtype="float32", **UNET.SIZES["tiny"])
+SMALL = {**UNET.SIZES["tiny"], "multipliers": (1,)}
+MODEL = dict(name=NAME, channels=3, known="last", dtype="float32", **SMALL)
 FAST = dict(total_steps=1, model=MODEL, evaluate__coherence_clips=0)
 
 
