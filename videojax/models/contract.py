@@ -121,7 +121,11 @@ class Attends(Protocol):
 
   @property
   def num_heads(self) -> int:
-    """Of the widest layer, which the mesh axis `tensor` splits."""
+    """Of the layer with the fewest, which the mesh axis `tensor` must divide."""
+
+  @property
+  def head_dim(self) -> int:
+    """Channels of a head, on which the speed of attention depends."""
 
   @property
   def kernel(self) -> str:

@@ -107,9 +107,9 @@ def _figures(numbers: Report, directory: Path) -> dict[str, bytes]:
   out = {}
   with plotting.styled():
     for name, panels in figures.draw(plotting.literal(numbers)).items():
-      out[f"{name}.svg"] = plotting.save(panels.figure, directory, name)
-      write_text(directory / f"{name}.csv", panels.csv())
-      out[f"{name}.csv"] = panels.csv().encode()
+      out[f"{name}.svg"], drawn = plotting.save(panels.figure, directory, name), panels.csv()
+      write_text(directory / f"{name}.csv", drawn)
+      out[f"{name}.csv"] = drawn.encode()
   return out
 
 
