@@ -1,5 +1,6 @@
 """8 fake CPU devices, strict shapes, and one compilation cache for the suite's processes."""
 
+import importlib.metadata
 import math
 import os
 import tempfile
@@ -8,8 +9,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A child process (kill trials) finds what another has compiled.
 CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="videojax-xla-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-# Most of the suite's time is XLA compiling small programs: half of it without LLVM's passes.
+# Most of the suite's time is XLA compiling small programs: it takes half as long without LLVM's
+# passes, and half of that without the MLIR emitters, which jaxlib 0.12 cannot turn off any more.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 # Of 8 fake devices each may wait in a collective for the others: a thread for all of them at once.
 os.environ.setdefault("PJRT_NPROC", "32")

@@ -65,6 +65,11 @@ def filled(params: Any, scale: float = 0.1) -> Any:
   return jax.tree_util.tree_map_with_path(one, params)
 
 
+def draw(shape: tuple[int, ...], seed: int = 0) -> Any:
+  """Standard normal numbers."""
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
 def relative_error(got: Any, want: Any) -> float:
   """Largest difference of any leaf, relative to that leaf's norm."""
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.helpers import check_flops, filled, relative_error
+from tests.helpers import check_flops, filled
 from videojax.models import image_inflation, lumiere
 from videojax.models.cond import Cond, drop
 from videojax.optim import split_frozen
 from videojax.scaling import mup
-from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
+from videojax.sharding import by_path
 from videojax.specs import ModelSpec
 
 BASE = dict(
@@ -77,9 +77,6 @@ def test_a_clip_of_held_frames_starts_as_the_image_model_frame_by_frame():
   assert jnp.abs(as_video(moving, T, Cond()) - as_image(moving, T, Cond())).max() > 1e-2
 
 
-SMALL_HEADS = spec(groups=4, head_dim=8).config
-
-
 @pytest.mark.parametrize(
   "make",
   [
@@ -123,12 +120,6 @@ def test_halving_is_a_strided_convolution_along_time_and_doubling_its_transpose(
 # --- behaviour ----------------------------------------------------------------------------------
 
 
-def test_output_is_float32_like_the_input_in_bfloat16_too():
-  model = spec(dtype="bfloat16")
-  out = jax.eval_shape(lambda p: model.network(p)(clip(), T, Cond()), model.abstract_params)
-  assert out.shape == SHAPE and out.dtype == jnp.float32
-
-
 def test_the_whole_clip_is_one_pass_the_last_frame_moves_the_first(network):
   x = clip()
   moved = network(x.at[:, -1].add(1.0)) - network(x)
@@ -144,18 +135,6 @@ def test_frames_that_cannot_be_halved_are_named(network, frames):
 def test_one_level_per_frame_equals_one_level_per_clip_where_they_agree(network):
   same = network(clip(), jnp.broadcast_to(T, (2, 4)))
   np.testing.assert_allclose(same, network(clip()), atol=1e-5)
-
-
-def test_remat_changes_neither_output_nor_gradients():
-  sizes = dict(multipliers=(1,), attends=0, temporal_blocks=1)
-  params = filled(spec(**sizes).abstract_params)
-
-  def run(remat):
-    network = spec(remat=remat, **sizes).network
-    loss = lambda p: jnp.square(network(p)(clip(), T, Cond())).mean()
-    return jax.jit(jax.value_and_grad(loss))(params)
-
-  assert relative_error(run("full"), run("none")) < 2e-5
 
 
 ALL = dict(text=16, scalars=("low_noise",), known="zeros", volumes=dict(low=3))
@@ -260,32 +239,3 @@ def test_mup_tells_inputs_outputs_and_hidden_parameters_apart():
   assert {path: rules[path].role for path in ROLES} == ROLES
   for path in ("down/0/temporal_sampler/conv/kernel", "up/0/temporal_sampler/conv/kernel"):
     assert rules[path][1:] == pytest.approx((1.0, 0.5))  # nearest at every width
-
-
-# --- meshes -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  "frames,sizes",
-  [
-    (6, dict(data=2, fsdp=2, seq=2)),
-    pytest.param(2, dict(data=2, fsdp=1, seq=4), marks=pytest.mark.slow),
-    pytest.param(4, dict(data=1, fsdp=2, seq=2, tensor=2), marks=pytest.mark.slow),
-  ],
-)
-def test_mesh_does_not_show_in_loss_and_gradients(frames, sizes):
-  """6 frames divide by seq=2, the 3 of the coarse level do not."""
-  model, shape = spec(text=16, attends=0, temporal_blocks=1), (4, frames, 8, 4, 3)
-  params = filled(model.abstract_params)
-  x, t = clip(shape), jnp.array([[3.0], [250.0], [600.0], [999.0]])
-  cond = Cond(text=clip((4, 5, 16), 1), text_mask=jnp.arange(20).reshape(4, 5) % 7 > 0)
-  loss = lambda p, x, t, cond: jnp.square(model.network(p)(x, t, cond) - 1).mean()
-  step = jax.jit(jax.value_and_grad(loss))
-  want = step(params, x, t, cond)
-  mesh = make_mesh(MeshConfig(**sizes))
-  with jax.set_mesh(mesh):
-    shardings = param_shardings(params, {p: i.axes for p, i in model.info.items()}, mesh)
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-    got = step(jax.device_put(params, shardings), *jax.device_put((x, t, cond), rows))
-    got = jax.device_get(got)
-  assert relative_error(got, jax.device_get(want)) < 1e-5

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import check_flops, filled, relative_error
+from tests.helpers import check_flops, draw, filled
 from videojax.models import make_a_video
 from videojax.models.cond import Cond, drop
 from videojax.scaling import mup
-from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings, path_name
+from videojax.sharding import by_path, path_name
 from videojax.specs import ModelSpec
 
 BASE = dict(
@@ -24,10 +24,6 @@ LOW = dict(scalars=("fps", "low_noise"), volumes=dict(low=3))
 
 def spec(**changes):
   return ModelSpec("make_a_video", make_a_video.Config(**{**BASE, **changes}))
-
-
-def draw(shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
 def cond_of(model, shape=SHAPE, length=5):
@@ -130,13 +126,6 @@ def test_an_image_is_the_image_models_whatever_the_layers_along_time_are():
 # --- behaviour --------------------------------------------------------------------------------
 
 
-def test_output_is_float32_like_the_input_in_bfloat16_too():
-  model = spec(dtype="bfloat16", **LOW)
-  out = jax.eval_shape(lambda p: model.network(p)(draw(SHAPE), T, cond_of(model)),
-                       model.abstract_params)  # fmt: skip
-  assert out.shape == SHAPE and out.dtype == jnp.float32
-
-
 def test_every_condition_says_something_and_nothing_once_dropped():
   cond, x = cond_of(VIDEO), draw(SHAPE)
   network = jax.jit(VIDEO.network(filled(VIDEO.abstract_params, 0.2)))
@@ -155,24 +144,6 @@ def test_every_condition_says_something_and_nothing_once_dropped():
 
 
 ONE_LEVEL = dict(multipliers=(1,), attends=(0,))
-
-
-def test_remat_changes_neither_output_nor_gradients():
-  params, cond = filled(spec(**ONE_LEVEL, **LOW).abstract_params), cond_of(spec(**LOW))
-
-  def run(remat):
-    network = spec(remat=remat, **ONE_LEVEL, **LOW).network
-    loss = lambda p: jnp.square(network(p)(draw(SHAPE), T, cond)).mean()
-    return jax.jit(jax.value_and_grad(loss))(params)
-
-  assert relative_error(run("full"), run("none")) < 2e-5
-
-
-def test_one_level_per_frame_equals_one_level_per_clip_where_they_agree():
-  model = spec(**ONE_LEVEL)
-  network = jax.jit(model.network(filled(model.abstract_params)))
-  same = network(draw(SHAPE), jnp.broadcast_to(T, (2, 3)), Cond())
-  np.testing.assert_allclose(same, network(draw(SHAPE), T, Cond()), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -241,30 +212,3 @@ def test_parameters_of_the_stages_are_those_that_the_experiment_states(size, cha
   cfg = make_a_video.Config(**make_a_video.SIZES[size], **make_a_video.PUBLISHED, **changes)
   leaves = jax.tree.leaves(ModelSpec("make_a_video", cfg).abstract_params)
   assert sum(leaf.size for leaf in leaves) == parameters
-
-
-# --- meshes -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  "frames,sizes",
-  [
-    (4, dict(data=2, fsdp=2, seq=2)),
-    pytest.param(3, dict(data=1, fsdp=2, seq=2, tensor=2), marks=pytest.mark.slow),
-  ],
-)
-def test_mesh_does_not_show_in_loss_and_gradients(frames, sizes):
-  """3 frames do not divide by seq=2."""
-  model, shape = VIDEO, (4, frames, 8, 4, 3)
-  params = filled(model.abstract_params)
-  x, t, cond = draw(shape), jnp.array([[3.0], [250.0], [600.0], [999.0]]), cond_of(model, shape)
-  loss = lambda p, x, t, cond: jnp.square(model.network(p)(x, t, cond) - 1).mean()
-  step = jax.jit(jax.value_and_grad(loss))
-  want = step(params, x, t, cond)
-  mesh = make_mesh(MeshConfig(**sizes))
-  with jax.set_mesh(mesh):
-    shardings = param_shardings(params, {p: i.axes for p, i in model.info.items()}, mesh)
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-    got = step(jax.device_put(params, shardings), *jax.device_put((x, t, cond), rows))
-    got = jax.device_get(got)
-  assert relative_error(got, jax.device_get(want)) < 1e-5

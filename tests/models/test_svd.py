@@ -15,7 +15,7 @@ from videojax.models import svd
 from videojax.models.cond import Cond, drop
 from videojax.runs import weights
 from videojax.scaling import mup
-from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
+from videojax.sharding import by_path
 from videojax.specs import ModelSpec
 
 BASE = dict(golden.SIZES, channels=golden.CHANNELS, dtype="float32")
@@ -160,12 +160,6 @@ def condition(b, frames=3, height=4, width=6):
   )  # fmt: skip
 
 
-def test_output_is_float32_like_the_input_in_bfloat16_too():
-  model = spec(dtype="bfloat16", **SMALL)
-  out = jax.eval_shape(lambda p: model.network(p)(clip(), T, Cond()), model.abstract_params)
-  assert out.shape == SHAPE and out.dtype == jnp.float32
-
-
 def test_frames_of_a_clip_are_images_where_nothing_goes_along_time():
   model = spec(**SMALL)
   within = lambda path, leaf: leaf + 100 * (path[-1].key == "factor")
@@ -176,17 +170,6 @@ def test_frames_of_a_clip_are_images_where_nothing_goes_along_time():
   np.testing.assert_allclose(network(clip(), T, Cond()), want, atol=1e-5)
   along = jax.jit(model.network(filled(model.abstract_params)))
   assert jnp.abs(along(clip(), T, Cond()) - want).max() > 1e-3
-
-
-def test_remat_changes_neither_output_nor_gradients():
-  params = filled(spec(**SMALL).abstract_params)
-
-  def run(remat):
-    network = spec(remat=remat, **SMALL).network
-    loss = lambda p: jnp.square(network(p)(clip(), T, Cond())).mean()
-    return jax.jit(jax.value_and_grad(loss))(params)
-
-  assert relative_error(run("full"), run("none")) < 2e-5
 
 
 def test_each_condition_says_something_and_dropped_nothing():
@@ -212,16 +195,6 @@ def test_each_condition_says_something_and_dropped_nothing():
 def test_without_image_and_text_there_is_no_cross_attention():
   cross = lambda model: any("/cross/" in path for path in model.info)
   assert not cross(spec()) and cross(spec(text=16)) and cross(REFERENCE)
-
-
-def test_known_frames_move_the_output_and_unknown_ones_do_not():
-  model = spec(known="last", **SMALL)
-  network = jax.jit(model.network(filled(model.abstract_params, 0.3)))
-  mask = jnp.zeros((2, 3, 1, 1, 1)).at[:, :1].set(1.0)
-  run = lambda known: network(clip(), T, Cond(known_mask=mask, known=known))
-  known = clip(seed=5)
-  np.testing.assert_array_equal(run(known), run(known.at[:, 1:].set(9.0)))
-  assert jnp.abs(run(known) - run(known.at[:, 0].add(1.0))).max() > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -280,41 +253,4 @@ def test_mup_tells_inputs_outputs_and_hidden_parameters_apart():
   assert {path: rules[path].role for path in ROLES} == ROLES
 
 
-# --- meshes -----------------------------------------------------------------------------------
-
-
 SPLIT, TENSOR = dict(data=2, fsdp=2, seq=2), dict(data=1, fsdp=2, seq=2, tensor=2)
-
-
-@pytest.mark.parametrize(
-  "frames,sizes,levels",
-  [
-    (4, SPLIT, (1,)),
-    pytest.param(3, TENSOR, (1, 2), marks=pytest.mark.slow),
-  ],
-)
-def test_mesh_does_not_show_in_loss_and_gradients(frames, sizes, levels):
-  """3 frames do not divide by seq=2.
-
-  A blend's gradient is one number, a sum that may nearly vanish: all of them are one leaf here.
-  """
-  model, b = spec(**CONDITIONS, width=16, head_dim=4, groups=4, multipliers=levels), 4
-  params = filled(model.abstract_params)
-  x, t = clip((b, frames, 8, 4, 4)), jnp.array([[-1.5], [0.2], [0.7], [1.5]])
-  cond = condition(b, frames, 8, 4)
-  loss = lambda p, x, t, cond: jnp.square(model.network(p)(x, t, cond) - 1).mean()
-  step = jax.jit(jax.value_and_grad(loss))
-  want = step(params, x, t, cond)
-  mesh = make_mesh(MeshConfig(**sizes))
-  with jax.set_mesh(mesh):
-    shardings = param_shardings(params, {p: i.axes for p, i in model.info.items()}, mesh)
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-    got = step(jax.device_put(params, shardings), *jax.device_put((x, t, cond), rows))
-    got = jax.device_get(got)
-
-  def leaves(loss, grads):
-    grads = by_path(grads)
-    blends = [grads.pop(path) for path in sorted(grads) if path.endswith("blend/factor")]
-    return loss, grads, np.concatenate(blends)
-
-  assert relative_error(leaves(*got), leaves(*jax.device_get(want))) < 1e-5

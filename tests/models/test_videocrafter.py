@@ -13,7 +13,7 @@ from videojax.models import videocrafter
 from videojax.models.cond import Cond, drop
 from videojax.runs import weights
 from videojax.scaling import mup
-from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
+from videojax.sharding import by_path
 from videojax.specs import ModelSpec
 
 BASE = dict(
@@ -159,30 +159,11 @@ def network():
   return lambda cond, x=None, t=T: run(clip() if x is None else x, t, cond)
 
 
-def test_output_is_float32_like_the_input_in_bfloat16_too():
-  model = spec(dtype="bfloat16", **ALL)
-  run = lambda p: model.network(p)(clip(), T, conditions())
-  out = jax.eval_shape(run, model.abstract_params)
-  assert out.shape == SHAPE and out.dtype == jnp.float32
-
-
 def test_the_output_and_every_branch_start_at_zero():
   params = by_path(spec(**ALL).init(jax.random.key(0)))
   ends = re.compile("conv_out/kernel|.*/(resnet/conv2|temp_conv/conv4|proj_out)/kernel")
   zero = {path for path in params if path.endswith("kernel") and not np.any(params[path])}
   assert zero == {path for path in params if ends.fullmatch(path)} and len(zero) > 10
-
-
-def test_remat_changes_neither_output_nor_gradients():
-  small = dict(reach=2, temporal_conv=False)
-  params = filled(spec(**small).abstract_params)
-
-  def run(remat):
-    network = spec(remat=remat, **small).network
-    loss = lambda p: jnp.square(network(p)(clip(), T, Cond())).mean()
-    return jax.jit(jax.value_and_grad(loss))(params)
-
-  assert relative_error(run("attention"), run("none")) < 2e-5
 
 
 def test_one_level_per_frame_equals_one_level_per_clip_where_they_agree(network):
@@ -232,16 +213,6 @@ def test_frames_are_told_apart_by_distance_only_where_it_has_a_reach():
     return jnp.abs(network(x, T, Cond())[:, order] - network(x[:, order], T, Cond())).max()
 
   assert moved(None) < 1e-4 and moved(2) > 1e-3
-
-
-def test_known_frames_move_the_output_and_unknown_ones_do_not():
-  model = spec(known="last")
-  network = jax.jit(model.network(filled(model.abstract_params, 0.3)))
-  mask = jnp.zeros((2, 3, 1, 1, 1)).at[:, :1].set(1.0)
-  run = lambda known: network(clip(), T, Cond(known_mask=mask, known=known))
-  known = clip(seed=5)
-  np.testing.assert_array_equal(run(known), run(known.at[:, 1:].set(9.0)))
-  assert jnp.abs(run(known) - run(known.at[:, 0].add(1.0))).max() > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -299,33 +270,3 @@ def test_mup_tells_inputs_outputs_and_hidden_parameters_apart():
   wide = spec(**ALL, **ATTENDS).wider
   rules = mup.rules(wide.info, shapes(wide), shapes(wide.wider), 2.0)
   assert {path: rules[path].role for path in ROLES} == ROLES
-
-
-# --- meshes -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  "frames,sizes,changes",
-  [
-    (4, dict(data=2, fsdp=2, seq=2), dict(**ALL, temporal_conv=False)),
-    pytest.param(
-      3, dict(data=1, fsdp=2, seq=2, tensor=2), dict(**ALL, **ATTENDS), marks=pytest.mark.slow
-    ),
-  ],
-)  # fmt: skip
-def test_mesh_does_not_show_in_loss_and_gradients(frames, sizes, changes):
-  """3 frames do not divide by seq=2; nor do, for attention along time, the 3 rows of level 2."""
-  model, b = spec(**changes), 4
-  params = filled(model.abstract_params, 0.3)
-  x, t = clip((b, frames, 6, 4, 4)), jnp.array([[3.0], [250.0], [600.0], [999.0]])
-  cond = conditions(b)
-  loss = lambda p, x, t, cond: jnp.square(model.network(p)(x, t, cond) - 1).mean()
-  step = jax.jit(jax.value_and_grad(loss))
-  want = step(params, x, t, cond)
-  mesh = make_mesh(MeshConfig(**sizes))
-  with jax.set_mesh(mesh):
-    shardings = param_shardings(params, {p: i.axes for p, i in model.info.items()}, mesh)
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-    got = step(jax.device_put(params, shardings), *jax.device_put((x, t, cond), rows))
-    got = jax.device_get(got)
-  assert relative_error(got, jax.device_get(want)) < 1e-5

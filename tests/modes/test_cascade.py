@@ -8,7 +8,9 @@ import pytest
 from tests.helpers import tiny
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
+from videojax.modes import finished_run
 from videojax.modes.cascade import cascade, continued
+from videojax.sharding import make_mesh
 from videojax.train import train
 
 QUICK = dict(total_steps=1, evaluate__coherence_clips=0)
@@ -56,10 +58,12 @@ def test_clip_of_another_size_and_a_stage_that_takes_none_are_named():
     continued(task, given, jnp.zeros((2, 4, 16, 16, 3)))
 
 
-def test_cascade_runs_end_to_end_and_measures_the_last_clip(tmp_path, capsys):
+def test_cascade_runs_end_to_end_and_measures_the_last_clip(tmp_path, capsys, monkeypatch):
+  one = jax.devices()[:1]
+  monkeypatch.setattr(finished_run, "make_mesh", lambda config: make_mesh(config, one))
   runs = {name: tmp_path / name for name in ("base", "between", "larger")}
   for e, run in zip((BASE, BETWEEN, LARGER), runs.values()):
-    train(e, run)
+    train(e, run, devices=one)
   (samples,) = (runs["between"] / "samples").glob("step*.npz")
   np.testing.assert_array_equal(np.load(samples)["given"], [1, 0, 1, 0, 1, 0, 1])
   cascade(LARGER, runs["larger"], [str(runs["base"]), str(runs["between"])])
