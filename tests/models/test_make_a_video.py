@@ -180,7 +180,7 @@ def test_one_level_per_frame_equals_one_level_per_clip_where_they_agree():
   [
     (dict(groups=3), "width=8 is not divisible by groups=3"),
     (dict(attends=(2,)), "must be levels, 0 to 1"),
-    (dict(attends=(), text=4), "no level sees it"),
+    (dict(attends=(), text=4), "no level attends to it"),
     (dict(remat="some"), "no remat policy 'some'"),
   ],
 )

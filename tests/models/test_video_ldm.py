@@ -206,7 +206,7 @@ def test_one_level_per_frame_equals_one_level_per_clip_where_they_agree():
   [
     (dict(groups=3), "width=8 is not divisible by groups=3"),
     (dict(attends=(2,)), "must be levels, 0 to 1"),
-    (dict(temporal=False, known="zeros"), "layers along time see it"),
+    (dict(temporal=False, known="zeros"), "only temporal layers see it"),
   ],
 )
 def test_impossible_sizes_are_named(changes, words):
