@@ -31,7 +31,7 @@ def build(source: str, out: str, options: video_dataset.Options, arguments: Sequ
   Args:
     source: directory or URL of videos and images.
     out: directory or URL of the dataset.
-    options: what a clip is, and the splits.
+    options: the settings of clips and splits.
     arguments: Beam's own options.
 
   Returns:

@@ -45,7 +45,7 @@ def build(
   Args:
     source: folder of videos and images.
     out: the dataset; must not exist yet, unless it is the same one.
-    options: what a clip is, and the splits.
+    options: the settings of clips and splits.
     workers: number of worker processes; 1: work in this process.
     cluster: does the work instead of the workers.
     identities: file -> identity; None: search `source`.

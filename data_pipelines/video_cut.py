@@ -28,7 +28,7 @@ IMAGE_FPS = 1.0  # for images, which have no frame rate
 
 @dataclasses.dataclass(frozen=True)
 class Cutting:
-  """What a clip is.
+  """The settings that define a clip.
 
   Args:
     frames: T.
@@ -110,7 +110,7 @@ def cut_file(path: Path, name: str, pieces: Path, cutting: Cutting) -> dict[str,
     path: the file.
     name: its path below the source folder.
     pieces: directory of the outputs.
-    cutting: what a clip is.
+    cutting: the settings that define a clip.
 
   Returns:
     {name, identity, cutting, skipped: reason or None, seconds, shots, clips: [Clip as dict]}.

@@ -294,7 +294,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
   given, wanted = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
   shown = ImageCms.profileToProfile(image, given, wanted, outputMode="RGB")
-  assert shown is not None  # it is not in place
+  assert shown is not None  # None only for in-place conversion
   return shown
 
 

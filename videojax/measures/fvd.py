@@ -54,7 +54,7 @@ class Protocol:
 
   @property
   def name(self) -> str:
-    """'FVD' only for the logits of the published I3D at 224 pixels; else a name that says what."""
+    """'FVD' only for logits of the published I3D at 224 pixels; else a more explicit name."""
     if (self.network, self.pixels, self.weights) == (NETWORK, PIXELS, i3d.PUBLISHED):
       return "FVD"
     other = self.network == NETWORK and self.weights != i3d.PUBLISHED

@@ -139,7 +139,7 @@ class Linear(nnx.Module):
 
 
 def product(x: Array, kernel: Array, contract: int = 1) -> Array:
-  """jnp.tensordot, with the row axes merged into one unless any but the first may be sharded.
+  """jnp.tensordot, with the row axes merged into one unless one after the first may be sharded.
 
   With several row axes, XLA makes transposed copies for the gradients on a GPU, and the product
   takes three times as long on a CPU.
