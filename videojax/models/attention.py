@@ -65,7 +65,7 @@ def choose_kernel(kernel: str, *, dtype: str, head_dim: int) -> str:
       f"128; here platform={here}, dtype={dtype}, head dim={head_dim}: use 'auto' or 'xla'"
     )
   if kernel == "splash" and here == "gpu":
-    raise ValueError("attention kernel 'splash' needs a TPU: use 'auto', 'cudnn' or 'xla'")
+    raise ValueError("attention kernel 'splash' is for TPUs: use 'auto', 'cudnn' or 'xla'")
   return kernel
 
 
