@@ -223,6 +223,6 @@ def stack_examples(source: Source, indices: Sequence[int]) -> Carried:
   return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def caption_text(caption: bytes | np.ndarray) -> str:
+def caption_text(caption: Any) -> str:
   """Zero-padded UTF-8 bytes, or a uint8 array of them, -> str."""
   return bytes(caption).rstrip(b"\0").decode("utf-8", errors="replace")

@@ -159,7 +159,7 @@ def test_an_empty_split_and_a_directory_in_use_are_refused(tmp_path: Path):
     clips.write_clips(tmp_path / "c", {"train": []}, **keywords)
   assert not list(tmp_path.iterdir())
   (tmp_path / "mine.txt").write_text("mine")
-  with pytest.raises(ValueError, match="exists already"):
+  with pytest.raises(ValueError, match="already exists"):
     clips.write_clips(tmp_path, {"train": []}, **keywords)
   assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
