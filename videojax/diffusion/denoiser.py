@@ -204,7 +204,7 @@ class Denoiser:
     t: Float[Array, "B L"],
     cond: Any,
     *,
-    key: Array | None = None,
+    key: Any = None,
     known: Known | None = None,
   ) -> Denoised:
     """Denoises clips, in float32 whatever the network's dtype.
