@@ -1,4 +1,4 @@
-"""What Apache Beam gives `video_beam`: files behind URLs (gs:// and others) and many machines."""
+"""Apache Beam for `video_beam`: files at URLs (gs:// and others), and a map over many machines."""
 
 import concurrent.futures
 import json
@@ -16,7 +16,10 @@ def is_url(path: str) -> bool:
 
 
 def check(source: str, out: str, arguments: Sequence[str]) -> None:
-  """Raises where Beam is missing or cannot take these; files from here on follow `arguments`."""
+  """Raises ConfigError if Beam is missing or cannot use these paths.
+
+  Also sets Beam's `arguments` for all later file operations.
+  """
   errors.require_extra("apache_beam", "beam")
   import apache_beam as beam
   from apache_beam.options.pipeline_options import PipelineOptions
@@ -30,7 +33,7 @@ def check(source: str, out: str, arguments: Sequence[str]) -> None:
 
 
 def open_file(path: str, write: bool = False) -> Any:
-  """A file of bytes, local or not; never uncompressed by its name."""
+  """Opens a binary file, local or remote; its suffix never causes decompression."""
   from apache_beam.io import filesystem, filesystems
 
   act = filesystems.FileSystems.create if write else filesystems.FileSystems.open
@@ -38,13 +41,13 @@ def open_file(path: str, write: bool = False) -> Any:
 
 
 def copy(source: str, target: str) -> None:
-  """Copies a file, and makes the directories above it."""
+  """Copies a file and creates its parent directories."""
   with open_file(source) as read, open_file(target, write=True) as written:
     shutil.copyfileobj(read, written, 2**23)
 
 
 def match(pattern: str) -> Iterator[tuple[str, list[int]]]:
-  """(path, [bytes, time of the last change in ms]) of files; `**` matches slashes, too."""
+  """Yields (path, [bytes, modification time in ms]) of each file; `**` also matches slashes."""
   from apache_beam.io.filesystems import FileSystems
 
   for file in FileSystems.match([pattern])[0].metadata_list:
@@ -52,7 +55,7 @@ def match(pattern: str) -> Iterator[tuple[str, list[int]]]:
 
 
 def delete(pattern: str) -> None:
-  """Deletes the files that match, if any do."""
+  """Deletes the files that match; there may be none."""
   from apache_beam.io.filesystems import FileSystems
 
   if any(match(pattern)):
@@ -60,18 +63,18 @@ def delete(pattern: str) -> None:
 
 
 def fetch_texts(source: str, near: Path, ours: Sequence[str]) -> dict[str, list[int]]:
-  """Copies what may be captions to `near`.
+  """Copies all files that may hold captions to `near`.
 
   Args:
     source: URL of a folder.
     near: local directory.
-    ours: URLs below which files do not count.
+    ours: URL prefixes of our own output, which is ignored.
 
   Returns:
-    By name below `source`, the identity of all files but hidden ones.
+    Path below `source` -> identity (see `match`), for all files except hidden ones.
 
   Raises:
-    ConfigError: there are none.
+    ConfigError: there are no files.
   """
   files = {}
   for path, identity in match(f"{source}/**"):
@@ -89,7 +92,7 @@ def fetch_texts(source: str, near: Path, ours: Sequence[str]) -> dict[str, list[
 
 
 def fetch_record(folder: str, target: Path, record: str) -> bool:
-  """Copies the file `record` of a folder, or where it has none any other; whether it has any."""
+  """Copies `record` from a folder, or any other file if it is absent; whether there are files."""
   names = sorted(path.removeprefix(f"{folder}/") for path, _ in match(f"{folder}/**"))
   for name in [record] if record in names else names[:1]:
     copy(f"{folder}/{name}", str(target / name))
@@ -97,7 +100,7 @@ def fetch_record(folder: str, target: Path, record: str) -> bool:
 
 
 def publish(near: Path, shards: str, out: str, last: str) -> None:
-  """Fills the folder `out`: the files of `near`, what is below `shards`, then the file `last`."""
+  """Fills the folder `out`: the files of `near`, those below `shards`, and `last` at the end."""
   from apache_beam.io.filesystems import FileSystems
 
   for path in near.iterdir():
@@ -114,13 +117,13 @@ def map_all(
   """Runs a function on many machines.
 
   Args:
-    function: from JSON to JSON; can be pickled.
-    items: what it is called with; may be more than Beam takes in a pipeline's description.
-    place: path that begins the names of files with items and results.
+    function: from JSON to JSON; must be picklable.
+    items: its arguments, passed through a file: there may be too many for a pipeline's description.
+    place: path prefix of the files with items and results.
     arguments: Beam's own options.
 
   Returns:
-    The results, in any order.
+    The results, in no particular order.
   """
   import apache_beam as beam
   from apache_beam.options.pipeline_options import PipelineOptions

@@ -10,27 +10,27 @@ from videojax.errors import ConfigError
 from videojax.io import files
 
 TABLES = ("captions.jsonl", "captions.csv")
-LONGEST = 2**17 - 1  # characters; more is no caption, and the most that a cell may have
+LONGEST = 2**17 - 1  # characters; also the csv module's limit for a cell
 COLUMNS = ("file", "caption")
 
 
 def read_captions(source: Path, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
   """Finds the caption of each file.
 
-  A .txt with the stem of another file in its folder is that file's caption and goes before the
-  tables; a table's `file` column is relative to the table's folder.
+  A .txt file with the same stem as another file in its folder is that file's caption and overrides
+  the tables. A table's `file` column is relative to the table's folder.
 
   Args:
     source: the folder.
     names: the files below it, as POSIX paths.
 
   Returns:
-    (caption by file, '' where there is none, of all files that are no captions themselves; files
-    that a table names but that do not exist or are captions).
+    ({file: caption, '' if it has none}, for all files that are not captions themselves; files that
+    a table lists but that do not exist or are captions).
 
   Raises:
-    ConfigError: a table or text cannot be read, or a row of a table is not one file and its
-      caption, or has a file that another row has; file and row are named.
+    ConfigError: a table or text file cannot be read, a row of a table is malformed, or two rows
+      name the same file. The message names the file and the row.
   """
   names = list(names)
   tables = {name for name in names if PurePosixPath(name).name in TABLES}
@@ -41,7 +41,7 @@ def read_captions(source: Path, names: Iterable[str]) -> tuple[dict[str, str], l
     for place, file, caption in _rows(source / table):
       name = str(PurePosixPath(table).parent / file)
       if name in places:
-        raise ConfigError(f"{place}: {file!r} has a caption already, from {places[name]}")
+        raise ConfigError(f"{place}: {file!r} already has a caption, from {places[name]}")
       places[name], captions[name] = place, caption
   beside = {
     name: text
@@ -57,14 +57,14 @@ def read_captions(source: Path, names: Iterable[str]) -> tuple[dict[str, str], l
 
 
 def _rows(table: Path) -> Iterator[tuple[str, str, str]]:
-  """(place in the table, file, caption) of each row."""
+  """Yields (place in the table, file, caption) of each row."""
   lines = io.StringIO(files.read_text(table), newline="")
   for place, row in (_json_rows if table.suffix == ".jsonl" else _csv_rows)(table, lines):
     if not isinstance(row, dict) or not set(COLUMNS) <= set(row):
       raise ConfigError(f"{place}: wanted the columns `file` and `caption`")
     file, caption = (row[name] for name in COLUMNS)
     if not isinstance(file, str) or not file:
-      raise ConfigError(f"{place}: `file` is {_brief(file)}, wanted a path in text")
+      raise ConfigError(f"{place}: `file` is {_brief(file)}, wanted a path as text")
     yield place, file, _caption(caption, place)
 
 
@@ -76,7 +76,7 @@ def _json_rows(table: Path, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _csv_rows(table: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-  """Rows are counted as a spreadsheet does: the header is row 1, empty rows count."""
+  """Numbers rows as a spreadsheet does: the header is row 1, and empty rows count."""
   number, header = 0, None
   try:
     for number, row in enumerate(csv.reader(lines, strict=True), 1):
@@ -85,12 +85,12 @@ def _csv_rows(table: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str
         header = row
         if any(header.count(name) != 1 for name in COLUMNS):
           raise ConfigError(
-            f"{place}: wanted the columns `file` and `caption`, each once, with commas between "
-            f"them, found {_brief(header)}"
+            f"{place}: wanted the columns `file` and `caption`, each once, separated by commas; "
+            f"found {_brief(header)}"
           )
       elif row and len(row) != len(header):
         raise ConfigError(
-          f"{place}: {len(row)} cells, wanted {len(header)}; a caption with commas stands in "
+          f"{place}: {len(row)} cells, wanted {len(header)}; put a caption that contains commas in "
           'double quotes ("...")'
         )
       elif row:
@@ -101,8 +101,8 @@ def _csv_rows(table: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str
     raise ConfigError(f"{table} is empty: wanted the columns `file` and `caption`")
 
 
-def _caption(text: Any, place: str) -> str:
-  """The caption, when it can be one."""
+def _caption(text: object, place: str) -> str:
+  """The stripped caption; raises ConfigError if `text` cannot be one."""
   if not isinstance(text, str):
     raise ConfigError(f"{place}: the caption is {_brief(text)}, wanted text")
   if len(text) > LONGEST:
@@ -114,6 +114,6 @@ def _caption(text: Any, place: str) -> str:
   return text.strip()
 
 
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
   text = repr(value)
   return text if len(text) <= 80 else f"{text[:80]}..."

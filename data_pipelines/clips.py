@@ -1,10 +1,10 @@
 """Clips on disk: the one tfds dataset format that every pipeline writes and `Source` reads.
 
-A dataset holds, per split, examples of {video uint8 [T,H,W,C], caption, id, fps} in array_record
-files, written and read without TensorFlow. Videos are stored as bytes: the default encoding of tfds
-keeps uint8 as lists of int64, five times slower to read.
+Each split holds examples {video uint8 [T,H,W,C], caption, id, fps} in array_record files, written
+and read without TensorFlow. Videos are stored as bytes: the default encoding of tfds keeps uint8 as
+lists of int64, which are five times slower to read.
 
-Alphabet: B batch, T frames, H W height width, C channels, L caption bytes.
+Shapes: B batch, T frames, H W height width, C channels, L caption bytes.
 """
 
 import contextlib
@@ -54,19 +54,19 @@ def write_clips(
     frames: T.
     height: H, in pixels.
     width: W, in pixels.
-    fps: frames per second of the clips that carry none of their own.
+    fps: frames per second of the clips without an `fps` of their own.
     description: what the clips are, in words.
-    extra_metadata: JSON values that are kept beside the dataset.
+    extra_metadata: JSON values stored in the dataset's metadata.
 
   Returns:
-    The number of examples by split.
+    The number of examples per split.
 
   Raises:
-    ConfigError: `out` holds something, a split is empty, or an example does not fit.
+    ConfigError: `out` is not empty, a split is empty, or an example is invalid.
   """
   out = Path(out)
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise ConfigError(f"{out} exists already; nothing was written. Choose another directory")
+    raise ConfigError(f"{out} already exists; nothing was written. Choose another directory")
   shape = (frames, height, width, CHANNELS)
   with _at_once(out) as temporary:
     writer = _writer(temporary, shape, fps, description, extra_metadata or {})
@@ -75,7 +75,7 @@ def write_clips(
 
 @contextlib.contextmanager
 def _at_once(out: Path) -> Iterator[Path]:
-  """A directory that becomes `out` when nothing went wrong, and else disappears."""
+  """A temporary directory that is renamed to `out` on success and deleted on an error."""
   temporary = out.with_name(f"{out.name}.writing-{os.getpid()}")
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir(parents=True)
@@ -92,7 +92,7 @@ def _fill(
   shape: tuple[int, int, int, int],
   fps: float,
 ) -> dict[str, int]:
-  """Writes every example; the number of them by split."""
+  """Writes every example; returns their number per split."""
   writer.initialize_splits(list(splits))
   ids: set[int] = set()
   counts = dict.fromkeys(splits, 0)
@@ -147,15 +147,15 @@ def _checked(
   ids: set[int],
   split: str,
 ) -> dict[str, Any]:
-  """The example as stored; ids seen so far are remembered in `ids`."""
+  """The example as stored; adds its id to `ids`. Raises ConfigError if it is invalid."""
   video, identity = example["video"], int(example["id"])
   where = f"clip with id {identity} of split {split!r}"
   if video.shape != shape or video.dtype != np.uint8:
     raise ConfigError(f"{where}: video is {video.dtype}{video.shape}, wanted uint8{shape}")
   if not 0 <= identity < 2**32:
-    raise ConfigError(f"{where}: an id is from 0 to 2**32 - 1")
+    raise ConfigError(f"{where}: an id must be from 0 to 2**32 - 1")
   if identity in ids:
-    raise ConfigError(f"{where}: another clip has this id; ids are unique in a dataset")
+    raise ConfigError(f"{where}: another clip has this id; ids must be unique in a dataset")
   ids.add(identity)
   rate = float(({"fps": fps} | example)["fps"])
   if not 0 < rate < np.inf:
@@ -175,9 +175,9 @@ class Config:
   Args:
     path: directory of a dataset that `write_clips` wrote.
     split: its split; tfds slices such as 'train[:10%]' work.
-    frames: read the first so many frames of each clip; None: all that are stored.
+    frames: number of frames to read from the start of each clip; None: all.
     size: the height and width that the clips must have, in pixels; None: as stored.
-    caption_bytes: L; longer captions are cut at a whole character, shorter are zero padded.
+    caption_bytes: L; longer captions are cut at a whole character, shorter ones are zero padded.
   """
 
   path: str
@@ -197,9 +197,9 @@ class Source:
     config: which clips.
 
   Raises:
-    ValueError: the directory is missing, empty or no dataset, has no such split, or holds clips of
-      another size than the config asks for.
-    ConfigError: a file of it is damaged, or not of clips; the file is named.
+    ValueError: the directory is missing, empty or not a dataset, has no such split, or holds clips
+      of another size than the config asks for.
+    ConfigError: one of its files is damaged or does not hold clips; the message names the file.
   """
 
   finite = True
@@ -226,7 +226,7 @@ class Source:
     }
 
   def decode(self, carried: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The batch as models see it: uint8 becomes float32 in [-1,1]; jittable."""
+    """The batch as models see it: uint8 video becomes float32 in [-1,1]; jittable."""
     return carried | {"video": to_float(carried["video"])}
 
 
@@ -244,7 +244,7 @@ def encode_caption(caption: bytes, length: int) -> UInt8[np.ndarray, " L"]:
 
 def _open(path: Path) -> tfds.core.DatasetBuilder:
   """The tfds builder of the dataset in `path`."""
-  make = "write one with `python -m data_pipelines.video_folder`"
+  make = "make one with `python -m data_pipelines.video_folder`"
   if not path.is_dir():
     raise ValueError(f"no directory {path}: it should hold a dataset of clips; {make}")
   if not any(path.iterdir()):
@@ -255,7 +255,7 @@ def _open(path: Path) -> tfds.core.DatasetBuilder:
 
 
 def _stored_shape(builder: tfds.core.DatasetBuilder, config: Config) -> tuple[int, int, int, int]:
-  """(T,H,W,C) as stored, checked against what the config asks for."""
+  """(T,H,W,C) as stored; raises if the config asks for something else."""
   features = builder.info.features
   wanted = {"video": "uint8", "caption": "object", "id": "uint32", "fps": "float32"}
   found = {name: np.dtype(feature.np_dtype).name for name, feature in features.items()}

@@ -1,6 +1,6 @@
-"""The data card of a dataset of clips: what is in it, what was left out and why, and a picture.
+"""The data card of a dataset of clips: contents, what was left out and why, a contact sheet.
 
-Alphabet: T frames, H W height width, C channels.
+Shapes: T frames, H W height width, C channels.
 """
 
 import dataclasses
@@ -10,32 +10,33 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-UNLIKE = 2.0  # rates that differ by more are warned of
-LISTED = 20  # most names in a message
-SHEET_CLIPS, SHEET_FRAMES, SHEET_SIDE, SHEET_GAP = 12, 16, 96, 2  # most rows, columns; pixels
+UNLIKE = 2.0  # a larger ratio of frame rates causes a warning
+LISTED = 20  # maximum number of names in a message
+SHEET_CLIPS, SHEET_FRAMES = 12, 16  # maximum rows and columns of the contact sheet
+SHEET_SIDE, SHEET_GAP = 96, 2  # pixels
 REASONS = {
-  "still": "still: never more than 0.5 % of the pixels differ from the first frame",
+  "still": "at most 0.5 % of the pixels ever differ from the first frame",
   "slow": "fewer than three quarters of its frames differ: the frame rate of the source is too low",
   "short": "the remainder of a shot after its last whole clip",
-  "broken": "damaged frames and those up to the next key frame",
+  "broken": "damaged frames, and all frames from there to the next key frame",
   "overlap": "would share frames with a later split",
 }
 
 CARD = """# Clips cut from `{source}`
 
-{total} clips of {frames} frames, {size}x{size} pixels, {rate}: {hours:.3f} hours one after another
-(overlapping clips count each), from {source_hours:.3f} hours of video in {used} of {files} files.
+{total} clips of {frames} frames, {size}x{size} pixels, {rate}: {hours:.3f} hours in total
+(overlapping clips counted in full), from {source_hours:.3f} hours of video in {used} of {files} files.
 {warnings}
 
 ![contact sheet](contact_sheet.png)
 
-Each row is one clip, from left to right.
+Each row is one clip; time runs from left to right.
 
 | split | clips |
 |---|---|
 {splits}
 
-Divided by: {rule}.
+How clips were assigned to splits: {rule}.
 
 ## Dropped
 
@@ -51,18 +52,19 @@ Divided by: {rule}.
 
     {command}
 
-Files are decoded frame by frame, of several video tracks the first. A shot ends where a frame differs in layout and colours from the
-one before, far more than the neighbouring frames do from each other (fades and dissolves are not
-found); no clip crosses the end of a shot. Frames are the ones nearest in time to an even grid, scaled
-by area so that the shorter side fits, and cropped in the centre; pixels that are not square are
-made square. Marks of rotation and mirroring are obeyed. Colours are 8-bit RGB of ordinary video
-(BT.709; of images sRGB, by their colour profiles): HDR (PQ, HLG) is shown with its reference white,
-203 nits, as white, and all that is brighter as white; BT.2020 and Display P3 are converted, what they
-have beyond BT.709 is clipped. Films that do not say their colours are taken for BT.601. Transparency
-is ignored, interlaced video is left as it is.
+Files are decoded frame by frame; if a file has several video tracks, the first is used. A shot ends
+where a frame differs from the previous one in layout and colours far more than neighbouring frames
+differ from each other (fades and dissolves are not detected); no clip crosses the end of a shot.
+Frames are those nearest in time to an even grid. They are scaled by area averaging so that the
+shorter side fits, and cropped in the centre; pixels that are not square are made square. Rotation and
+mirroring flags are applied. Colours are 8-bit RGB of standard-dynamic-range video (BT.709; for images
+sRGB, converted with their colour profiles). In HDR video (PQ, HLG) the reference white of 203 nits and
+everything brighter becomes white; BT.2020 and Display P3 are converted, and colours outside BT.709 are
+clipped. Videos without colour metadata are taken to be BT.601. Transparency is ignored; interlaced
+video is not deinterlaced.
 
 `manifest.jsonl` has one line per clip or dropped piece: file, start_frame and end_frame (decoded
-frames of the file from 0, the end excluded), start_s, source_fps, fps, shot, reason, and for kept
+frames of the file, counted from 0, end excluded), start_s, source_fps, fps, shot, reason, and for kept
 clips split, id and caption. Read the clips with
 
     tfds.builder_from_directory(DIRECTORY).as_data_source({first_split!r})
@@ -72,12 +74,12 @@ or, in an experiment, with the data source `clips`; {captions}.
 
 
 def shown(name: str) -> str:
-  """A file's name as text that can be written: bytes that are no UTF-8 become question marks."""
+  """A file's name as printable text: bytes that are not UTF-8 become question marks."""
   return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def listing(title: str, reasons: Mapping[str, str]) -> str:
-  """Names and reasons, in so many lines that they do not fill the screen."""
+  """A title, then names and reasons on at most LISTED lines, and how many more there are."""
   lines = [
     f"  {shown(name)}" + (f": {reason}" if reason else "")
     for name, reason in sorted(reasons.items())
@@ -87,7 +89,7 @@ def listing(title: str, reasons: Mapping[str, str]) -> str:
 
 
 def report(dropped: Mapping[str, int], skipped: Mapping[str, str]) -> str:
-  """What was left out, in a few lines."""
+  """What was left out, as a few lines of text."""
   lines = [f"  {count} {reason}: {REASONS[reason]}" for reason, count in sorted(dropped.items())]
   return "\n".join(
     ["dropped pieces:" + ("" if lines else " none"), *lines, listing("skipped files", skipped)]
@@ -96,23 +98,23 @@ def report(dropped: Mapping[str, int], skipped: Mapping[str, str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-  """What a data card tells.
+  """The contents of a data card.
 
   Args:
-    source: the folder's name.
-    command: what made the dataset.
+    source: the source folder's name.
+    command: the command that makes the dataset.
     frames: T.
     size: height and width, in pixels.
-    rule: how the splits were made.
-    counts: clips by split.
+    rule: how clips were assigned to splits.
+    counts: split -> number of clips.
     rates: the fps of every clip.
-    slowest: the file of the lowest rate.
-    fastest: of the highest.
-    source_seconds: of all files that gave clips.
-    dropped: pieces by reason.
-    skipped: reason by file.
-    caption_bytes: of the longest caption.
-    files: how many there were.
+    slowest: the file with the lowest fps.
+    fastest: the file with the highest fps.
+    source_seconds: total length of the files that gave clips.
+    dropped: reason -> number of pieces.
+    skipped: file -> reason.
+    caption_bytes: length of the longest caption.
+    files: number of files in the source folder.
   """
 
   source: str
@@ -131,7 +133,7 @@ class Card:
   files: int
 
   def summary(self) -> str:
-    """The card in a few lines, for the screen."""
+    """The card as a few lines for the console."""
     by_split = ", ".join(f"{count} {split}" for split, count in self.counts.items())
     lines = [
       f"{self.files} files, {len(self.rates)} clips ({by_split}), "
@@ -142,20 +144,20 @@ class Card:
     return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings())])
 
   def _captions(self) -> str:
-    """What the source `clips` must be told, for it cuts what is longer."""
+    """The `caption_bytes` that the source `clips` needs; it cuts longer captions."""
     if not self.caption_bytes:
       return "there are no captions"
     return f"the longest caption has {self.caption_bytes} bytes: caption_bytes={self.caption_bytes}"
 
   def warnings(self) -> list[str]:
-    """What the reader must know before training on it."""
+    """What to know before training on the dataset."""
     low, high = min(self.rates), max(self.rates)
     if self.frames == 1 or high <= UNLIKE * low:
       return []
     return [
-      f"{low:g} frames per second ({shown(self.slowest)}) and {high:g} ({shown(self.fastest)}) "
-      f"stand in one dataset: from frame to frame the same motion is {high / low:.1f} times as "
-      "large in the first; --fps=RATE brings all files to one rate"
+      f"the dataset mixes {low:g} frames per second ({shown(self.slowest)}) and {high:g} "
+      f"({shown(self.fastest)}): the same motion is {high / low:.1f} times as large per frame in "
+      "the first; --fps=RATE brings all files to one rate"
     ]
 
   def markdown(self) -> str:
@@ -185,7 +187,7 @@ class Card:
 
 
 def contact_sheet(videos: Sequence[UInt8[np.ndarray, "T H W C"]]) -> Image.Image:
-  """A grid of clips (rows) by frames (columns), both taken evenly."""
+  """A grid of clips (rows) and frames (columns), both evenly sampled."""
   videos = [videos[i] for i in evenly(len(videos), SHEET_CLIPS)]
   columns = evenly(len(videos[0]), SHEET_FRAMES)
   side = min(SHEET_SIDE, videos[0].shape[1])
@@ -199,5 +201,5 @@ def contact_sheet(videos: Sequence[UInt8[np.ndarray, "T H W C"]]) -> Image.Image
 
 
 def evenly(count: int, most: int) -> list[int]:
-  """At most `most` of range(count), evenly spaced, the first and the last among them."""
+  """At most `most` evenly spaced numbers of range(count), including the first and the last."""
   return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()

@@ -1,6 +1,6 @@
-"""Sources that carry an index and make the example from it on the device.
+"""Sources whose loader carries only an index, from which the device makes the example.
 
-Alphabet: B batch.
+Shapes: B batch.
 """
 
 import functools
@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, UInt32
 
-ENDLESS = 2**31 - 1  # examples of a source without an end
+ENDLESS = 2**31 - 1  # len() of an endless source
 
 
 class Indexed:
-  """What such sources have in common; a subclass decodes {'index': [B]}.
+  """Base class of such sources; a subclass defines `decode` of {'index': [B]}.
 
   Args:
     shape: of a clip, (T,H,W,C).
-    clips: how many there are; None: it does not end.
+    clips: how many there are; None: endless.
   """
 
   def __init__(self, shape: tuple[int, int, int, int], clips: int | None):
@@ -31,30 +31,30 @@ class Indexed:
   def __len__(self) -> int:
     return self._clips
 
-  def __getitem__(self, index: int | np.ndarray) -> dict[str, Any]:
-    """What is carried of example `index`, or of many: the index."""
+  def __getitem__(self, index: int | np.ndarray) -> dict[str, np.ndarray | np.uint32]:
+    """What the loader carries for one index or an array of them: {'index': uint32}."""
     if np.min(index) < 0 or np.max(index) >= len(self):
       raise IndexError(f"index {index} is not in [0, {len(self)})")
     return {"index": np.asarray(index, np.uint32)[()]}
 
 
-# Compiled once for equal configs, wherever it is called from.
+# One jitted function for all callers: equal configs compile once.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def make_clips(
   make_clip: Callable[[Any, Any], dict[str, Any]],
   config: Any,
   index: UInt32[Array | np.ndarray, " B"],
 ) -> dict[str, Any]:
-  """make_clip(config, index) of every row: each clip is the same in any batch."""
+  """make_clip(config, index) for every row; a clip does not depend on its batch."""
   return jax.vmap(functools.partial(make_clip, config))(index)
 
 
 def stream(name: str) -> np.uint32:
-  """A number of its own for each stream of random numbers (a split, a scenario's split)."""
+  """A distinct number for each named stream of random numbers (a split, a scenario's split)."""
   return np.uint32(zlib.crc32(name.encode()))
 
 
 def stream_key(seed: int, of: np.uint32, index: UInt32[Array | np.ndarray, ""]) -> PRNGKeyArray:
-  """The key of one example. Implementation named, so that no flag of jax changes the data."""
+  """The key of one example; names the PRNG, so that no JAX flag changes the data."""
   words = jnp.array([np.uint32(seed), of])
   return jax.random.fold_in(jax.random.wrap_key_data(words, impl="threefry2x32"), index)

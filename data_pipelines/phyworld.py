@@ -1,26 +1,28 @@
-"""PhyWorld's three motions: a ball that keeps its speed, one that falls, two that meet head-on.
+"""PhyWorld's three motions: uniform motion, a parabola, and a head-on collision of two balls.
 
 The loader carries an index; `Source.decode` draws, moves and renders the clip on the device. The
 training clips are a finite grid of speeds and radii; all other splits are endless fresh draws, so
 that no evaluation clip is a training clip.
 
-The paper's: a white world of 10x10 without walls (balls leave the picture). A red ball, and of two
-the right one is blue; speeds 1 to 4, radii .7 to 1.4 (of two .5 to 1.5), mass r^2, gravity 2.5; 32
-frames, .1 s apart, the first at .01 s; the grids, where balls start, what is out of distribution.
+As in the paper: a white 10x10 world without walls (balls leave the picture); a red ball, and to its
+right a blue one if there are two; speeds 1 to 4, radii .7 to 1.4 (.5 to 1.5 for two balls), mass
+r^2, gravity 2.5; 32 frames, .1 s apart, the first at .01 s; the grids, the starting positions, and
+the out-of-distribution ranges.
 Different:
-- Motion is exact. Box2D steps by .01 s; its parabola falls .0125 t further.
-- An edge is one pixel wide about r, the paper's .015 r wide and all inside r; the centre of pixel i
-  lies at (i + .5) / W of the picture, the paper's at i / (W - 1).
-- The paper's script starts its random numbers anew every 1,000 clips, so that all share 1,000
-  starting places. Here each clip has its own.
-- It drops collisions that cannot begin 8 frames apart (8 % of the smallest grid). Here they begin
-  as far apart as fits, at least 5 frames.
-- Evaluation draws speeds and radii where the paper has coarse grids, in their proportions.
+- Motion is exact. Box2D takes steps of .01 s; its parabola falls .0125 t further.
+- An edge is one pixel wide and centred on r; the paper's is .015 r wide and entirely inside r. The
+  centre of pixel i is at (i + .5) / W of the picture; the paper's is at i / (W - 1).
+- The paper's script reseeds its random numbers every 1,000 clips, so that all clips share 1,000
+  starting positions. Here each clip has its own.
+- The paper drops collisions that cannot begin 8 frames apart (8 % of the smallest grid). Here the
+  balls begin as far apart as fits, at least 5 frames.
+- Evaluation draws speeds and radii at random where the paper has coarse grids, in the same
+  proportions.
 
 Source: Kang et al. 2024, arXiv:2411.02385, and its code, github.com/phyworld/phyworld (ee0e473).
 
-Alphabet: B batch, T frames, H W height width, M balls (1 or 2), L caption bytes.
-World: x to the right, y down; speeds per second.
+Shapes: B batch, T frames, H W height width, M balls (1 or 2), L caption bytes.
+World: x to the right, y down; speeds in world units per second.
 """
 
 import dataclasses
@@ -40,10 +42,10 @@ from videojax.settings import Natural, Positive, Range, Seed, Width
 
 EXTENT = 10.0
 FIRST_S = 0.01  # time of the first frame
-VIEW_S = 2.4  # a single ball is in the picture for so long: 24 frames
-BEFORE_S, AFTER_S = 0.8, 0.8  # of two balls before they meet and after: 8 frames each
-EARLIEST_S = 0.25  # no collision comes before: two of the largest balls, fastest in the range
-MARGIN = 0.5  # between a ball and the upper and lower edge
+VIEW_S = 2.4  # how long a single ball is in the picture: 24 frames
+BEFORE_S, AFTER_S = 0.8, 0.8  # time before and after a collision: 8 frames each
+EARLIEST_S = 0.25  # the earliest possible collision: two balls of the largest size, at top speed
+MARGIN = 0.5  # between a ball and the upper and lower edges
 GRAVITY = 2.5  # world units/s^2
 WHITE, RED, BLUE = (1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)
 
@@ -51,7 +53,7 @@ Interval = tuple[float, float]
 
 
 class Scenario(NamedTuple):
-  """A motion and its ranges: 'in' is what training shows, the others what it does not."""
+  """A motion and its ranges: 'in' is the training distribution, all others are outside it."""
 
   caption: str
   balls: int
@@ -61,7 +63,7 @@ class Scenario(NamedTuple):
 
 
 _SPEED = {"in": (1.0, 4.0), "slow": (0.0, 0.8), "fast": (4.5, 6.0), "still": (0.0, 0.0)}
-# The paper draws small ones from .3 to .6 and leaves those below .6 out of its evaluation.
+# The paper draws small radii from .3 to .6 but leaves those below .6 out of its evaluation.
 _ONE = {"in": (0.7, 1.4), "small": (0.6, 0.6), "large": (1.5, 2.0)}
 _TWO = {"in": (0.5, 1.5), "large": (1.7, 2.0)}
 SCENARIOS = {
@@ -70,7 +72,7 @@ SCENARIOS = {
   "collision": Scenario("a red ball and a blue ball collide", 2, 0.0, _SPEED, _TWO),
 }
 
-# Steps of (speed, radius), of one ball and of each of two. The two smallest grids are ours.
+# Grid points of (speed, radius): for one ball, and for each of two. The two smallest are ours.
 GRIDS = {
   "300": ((30, 10), (5, 4)),
   "3K": ((100, 30), (9, 6)),
@@ -79,9 +81,10 @@ GRIDS = {
   "3M": ((3000, 1000), (71, 26)),
 }
 
-# Split -> kinds of clips, each with its share: the number of clips that the paper evaluates. Of one
-# ball (speed, radius); of two (speeds, radii), where those that cannot begin 8 frames apart do not
-# count. That leaves the paper 2 of rv_out; ours have a large ball, and begin as far apart as fits.
+# Split -> number of balls -> kind of clip -> its share, the number of such clips that the paper
+# evaluates. A kind is (speed, radius) for one ball and (speeds, radii) for two; collisions that
+# cannot begin 8 frames apart are not counted. The paper has only 2 clips left in rv_out; ours have
+# a large ball and begin as far apart as fits.
 SPLITS: dict[str, dict[int, dict[tuple[str, ...], int]]] = {
   "train": {1: {}, 2: {}},  # the grid
   "id": {1: {("in", "in"): 1}, 2: {("in", "in", "in", "in"): 1}},
@@ -124,11 +127,11 @@ class Config:
     split: a name in SPLITS.
     frames: T.
     known: frames that a model is shown; two balls meet after these.
-    seed: of where balls start.
+    seed: of the starting positions.
     fps: frames per second.
 
   Raises:
-    ValueError: no such name, or clips that the known frames do not determine.
+    ValueError: an unknown name, or the known frames do not determine the clips.
   """
 
   size: Annotated[int, Range(16, 2**14)]  # at 16 the smallest ball is 1.6 px wide
@@ -150,13 +153,13 @@ class Config:
         )
     if not 2 <= self.known < self.frames:
       raise ValueError(
-        f"phyworld: known={self.known}, frames={self.frames}: known must be from 2, for velocity "
-        "cannot be measured from fewer frames, to frames - 1"
+        f"phyworld: known={self.known}, frames={self.frames}: known must be from 2 to frames - 1, "
+        "because velocity cannot be measured from fewer than 2 frames"
       )
     if self.balls == 2 and self.clock[self.known - 1] >= EARLIEST_S:
       raise ValueError(
         f"phyworld: known={self.known}, fps={self.fps}: the balls may meet after {EARLIEST_S} s, "
-        "and the known frames must end before"
+        "but the known frames must end before that"
       )
 
   @property
@@ -170,13 +173,13 @@ class Config:
 
   @property
   def steps(self) -> tuple[int, ...]:
-    """Steps of the grid along each axis: speeds, then radii."""
+    """Grid points along each axis: speeds, then radii."""
     speeds, radii = GRIDS[self.grid][self.balls - 1]
     return (speeds,) * self.balls + (radii,) * self.balls
 
 
 class Start(NamedTuple):
-  """A clip at time 0; a second ball comes from the right."""
+  """The state of a clip at time 0; a second ball comes from the right."""
 
   position: Float[Array, "M 2"]
   velocity: Float[Array, "M 2"]
@@ -184,12 +187,12 @@ class Start(NamedTuple):
 
 
 def stream(config: Config) -> np.uint32:
-  """A number of its own for each scenario and split."""
+  """A distinct number for each scenario and split."""
   return indexed.stream(f"{config.scenario}/{config.split}")
 
 
 def draw(config: Config, index: UInt32[Array | np.ndarray, ""]) -> Start:
-  """Where and how a clip starts; keyed by (seed, scenario and split, index)."""
+  """The start of a clip; keyed by (seed, scenario and split, index)."""
   key = indexed.stream_key(config.seed, stream(config), index)
   uniform = jax.random.uniform(key, (8,))
   place, values = uniform[:3], uniform[3:]
@@ -212,14 +215,14 @@ def _ranges(config: Config, kinds: tuple[str, ...]) -> list[Interval]:
 
 
 def _cell(config: Config, index: Array | np.ndarray) -> tuple[Array, Array, Array]:
-  """Lowest, highest and where between them, of cell `index` of the grid: [2M] each."""
+  """Cell `index` of the grid: (lowest, highest, relative position between them), [2M] each."""
   low, high = jnp.array(_ranges(config, ("in",) * 2 * config.balls)).T
   cell = jnp.stack(jnp.unravel_index(jnp.asarray(index, jnp.int32), config.steps))  # [2M]
   return low, high, cell / (jnp.array(config.steps) - 1)
 
 
 def _box(config: Config, uniform: Float[Array, " 5"]) -> tuple[Array, Array, Array]:
-  """Lowest, highest and where between them, of a kind of clip drawn by its share: [2M] each."""
+  """As `_cell`, for a random clip whose kind is drawn in proportion to its share."""
   shares = SPLITS[config.split][config.balls]
   until = np.cumsum(list(shares.values())) / sum(shares.values())
   which = jnp.sum(uniform[0] >= jnp.array(until[:-1]))
@@ -228,17 +231,18 @@ def _box(config: Config, uniform: Float[Array, " 5"]) -> tuple[Array, Array, Arr
 
 
 def _one_ball(config: Config, speed: Array, radius: Array, u: Float[Array, "3"]) -> Array:
-  """x [1] of a ball that stays in the picture for VIEW_S, or starts at its left edge."""
+  """x [1] of a ball that stays in the picture for VIEW_S, or else starts at its left edge."""
   last = EXTENT - VIEW_S * speed - radius
   last = jnp.where(last < radius, radius + 0.5 * u[2], last)
   return radius + u[0] * (last - radius)
 
 
 def _two_balls(config: Config, speed: Array, radius: Array, u: Float[Array, "3"]) -> Array:
-  """x [2] of balls that meet BEFORE_S to AFTER_S before the end, if that fits the picture.
+  """x [2] of balls that meet between BEFORE_S and AFTER_S before the end, if that fits the picture.
 
-  If one is more than twice as large, the collision comes early and the large ball begins near its
-  side, for the small one bounces off fast. (The paper's code does so for a large right ball only.)
+  If one ball is more than twice as large, the collision comes early and the large ball begins near
+  its side, because the small one bounces off fast. (The paper's code does this only if the right
+  ball is the large one.)
   """
   closing, reach = jnp.sum(speed), jnp.sum(radius)
   room = EXTENT - 2 * reach
@@ -257,7 +261,7 @@ def _two_balls(config: Config, speed: Array, radius: Array, u: Float[Array, "3"]
 def motion(
   config: Config, start: Start
 ) -> tuple[Float[Array, "T M 2"], Float[Array, "T M 2"], Float[Array, "T M"]]:
-  """Position and velocity at every frame, and each ball's number of contacts up to it: exact."""
+  """Exact position and velocity at every frame, and each ball's number of contacts so far."""
   clock = jnp.asarray(config.clock)[:, None, None]  # [T,1,1]
   pull = jnp.array([0.0, SCENARIOS[config.scenario].gravity])[None, None]  # [1,1,2]
   if config.balls == 1:
@@ -267,7 +271,7 @@ def motion(
   (x1, x2), (v1, v2) = start.position[:, 0], start.velocity[:, 0]
   (r1, r2), (m1, m2) = start.radius, start.radius**2
   meet = (x2 - x1 - r1 - r2) / jnp.maximum(v1 - v2, 1e-9)
-  # Elastic and central: momentum and energy leave one other solution.
+  # Elastic and central: conserving momentum and energy leaves one other solution.
   after = jnp.stack([(m1 - m2) * v1 + 2 * m2 * v2, (m2 - m1) * v2 + 2 * m1 * v1]) / (m1 + m2)
   then = jnp.stack([after, jnp.zeros(2)], -1)[None]  # [1,M,2]
   met = clock >= meet
@@ -278,7 +282,7 @@ def motion(
 
 
 def in_picture(position: Float[Array, "T M 2"], radius: Float[Array, " M"]) -> Float[Array, "T M"]:
-  """The fraction of each ball's area inside the picture, exactly."""
+  """The exact fraction of each ball's area inside the picture."""
   low, high = jnp.moveaxis(-position, -1, 0), jnp.moveaxis(EXTENT - position, -1, 0)  # [2,T,M]
   (x0, y0), (x1, y1) = low / radius[None, None], high / radius[None, None]
   area = _corner(x1, y1) - _corner(x0, y1) - _corner(x1, y0) + _corner(x0, y0)
@@ -286,7 +290,7 @@ def in_picture(position: Float[Array, "T M 2"], radius: Float[Array, " M"]) -> F
 
 
 def _corner(u: Float[Array, "T M"], w: Float[Array, "T M"]) -> Float[Array, "T M"]:
-  """Area of the unit disc's part with x <= u and y <= w."""
+  """Area of the part of the unit disc with x <= u and y <= w."""
   u, w = jnp.clip(u, -1.0, 1.0), jnp.clip(w, -1.0, 1.0)
   half = jnp.sqrt(1 - u**2)  # of the chord at x = u
 
@@ -295,7 +299,7 @@ def _corner(u: Float[Array, "T M"], w: Float[Array, "T M"]) -> Float[Array, "T M
 
   cut = jnp.clip(w, -half, half)  # rows that the chord cuts
   area = strip(cut) - strip(-half) + u * (cut + half)
-  # Rows beyond the chord's ends: whole if the chord is right of the middle, none if left.
+  # Rows beyond the chord's ends count whole if the chord is right of the middle, else not at all.
   whole = strip(jnp.minimum(w, -half)) - strip(-jnp.ones_like(w))
   whole = whole + strip(jnp.maximum(w, half)) - strip(half)
   return area + jnp.where(u > 0, 2 * whole, 0.0)
@@ -331,7 +335,7 @@ def make_clip(config: Config, index: UInt32[Array | np.ndarray, ""]) -> dict[str
 
 
 class Source(Indexed):
-  """A source of clips of a scenario: indices until the device, where clips are made.
+  """Clips of a scenario: the loader carries indices, and the device makes the clips.
 
   Args:
     config: the scenario and split.
@@ -343,14 +347,14 @@ class Source(Indexed):
     self.config = config
 
   def decode(self, carried: dict[str, UInt32[Array | np.ndarray, " B"]]) -> dict[str, Any]:
-    """Draws, moves and renders the clips; jittable, and each is the same in any batch.
+    """Draws, moves and renders the clips; jittable. A clip does not depend on its batch.
 
     Args:
-      carried: `index` [B]; of the training split the cell of the grid, radii fastest.
+      carried: `index` [B]; in the training split it is the cell of the grid, radii fastest.
 
     Returns:
       `video` float32 [B,T,H,W,3] in [-1,1]; `id` uint32 [B]; `fps` float32 [B]; `caption` uint8
-      [B,L]; `state` as of worlds (docs/shapes.md), where `visible` is the fraction of a ball's area
+      [B,L]; `state` as in worlds (docs/shapes.md), where `visible` is the fraction of a ball's area
       inside the picture.
     """
     return make_clips(make_clip, self.config, carried["index"])

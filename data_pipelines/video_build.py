@@ -1,4 +1,4 @@
-"""One machine, or a cluster, makes a dataset of a folder of videos: `video_folder` in Python."""
+"""Makes a dataset from a folder of videos, on one machine or a cluster: `video_folder`'s work."""
 
 import concurrent.futures
 import dataclasses
@@ -25,10 +25,10 @@ CLAIM = "cutting.json"
 
 
 class Cluster(video_dataset.Pieces):
-  """Machines that do both stages in place of this one's processes."""
+  """Machines that run both stages instead of this machine's processes."""
 
   def cut(self, media: Sequence[str]) -> list[dict[str, Any]]:
-    """Stage one: cuts every file; the records in the order of `media`."""
+    """Stage one: cuts every file; returns the records in the order of `media`."""
     raise NotImplementedError
 
 
@@ -40,21 +40,21 @@ def build(
   cluster: Cluster | None = None,
   identities: Mapping[str, list[int]] | None = None,
 ) -> str:
-  """Makes the dataset, or finds it made.
+  """Makes the dataset unless it is already there.
 
   Args:
     source: folder of videos and images.
     out: the dataset; must not exist yet, unless it is the same one.
-    options: what a clip is, and the splits.
-    workers: processes; 1: this one.
-    cluster: does the work instead of them.
-    identities: of every file; None: `source` is searched.
+    options: the settings of clips and splits.
+    workers: number of worker processes; 1: work in this process.
+    cluster: does the work instead of the workers.
+    identities: file -> identity; None: search `source`.
 
   Returns:
     A summary in words.
 
   Raises:
-    ConfigError: no such folder, no clips in it, or `out` holds something else.
+    ConfigError: the folder does not exist or has no clips in it, or `out` holds something else.
   """
   if not source.is_dir():
     raise ConfigError(f"--source: no directory {source}")
@@ -83,7 +83,7 @@ def build(
   try:
     summary = video_dataset.write(dataset, source, records, texts, frames, state)
   except video_dataset.NoClipsError:
-    shutil.rmtree(partial)  # other options may be tried next
+    shutil.rmtree(partial)  # the next attempt may have other options
     raise
   dataset.replace(out)
   shutil.rmtree(partial)
@@ -93,31 +93,31 @@ def build(
 
 
 def partial_of(out: Path) -> Path:
-  """Where unfinished work is kept."""
+  """The directory of unfinished work."""
   return out.absolute().with_name(f"{out.absolute().name}.partial")
 
 
 def _search(source: Path, ours: tuple[Path, ...]) -> tuple[dict[str, list[int]], dict[str, str]]:
-  """(identity of every file below `source`, why it is not read of all else)."""
+  """({file: identity} below `source`, {name: reason} of everything that is not read)."""
   found = _list(source, ours)
   left_out = {name: reason for name, reason in found.items() if reason}
   return {n: video_cut.identity(source / n) for n in found if n not in left_out}, left_out
 
 
 def _list(source: Path, ours: tuple[Path, ...]) -> dict[str, str]:
-  """What lies below `source`, links followed, but hidden files and our own output.
+  """Lists what is below `source`, following links, without hidden files and our own output.
 
   Returns:
-    Sorted POSIX path -> why it is not read, or '' for files that are. Of several links to one
-    folder the first is read, so that a loop ends and no film is there twice.
+    Sorted {POSIX path: why it is not read, or '' if it is}. If several links lead to one folder,
+    only the first is read, so that loops end and no video occurs twice.
   """
   found: dict[str, str] = {}
-  read: dict[tuple[int, int], str] = {}  # folder -> the name under which it is read
+  read: dict[tuple[int, int], str] = {}  # folder -> the path under which it is read
   skip = [_inode(our.stat()) for our in ours if our.exists()]
   folders: list[Path] = [source]
   links: list[Path] = []
   while folders or links:
-    folder = folders.pop() if folders else links.pop(0)  # a folder itself goes before its links
+    folder = folders.pop() if folders else links.pop(0)  # real folders come before links to them
     name = folder.relative_to(source).as_posix()
     try:
       entries = sorted(folder.iterdir())
@@ -126,7 +126,7 @@ def _list(source: Path, ours: tuple[Path, ...]) -> dict[str, str]:
       continue
     first = read.setdefault(_inode(folder.stat()), name)
     if first != name:
-      found[name] = f"a link to a folder that is already read, as {data_card.shown(first)}"
+      found[name] = f"a link to a folder that is already read as {data_card.shown(first)}"
       continue
     for path in entries:
       if path.name.startswith("."):
@@ -145,7 +145,10 @@ def _inode(status: os.stat_result) -> tuple[int, int]:
 
 
 def _status(path: Path) -> tuple[os.stat_result | None, str]:
-  """(of what is there, why it cannot be read as a file or ''); what reads dead links says so."""
+  """(stat result, why the path cannot be read as a file or '').
+
+  A dead link gives (None, ''): it is reported where it is read.
+  """
   try:
     status = path.stat()
   except FileNotFoundError:
@@ -163,9 +166,11 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _finished(out: Path, partial: Path, state: Mapping[str, Any]) -> str:
-  """The summary of the dataset in `out`, if that is what this command would make."""
+  """The summary of the dataset in `out`; raises ConfigError if it is not what we would make."""
   if not (out / video_dataset.RECORD).is_file():
-    raise ConfigError(f"--out: {out} is something else; nothing was written. Choose another")
+    raise ConfigError(
+      f"--out: {out} is not a dataset of video_folder; nothing was written. Choose another --out"
+    )
   record = files.read_json(out / video_dataset.RECORD)
   if not isinstance(record, dict) or not all(
     isinstance(record.get(name), kind)
@@ -187,13 +192,13 @@ def _finished(out: Path, partial: Path, state: Mapping[str, Any]) -> str:
       f"({data_card.shown(changed[0])}, ...). Nothing was written: choose another --out, or "
       "delete it"
     )
-  if (partial / CLAIM).exists():  # the command was killed after its last step but one
+  if (partial / CLAIM).exists():  # the command was killed before its last step
     shutil.rmtree(partial)
   return f"{out} is up to date\n{record['summary']}"
 
 
 def _claim(partial: Path, cutting: video_cut.Cutting) -> None:
-  """Makes the directory of stage one, or finds it left by the same command."""
+  """Creates the directory of stage one, or checks that the same command left it."""
   claim, wanted = partial / CLAIM, dataclasses.asdict(cutting)
   if not partial.exists() or not any(partial.iterdir()):
     partial.mkdir(parents=True, exist_ok=True)
@@ -212,7 +217,7 @@ def _claim(partial: Path, cutting: video_cut.Cutting) -> None:
 def _cut_all(
   source: Path, media: list[str], pieces: Path, cutting: video_cut.Cutting, workers: int
 ) -> list[dict[str, Any]]:
-  """Stage one: cuts every file that is not cut yet; the records in the order of `media`."""
+  """Stage one: cuts every file not yet cut; returns the records in the order of `media`."""
   pieces.mkdir(exist_ok=True)
   jobs: dict[str, Callable[[], dict[str, Any]]] = {
     name: functools.partial(video_cut.cut_file, source / name, name, pieces, cutting)
@@ -229,18 +234,19 @@ def _cut_all(
     except concurrent.futures.BrokenExecutor as error:
       begun = [name for name in media if video_cut.is_begun(pieces, name)]
       raise ConfigError(
-        "a worker process died (out of memory, or a film that breaks its decoder); the same "
-        f"command goes on from here\n{data_card.listing('it cut one of', dict.fromkeys(begun, ''))}"
+        "a worker process died (out of memory, or a video that crashes its decoder); the same "
+        "command continues from here\n"
+        + data_card.listing("it was cutting one of", dict.fromkeys(begun, ""))
       ) from error
   return [records[name] for name in media]
 
 
 def _results(jobs: Iterable[Callable[[], Any]], workers: int) -> Iterator[Any]:
-  """The results of all jobs as they come."""
+  """Yields the results of all jobs as they finish."""
   if workers == 1:
     yield from (job() for job in jobs)
     return
-  # spawn: a fork of a process with threads (progress bar, codecs) can hang
+  # spawn: forking a process that has threads (progress bar, codecs) can hang
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker) as pool:
     futures = [pool.submit(job) for job in jobs]
@@ -252,7 +258,7 @@ def _results(jobs: Iterable[Callable[[], Any]], workers: int) -> Iterator[Any]:
 
 
 def _start_worker() -> None:
-  """Makes a worker end with its parent, at once and without a word."""
+  """Makes a worker exit immediately and silently when its parent does."""
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   parent = multiprocessing.parent_process()
 

@@ -1,7 +1,7 @@
-"""The colours of films: HDR and wide gamuts become those of ordinary video (BT.709).
+"""The colours of videos: HDR and wide gamuts become standard dynamic range (BT.709).
 
-What is 203 nits bright (the white of HDR, BT.2408) becomes white; what is brighter is white, too.
-Alphabet: H W height width.
+A brightness of 203 nits (HDR reference white, BT.2408) and everything above it becomes white.
+Shapes: H W height width.
 """
 
 from typing import Any
@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 WHITE = 203.0  # nits
-HLG_PEAK = 1000.0  # nits, of the display that BT.2100 names
-GAMMA = 2.4  # of a display of ordinary video, BT.1886
-PQ, HLG = 16, 18  # transfer curves; all numbers are those of ITU-T H.273
+HLG_PEAK = 1000.0  # nits, of the reference display in BT.2100
+GAMMA = 2.4  # of a standard display, BT.1886
+PQ, HLG = 16, 18  # transfer curves; all such numbers are codes of ITU-T H.273
 FOREIGN_CURVES = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "digital cinema's"}
 FOREIGN_GAMUTS = {10: "XYZ", 11: "digital cinema's"}
-FOREIGN_MATRICES = {8, *range(10, 18)}  # FFmpeg before 8 reads them as others
+FOREIGN_MATRICES = {8, *range(10, 18)}  # FFmpeg before 8 misreads these
 GAMUTS = {  # primaries -> linear RGB of BT.709; BT.2087 and Display P3
   9: np.array(
     [
@@ -36,7 +36,7 @@ GAMUTS = {  # primaries -> linear RGB of BT.709; BT.2087 and Display P3
 
 
 def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
-  """What the file says beside a frame, by kind; {} where PyAV does not know one of the kinds."""
+  """The side data of a frame by kind; {} if PyAV does not know one of the kinds."""
   try:
     pieces: list[Any] = list(frame.side_data)
   except ValueError:  # such as EXIF in PyAV 18
@@ -45,7 +45,7 @@ def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
 
 
 def refusal(frame: av.VideoFrame) -> str | None:
-  """Why the colours of a frame cannot be shown right; None: they can."""
+  """Why the colours of a frame cannot be converted correctly; None: they can."""
   curve, gamut, matrix = frame.color_trc, frame.color_primaries, frame.colorspace
   if curve in FOREIGN_CURVES:
     return f"its transfer curve is {FOREIGN_CURVES[curve]}"
@@ -65,19 +65,19 @@ def refusal(frame: av.VideoFrame) -> str | None:
 
 
 def is_foreign(frame: av.VideoFrame) -> bool:
-  """Whether the frame is HDR or of a wide gamut."""
+  """Whether the frame is HDR or has a wide gamut."""
   return frame.color_trc in (PQ, HLG) or frame.color_primaries in GAMUTS
 
 
 def to_ordinary(
   codes: Float[np.ndarray, "H W 3"], curve: int, primaries: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-  """The picture as ordinary video shows it.
+  """Converts a picture to standard dynamic range and BT.709.
 
   Args:
     codes: code values of R'G'B' in [0,1].
-    curve: transfer characteristics.
-    primaries: of the colours.
+    curve: H.273 code of the transfer curve.
+    primaries: H.273 code of the colour primaries.
 
   Source: BT.2100-2, tables 4 (PQ) and 5 (HLG); BT.2408 (reference white).
   """

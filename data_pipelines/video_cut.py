@@ -1,8 +1,8 @@
-"""Stage one of `video_folder`: one file becomes frames at one rate and size, and a list of clips.
+"""Stage one of `video_folder`: turns one file into frames at one rate and size, and lists of clips.
 
-The frames of a file go to `<key>.frames` (raw uint8 [N,H,W,C], each once), the clips, as rows of
-it, to `<key>.json`, which is written last: a file whose .json is there is finished.
-Alphabet: T frames, H W height width, C channels, N kept frames of a file.
+The frames of a file go to `<key>.frames` (raw uint8 [N,H,W,C], each frame once). The clips, as rows
+of that array, go to `<key>.json`, which is written last: if it exists, the file is finished.
+Shapes: T frames, H W height width, C channels, N kept frames of a file.
 """
 
 import dataclasses
@@ -18,22 +18,22 @@ from data_pipelines import video_reader
 from videojax.errors import ConfigError
 from videojax.io import files
 
-STILL_LEVELS = 16  # a pixel has changed when a channel moved by so many of 255 levels
-STILL_SHARE = 0.005  # a clip is still when at no time more than this share of pixels has changed
-DISTINCT_SHARE = 0.75  # fewer different frames than this: the source is too slow for the rate
+STILL_LEVELS = 16  # of 255; a pixel has changed if a channel differs by more
+STILL_SHARE = 0.005  # a clip is still if never more than this share of pixels has changed
+DISTINCT_SHARE = 0.75  # with fewer distinct frames the source is too slow for the frame rate
 SLOWEST_FPS, FASTEST_FPS = 0.001, 1000.0
-LARGEST_CLIP = 2**31 - 2**20  # bytes; a record of a dataset holds no more
-IMAGE_FPS = 1.0  # an image has no rate of its own
+LARGEST_CLIP = 2**31 - 2**20  # bytes; the limit of a record in a dataset
+IMAGE_FPS = 1.0  # for images, which have no frame rate
 
 
 @dataclasses.dataclass(frozen=True)
 class Cutting:
-  """What a clip is.
+  """The settings that define a clip.
 
   Args:
     frames: T.
     size: height and width, in pixels.
-    fps: frames per second; None: each file's own average rate.
+    fps: frames per second; None: each file's average rate.
     stride: frames from the start of a clip to the start of the next.
   """
 
@@ -65,14 +65,14 @@ class Clip:
 
   Args:
     file: path below the source folder.
-    start_frame: first frame of the file that it shows (decoded frames, from 0).
-    end_frame: one past the last.
+    start_frame: its first decoded frame in the file, from 0.
+    end_frame: one past its last frame.
     start_s: time of the first frame in the file, in seconds.
-    source_fps: average rate of the file.
-    fps: rate of the clip.
+    source_fps: average frame rate of the file.
+    fps: frame rate of the clip.
     shot: number of the shot in the file, from 0; -1: damaged frames.
     reason: 'kept', or why it was dropped: 'still', 'slow', 'short', 'broken'; later 'overlap'.
-    rows: its frames, as rows of the file's frames.
+    rows: its frames, as rows of the stored frames.
   """
 
   file: str
@@ -87,7 +87,7 @@ class Clip:
 
 
 def identity(path: Path) -> list[int]:
-  """What changes when the content does: bytes and modification time; a dead link has neither."""
+  """[bytes, modification time in ns], to detect changes; [-1, -1] for a dead link."""
   if not path.exists():
     return [-1, -1]
   status = path.stat()
@@ -95,7 +95,7 @@ def identity(path: Path) -> list[int]:
 
 
 def key(name: str) -> str:
-  """The stem of a file's outputs."""
+  """The stem of the names of a file's outputs."""
   return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
@@ -104,13 +104,13 @@ def is_image(path: Path) -> bool:
 
 
 def cut_file(path: Path, name: str, pieces: Path, cutting: Cutting) -> dict[str, Any]:
-  """Cuts one file, unless that was done before.
+  """Cuts one file, unless it was cut before.
 
   Args:
     path: the file.
     name: its path below the source folder.
     pieces: directory of the outputs.
-    cutting: what a clip is.
+    cutting: the settings that define a clip.
 
   Returns:
     {name, identity, cutting, skipped: reason or None, seconds, shots, clips: [Clip as dict]}.
@@ -137,7 +137,7 @@ def cut_file(path: Path, name: str, pieces: Path, cutting: Cutting) -> dict[str,
 
 
 def _finished(done: Path) -> dict[str, Any] | None:
-  """The record of a file that was cut before; a damaged one counts as none."""
+  """The record of a file that was cut before; None if it is missing or damaged."""
   try:
     record = files.read_json(done)
   except ConfigError:
@@ -146,7 +146,7 @@ def _finished(done: Path) -> dict[str, Any] | None:
 
 
 def left_out(name: str, reason: str | None) -> dict[str, Any]:
-  """The record of a file before it is cut, or for ever where there is a reason to skip it."""
+  """The record of a file that is not cut (yet), with the reason if it is skipped."""
   return {"name": name, "skipped": reason, "seconds": 0.0, "shots": 0, "clips": []}
 
 
@@ -159,12 +159,12 @@ def _partial(pieces: Path, name: str) -> Path:
 
 
 def is_begun(pieces: Path, name: str) -> bool:
-  """Whether a process was cutting the file when it ended."""
+  """Whether a process began to cut the file and did not finish."""
   return _partial(pieces, name).exists()
 
 
 def open_frames(path: Path, size: int) -> np.ndarray:
-  """The frames of a file, uint8 [N,H,W,C], mapped and not loaded."""
+  """The frames of a file, uint8 [N,H,W,C], memory-mapped."""
   if not path.stat().st_size:
     return np.zeros((0, size, size, 3), np.uint8)
   return np.memmap(path, np.uint8, "r").reshape(-1, size, size, 3)  # [N,H,W,C]
@@ -172,16 +172,16 @@ def open_frames(path: Path, size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Track:
-  """A file on the even grid of times start + k / fps.
+  """A file sampled on the even grid of times start + k / fps, for K grid times.
 
   Args:
-    rows: int [K]: the row of the kept frames that is nearest to grid time k; -1: damaged.
-    sources: int [K]: the same as number of the decoded frame.
-    times_s: float [K]: the time of that frame.
-    shots: int [K]: its shot; -1: damaged.
-    source_fps: average rate of the file.
-    fps: rate of the grid.
-    seconds: how long the file is.
+    rows: int [K]: row of the stored frame that is nearest to grid time k; -1: damaged.
+    sources: int [K]: number of that frame among the decoded frames.
+    times_s: float [K]: time of that frame.
+    shots: int [K]: shot of that frame; -1: damaged.
+    source_fps: average frame rate of the file.
+    fps: frame rate of the grid.
+    seconds: length of the file.
   """
 
   rows: np.ndarray
@@ -206,7 +206,9 @@ def _read_video(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
   """Decodes a video once: writes the frames that the grid picks, and finds the shots."""
   with video_reader.VideoFile(path) as video:
     if video.fps > FASTEST_FPS:
-      raise video_reader.UnreadableError(f"its header says {video.fps:g} frames per second")
+      raise video_reader.UnreadableError(
+        f"its header says {video.fps:g} frames per second, above the limit of {FASTEST_FPS:g}"
+      )
     fps = cutting.fps or video.fps
     resize, unlike = video_reader.Resizer(cutting.size), video_reader.CutScore()
     index, time_s, sound, damages, score = [], [], [], [], []
@@ -244,16 +246,16 @@ def _read_video(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
 def _nearest(
   pictures: Iterator[video_reader.Picture], fps: float, last_s: float
 ) -> Iterator[tuple[int, video_reader.Picture, int]]:
-  """Which frames are nearest to the times start + k / fps, k = 0, 1, ..., up to the last frame.
+  """Finds the frames nearest to the times start + k / fps, k = 0, 1, ..., up to the last frame.
 
   Args:
     pictures: in order of time.
-    fps: rate of the grid.
-    last_s: how long the last frame counts: its time may be rounded.
+    fps: frame rate of the grid.
+    last_s: how long the last frame is assumed to last, because its time may be rounded.
 
   Yields:
-    (place in the stream, frame, how many grid times it is nearest to), where that is not 0; of
-    two frames equally near the earlier counts.
+    (position in the stream, frame, number of grid times to which it is the nearest), if that
+    number is not 0. Ties go to the earlier frame.
   """
   tie = 1e-6  # seconds
   place, last, start_s, taken = -1, None, 0.0, 0
@@ -274,7 +276,7 @@ def _nearest(
 
 
 def _shots(score: np.ndarray, sound: np.ndarray, damages: np.ndarray) -> np.ndarray:
-  """The number of each frame's shot; -1 where it is damaged."""
+  """The number of each frame's shot; -1 for damaged frames."""
   starts = video_reader.find_cuts(score)
   starts[1:] |= (np.diff(damages) > 0) | (sound[1:] & ~sound[:-1])
   starts[0] = True
@@ -283,7 +285,7 @@ def _shots(score: np.ndarray, sound: np.ndarray, damages: np.ndarray) -> np.ndar
 
 
 def _clips(track: _Track, name: str, frames: Path, cutting: Cutting) -> Iterator[Clip]:
-  """Cuts every shot into windows of T; what is left of a shot is a line too."""
+  """Cuts every shot into windows of T frames; the remainder of a shot gets a line, too."""
   stored = open_frames(frames, cutting.size)
   edges = (np.flatnonzero(np.diff(track.shots)) + 1).tolist()
   for first, stop in zip([0, *edges], [*edges, len(track.shots)]):

@@ -1,6 +1,6 @@
-"""Stage two of `video_folder`: cut files become a tfds dataset with its manifest and data card.
+"""Stage two of `video_folder`: makes a tfds dataset, its manifest and data card from cut files.
 
-Alphabet: T frames, H W height width, C channels.
+Shapes: T frames, H W height width, C channels.
 """
 
 import collections
@@ -22,12 +22,12 @@ RECORD = "video_folder.json"
 
 
 class NoClipsError(ConfigError):
-  """Nothing in the folder makes a clip; the message says why."""
+  """The folder gives no clips; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(video_cut.Cutting):
-  """What makes the dataset what it is.
+  """All options that determine the dataset.
 
   Args:
     splits: name:share,...
@@ -44,7 +44,7 @@ class Options(video_cut.Cutting):
     return video_cut.Cutting(**{name: getattr(self, name) for name in names})
 
   def command(self) -> str:
-    """The command that these options come from, without its places."""
+    """The command with these options, and placeholders for its directories."""
     values = dataclasses.asdict(self).items()
     flags = [f"--{name}={value}" for name, value in values if value is not None]
     return shlex.join(
@@ -71,10 +71,10 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-  """The frames that stage one left, and what makes examples of them.
+  """Makes examples from the frames that stage one stored.
 
   Args:
-    folder: of the frames of each file.
+    folder: directory with the frames of each file.
     options: sizes and splits.
   """
 
@@ -93,13 +93,13 @@ class Pieces:
     Args:
       dataset: directory that does not exist yet.
       entries: kept clips, in order.
-      rule: how the splits were made.
-      fps: the usual rate of a clip.
+      rule: how clips were assigned to splits.
+      fps: the typical frame rate of a clip.
 
     Returns:
-      The number of clips by split.
+      The number of clips per split.
     """
-    from data_pipelines import clips  # here, for the workers need neither tfds nor jax
+    from data_pipelines import clips  # imported here: the workers need neither tfds nor jax
 
     def examples(split: str) -> Iterator[dict[str, Any]]:
       for entry in entries:
@@ -132,12 +132,12 @@ def write(
   """Writes the dataset.
 
   Args:
-    dataset: its directory; what is there is replaced.
+    dataset: its directory; replaced if it exists.
     source: the folder of videos.
     records: of each file, from `video_cut.cut_file`.
-    captions: by file.
+    captions: file -> caption.
     pieces: the frames of the files.
-    state: what is kept in the dataset to know it again.
+    state: stored in the dataset, so that the same command recognizes it.
 
   Returns:
     A summary in words.
@@ -177,7 +177,7 @@ def write(
 def _describe(
   dataset: Path, pieces: Pieces, entries: Sequence[Entry], card: data_card.Card
 ) -> None:
-  """Writes what people read: manifest, card and contact sheet."""
+  """Writes the files for people: manifest, data card and contact sheet."""
   with (dataset / "manifest.jsonl").open("w") as manifest:
     manifest.writelines(entry.line() for entry in entries)
   (dataset / "README.md").write_text(card.markdown(), encoding="utf-8")
@@ -188,7 +188,7 @@ def _describe(
 
 
 def _skipped(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  """Why a file gives no clip, for those that do not; raises where none does."""
+  """{file: why it gives no clip}; raises NoClipsError if no file gives any."""
   skipped = {}
   for record in records:
     reasons = collections.Counter(clip["reason"] for clip in record["clips"])
@@ -209,7 +209,7 @@ def _skipped(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _entries(
   assigned: Sequence[tuple[video_cut.Clip, str | None]], captions: Mapping[str, str]
 ) -> list[Entry]:
-  """Numbers the kept clips in the order of files and time."""
+  """Manifest entries; kept clips are numbered in order of file and time."""
   entries: list[Entry] = []
   number = 0
   for clip, split in assigned:

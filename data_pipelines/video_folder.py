@@ -1,13 +1,13 @@
-"""A folder of real videos becomes a dataset of clips.
+"""Makes a dataset of clips from a folder of real videos.
 
     python -m data_pipelines.video_folder --source=DIR --out=DIR --frames=16 --size=64
         [--beam [-- --runner=... (Apache Beam's own options)]]
 
-Stage one cuts each file (video_cut) into OUT.partial, and goes on from there when it was
-interrupted. Stage two (video_dataset) divides the clips into splits and writes OUT at once: a tfds
+Stage one cuts each file (video_cut) into OUT.partial, and continues from there if it was
+interrupted. Stage two (video_dataset) assigns the clips to splits and writes OUT atomically: a tfds
 dataset (clips), `manifest.jsonl`, a data card `README.md`, `contact_sheet.png`, and
-`video_folder.json`, by which the same command later sees that nothing is left to do. An OUT that
-exists is never changed. With --beam the same functions run on many machines (video_beam).
+`video_folder.json`, from which the same command later sees that nothing is left to do. An existing
+OUT is never changed. With --beam the same functions run on many machines (video_beam).
 """
 
 import argparse
@@ -29,9 +29,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add("--source", required=True, help="folder of videos, images, captions; recursive")
+  add("--source", required=True, help="folder of videos, images and captions, read recursively")
   add("--out", required=True, help="the dataset: a directory that does not exist yet")
-  add("--frames", type=int, required=True, help="frames of a clip; 1: images")
+  add("--frames", type=int, required=True, help="frames per clip; 1: images")
   add("--size", type=int, required=True, help="height and width in pixels")
   add("--fps", type=float, help="frames per second (default: each file's own)")
   add("--stride", type=int, help="frames from one clip's start to the next (default: --frames)")
@@ -51,13 +51,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _claimed(out: str) -> contextlib.AbstractContextManager[None]:
-  """Nobody else makes this dataset meanwhile; a URL cannot be held."""
+  """A lock against other processes that make this dataset; a URL cannot be locked."""
   path = Path(out).absolute()
   return contextlib.nullcontext() if "://" in out else claim(path.parent, "video_folder", path.name)
 
 
 def main(argv: list[str] | None = None) -> int:
-  """The command; returns its exit code: 0 when there is a dataset, 2 when there is none."""
+  """The command; returns its exit code: 0: the dataset exists, 2: an error, 130: interrupted."""
   flags = _parse(argv)
   try:
     if flags.workers < 1:

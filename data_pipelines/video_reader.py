@@ -1,7 +1,7 @@
-"""Real video files frame by frame: decoding, damage, resizing without distortion, shot cuts.
+"""Reads real video files frame by frame: decoding, damage, resizing without distortion, shot cuts.
 
-Needs PyAV (its wheel brings the codecs: no ffmpeg binary) and Pillow.
-Alphabet: H W height width, C channels.
+Needs PyAV (whose wheel contains the codecs: no ffmpeg binary) and Pillow.
+Shapes: H W height width, C channels.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from data_pipelines.unreadable import (
 )
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"))
-SIGNATURE_SIDE = 32  # pixels; blind to noise and to small motion
-CUT_FLOOR = 0.12  # of 0 to 2; in bikes.mp4 the calmest cut is 0.32, motion alone up to 0.12
-CUT_RATIO = 3.0  # a cut stands out from its neighbourhood, fast motion does not
+SIGNATURE_SIDE = 32  # pixels; insensitive to noise and small motion
+CUT_FLOOR = 0.12  # of 0 to 2; in bikes.mp4 the weakest cut scores 0.32, motion alone up to 0.12
+CUT_RATIO = 3.0  # a cut stands out from its neighbours, fast motion does not
 CUT_WINDOW = 8  # frames on either side
-BACK_S, GAP_S = 1.0, 3600.0  # time stamps that jump further back or on are no film's
+BACK_S, GAP_S = 1.0, 3600.0  # the largest plausible jumps of a time stamp, backward and forward
 PLAYLISTS = frozenset(("concat", "dash", "hls", "imf", "sdp"))
 HEIF = frozenset(("avif", "heic", "heim", "heis", "heix", "mif1"))
-WHOLE = 0.9  # of the promised duration: less is a truncated file
+WHOLE = 0.9  # of the duration in the header; a file with less is truncated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Picture:
   """One decoded frame.
 
   Args:
-    index: its place among the decoded frames of the file.
+    index: its number among the decoded frames of the file.
     time_s: its presentation time.
     frame: the frame as decoded.
     sound: False from a decoding error to the next key frame.
-    damages: decoding errors so far; frames that differ in it do not follow each other.
+    damages: decoding errors so far; between frames that differ in it, something is missing.
   """
 
   index: int
@@ -63,14 +63,14 @@ class VideoFile:
     path: any file.
 
   Raises:
-    UnreadableError: it is empty, damaged, or no video.
+    UnreadableError: it is empty, damaged, or not a video.
   """
 
   def __init__(self, path: Path):
     check_file(path)
     with av_errors("truncated or not a video"):
-      # A playlist in the folder must not make us fetch what it names; a title in an old encoding
-      # must not keep us from the pictures.
+      # A playlist must not make us download the files that it names, and a title in a legacy
+      # encoding must not prevent decoding.
       self._container = av.open(
         str(path.resolve()), options={"protocol_whitelist": "file"}, metadata_errors="replace"
       )
@@ -81,12 +81,12 @@ class VideoFile:
       closed_on_error.pop_all()
 
   def _read_header(self) -> None:
-    """Finds the stream and its rate."""
+    """Finds the video stream and its frame rate."""
     if not self._container.streams:
       raise UnreadableError("truncated or not a video (no streams in it)")
     kind = self._container.format.name
-    if kind in PLAYLISTS:  # the films that it names would be there twice, and in two splits
-      raise UnreadableError(f"a playlist ({kind}), no film")
+    if kind in PLAYLISTS:  # its videos would occur twice, perhaps in two splits
+      raise UnreadableError(f"a playlist ({kind}), not a video")
     if self._container.metadata.get("major_brand") in HEIF:  # its streams are tiles of the picture
       raise UnreadableError("a HEIF or AVIF image; convert it to PNG or JPEG")
     pictures = [s for s in self._container.streams.video if not _is_cover(s)]
@@ -94,7 +94,7 @@ class VideoFile:
       raise UnreadableError("no video in it")
     self.stream = pictures[0]
     if not self.stream.codec_context:
-      raise UnreadableError("its codec is not known")
+      raise UnreadableError("its codec is unknown")
     rate = self.stream.average_rate or self.stream.guessed_rate
     if not rate:
       raise UnreadableError("no frame rate in it")
@@ -110,18 +110,18 @@ class VideoFile:
     self.close()
 
   def pictures(self) -> Iterator[Picture]:
-    """Its frames in order of time.
+    """Yields its frames in order of time.
 
     Raises:
-      UnreadableError: no frame could be decoded, its colours are not known, its time stamps jump,
-        or the file ends before its header says.
+      UnreadableError: no frame can be decoded, its colours cannot be converted, its time stamps
+        jump, or the file is shorter than its header says.
     """
     index, damages, sound = -1, 0, True
     start_s: float | None = None
     time_s = end_s = 0.0
     for frame in self._decoded():
       if frame is None or frame.is_corrupt:
-        # What follows is predicted from the damaged frame, up to the next key frame.
+        # All frames up to the next key frame are predicted from the damaged one.
         damages, sound = damages + 1, False
       elif frame.key_frame:
         sound = True
@@ -135,10 +135,10 @@ class VideoFile:
           raise UnreadableError(reason)
       elif not -BACK_S <= time_s - last_s <= GAP_S:
         raise UnreadableError(
-          f"its time stamps jump by {time_s - last_s:.0f} s at frame {index}: pieces of several "
-          "files, or damaged"
+          f"its time stamps jump by {time_s - last_s:.0f} s at frame {index}: it is damaged, or "
+          "joined from several files"
         )
-      elif time_s <= last_s:  # two frames at one time: the first is shown
+      elif time_s <= last_s:  # two frames at the same time: use the first
         time_s = last_s
         continue
       unit_s = float(frame.time_base or 0)
@@ -148,7 +148,7 @@ class VideoFile:
     self._check_whole(start_s, end_s)
 
   def _decoded(self) -> Iterator[av.VideoFrame | None]:
-    """Frames; None stands for packets that could not be decoded."""
+    """Yields frames, and None for packets that cannot be decoded."""
     packets = self._container.demux(self.stream)
     while True:
       try:
@@ -167,7 +167,7 @@ class VideoFile:
 
   def _check_whole(self, start_s: float | None, end_s: float) -> None:
     if start_s is None:
-      raise UnreadableError("no frame of it can be decoded")
+      raise UnreadableError("none of its frames can be decoded")
     promised_s = self._promised_s()
     if promised_s and end_s - start_s < WHOLE * promised_s - 1 / self.fps:
       raise UnreadableError(
@@ -175,7 +175,7 @@ class VideoFile:
       )
 
   def _promised_s(self) -> float | None:
-    """How long the file says this stream is, if it does."""
+    """The stream's duration according to the file, in seconds; None if it does not say."""
     if self.stream.duration and self.stream.time_base:
       return float(self.stream.duration * self.stream.time_base)
     if "DURATION" in self.stream.metadata:  # Matroska, per stream
@@ -192,10 +192,10 @@ def _is_cover(stream: av.VideoStream) -> bool:
 
 
 class Resizer:
-  """Scales frames by area so that the shorter side is `size`, crops the centre, turns upright.
+  """Scales frames by area until the shorter side is `size`, crops the centre, turns them upright.
 
-  Pixels that are not square are made square, the aspect is kept to half a pixel; marks of rotation
-  and mirroring are obeyed. HDR and wide gamuts become BT.709. Transparency is ignored.
+  Pixels that are not square are made square; the aspect is kept to within half a pixel. Rotation
+  and mirroring flags are applied. HDR and wide gamuts become BT.709. Transparency is ignored.
 
   Args:
     size: height and width of the result, in pixels.
@@ -209,7 +209,8 @@ class Resizer:
     """The frame as a square.
 
     Raises:
-      UnreadableError: it cannot be scaled, or its display matrix is no quarter turn or mirror.
+      UnreadableError: it cannot be scaled, or its display matrix is not a combination of quarter
+        turns and mirroring.
     """
     wide, high = frame.width * pixel_aspect, frame.height
     scale = self.size / min(wide, high)
@@ -232,14 +233,14 @@ class Resizer:
 
 
 def _upright(square: UInt8[np.ndarray, "S S 3"], frame: av.VideoFrame) -> np.ndarray:
-  """The square as the frame's display matrix wants it shown.
+  """The square, rotated and mirrored as the frame's display matrix says.
 
-  The matrix [[a,b,u],[c,d,v],[x,y,w]] shows what is stored at (x,y) at (a x + c y, b x + d y).
+  The matrix [[a,b,u],[c,d,v],[x,y,w]] displays the stored pixel (x,y) at (a x + c y, b x + d y).
   """
   matrix = video_colors.side_data(frame).get("DISPLAYMATRIX")
   if matrix is None:
     if frame.rotation:
-      raise UnreadableError("it is displayed rotated, in a way that PyAV cannot read")
+      raise UnreadableError("it is displayed rotated, by a matrix that PyAV cannot read")
     return square
   a, b, u, c, d, v = np.frombuffer(matrix, "=i4")[:6] / 2**16
   turned = max(abs(b), abs(c)) > max(abs(a), abs(d))
@@ -254,17 +255,17 @@ def _upright(square: UInt8[np.ndarray, "S S 3"], frame: av.VideoFrame) -> np.nda
 
 
 def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
-  """An image file, upright, in sRGB, its centre square scaled by area to `size` pixels.
+  """An image file's centre square, upright, in sRGB, scaled by area to `size` pixels.
 
   Raises:
-    UnreadableError: it is empty, damaged, no image, several, or of unknown colours.
+    UnreadableError: it is empty, damaged, not a single image, or its colours are unknown.
   """
   check_file(path)
   try:
     with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
       pictures = getattr(opened, "n_frames", 1)
-      if pictures > 1 and opened.format != "MPO":  # phones put copies behind the picture
-        raise UnreadableError(f"{pictures} pictures in one file; only single ones are read")
+      if pictures > 1 and opened.format != "MPO":  # phones append copies to the picture
+        raise UnreadableError(f"{pictures} pictures in one file; only single images are read")
       image = _to_srgb(ImageOps.exif_transpose(opened))
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -273,13 +274,13 @@ def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
   except UnreadableError:
     raise
   except Image.DecompressionBombError as error:
-    raise UnreadableError(f"too large an image ({error})") from error
+    raise UnreadableError(f"the image is too large ({error})") from error
   except PIL_ERRORS as error:
     raise UnreadableError("truncated or not an image") from error
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-  """The image in sRGB, by its colour profile where it has one."""
+  """The image in sRGB, converted with its colour profile if it has one."""
   if image.mode.startswith("I;16"):  # Pillow would clip it
     image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
   elif image.mode in ("I", "F"):
@@ -289,19 +290,19 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
   if not profile:
     if image.mode == "CMYK":
-      raise UnreadableError("CMYK without a colour profile: its colours are not known")
+      raise UnreadableError("CMYK without a colour profile: its colours are unknown")
     return image.convert("RGB")
   given, wanted = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
   shown = ImageCms.profileToProfile(image, given, wanted, outputMode="RGB")
-  assert shown is not None  # it is not in place
+  assert shown is not None  # None only for in-place conversion
   return shown
 
 
 class CutScore:
-  """How unlike the previous frame a frame is: 0 the same to 2, in layout plus in colours.
+  """Difference between a frame and the previous one, layout plus colours: from 0 (same) to 2.
 
   Layout: mean absolute difference on a 16 x 16 grid. Colours: half the L1 distance between the
-  RGB histograms, which motion within a shot leaves alone.
+  RGB histograms, which motion within a shot does not change.
   """
 
   def __init__(self) -> None:
@@ -323,9 +324,9 @@ class CutScore:
 
 
 def _histogram(colours: UInt8[np.ndarray, "N 3"]) -> Float[np.ndarray, "64"]:
-  """Shares of 4 x 4 x 4 RGB bins; a colour counts in the 8 bins around it, by nearness.
+  """Shares of 4 x 4 x 4 RGB bins; each colour is interpolated between the 8 bins around it.
 
-  So a whole picture that brightens a little does not jump from one bin to the next.
+  Thus a picture that brightens a little does not jump from one bin to the next.
   """
   place = colours / 85.0  # 0..3
   low = np.minimum(place.astype(np.int64), 2)  # [N,3]
@@ -338,18 +339,18 @@ def _histogram(colours: UInt8[np.ndarray, "N 3"]) -> Float[np.ndarray, "64"]:
 
 
 def find_cuts(scores: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
-  """Marks the first frame of each shot but the first.
+  """Marks the first frame of each shot except the first shot.
 
-  A cut is a score above a floor and above a multiple of the median of its neighbours: in fast
-  motion the neighbours are high as well. Fades and dissolves are no cuts here.
+  A cut is a score above a floor and above a multiple of its neighbours' median: in fast motion the
+  neighbours are high as well. Fades and dissolves are not detected.
 
   Args:
-    scores: of each frame against the one before it; the first one's is ignored.
+    scores: of each frame against the previous one; the first score is ignored.
   """
   if len(scores) < 2:
     return np.zeros(len(scores), bool)
   padded = np.pad(scores.astype(np.float64), CUT_WINDOW, constant_values=np.nan)
-  padded[CUT_WINDOW] = np.nan  # the first frame has none before it
+  padded[CUT_WINDOW] = np.nan  # the first frame has no previous frame
   around = np.lib.stride_tricks.sliding_window_view(padded, 2 * CUT_WINDOW + 1).copy()  # [N,17]
   around[:, CUT_WINDOW] = np.nan  # a score is not its own neighbour
   known = ~np.isnan(around).all(axis=1)

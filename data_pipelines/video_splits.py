@@ -1,4 +1,4 @@
-"""Which clip of a folder of videos belongs to which split: no frame is ever in two of them."""
+"""Assigns the clips of a folder of videos to splits; no frame is ever in two splits."""
 
 import dataclasses
 import itertools
@@ -20,12 +20,12 @@ def parse_splits(text: str) -> dict[str, float]:
   """'train:0.9,validation:0.1' -> {'train': 0.9, 'validation': 0.1}.
 
   Raises:
-    ConfigError: not of that form, a share is not positive, or they do not sum to 1.
+    ConfigError: the text has another form, a share is not positive, or the sum is not 1.
   """
   shares = {}
   for part in text.split(","):
     match = re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*:\s*([0-9.]+(?:e-?\d+)?)\s*", part)
-    if not match or match[1] in shares or match[1] == "all":  # tfds has its own 'all'
+    if not match or match[1] in shares or match[1] == "all":  # 'all' is reserved by tfds
       raise ConfigError(f"splits={text!r}: wanted name:share,..., as in train:0.9,validation:0.1")
     try:
       shares[match[1]] = float(match[2])
@@ -39,14 +39,14 @@ def parse_splits(text: str) -> dict[str, float]:
 def assign(
   files: Sequence[Sequence[video_cut.Clip]], shares: Mapping[str, float]
 ) -> tuple[list[tuple[video_cut.Clip, str | None]], str]:
-  """Gives every kept clip a split; clips that would share frames with a later split are dropped.
+  """Assigns every kept clip to a split; drops clips that would share frames with a later split.
 
   Args:
-    files: the clips of each file, in order of time, dropped ones too.
+    files: the clips of each file, in order of time, including dropped ones.
     shares: split -> share of the files or clips.
 
   Returns:
-    ([(clip, its split or None when dropped)], the rule in words).
+    ([(clip, its split or None if dropped)], the rule in words).
 
   Raises:
     ConfigError: a split would get no clip.
@@ -61,8 +61,8 @@ def assign(
   empty = set(shares) - {split for _, split in assigned}
   if empty:
     raise ConfigError(
-      f"split {sorted(empty)[0]!r} would have no clips: give it a larger share, ask for a smaller "
-      "--stride (clips then overlap), or for one split: --splits=train:1"
+      f"split {sorted(empty)[0]!r} would have no clips: give it a larger share, choose a smaller "
+      "--stride (clips then overlap), or make one split: --splits=train:1"
     )
   return assigned, rule
 
@@ -72,7 +72,7 @@ def _all_in(clips: Sequence[video_cut.Clip], split: str) -> list[tuple[video_cut
 
 
 def _bounds(count: int, shares: Mapping[str, float]) -> list[int]:
-  """Where each split ends among `count` things: at least one each, where there are enough."""
+  """The end index of each split among `count` items; each gets at least one if there are enough."""
   if count < len(shares):
     return [count] * len(shares)
   bounds = [0]
@@ -101,7 +101,7 @@ def _by_file(
 def _by_part(
   clips: Sequence[video_cut.Clip], shares: Mapping[str, float]
 ) -> list[tuple[video_cut.Clip, str | None]]:
-  # Still and slow pieces count too, so that two encodings of one film are divided alike.
+  # Still and slow pieces count, too, so that two encodings of a video are divided identically.
   whole = [clip for clip in clips if clip.reason in ("kept", "still", "slow")]
   bounds = _bounds(len(whole), shares)
   split_of: dict[int, tuple[str, float]] = {}  # start -> split, and where the next split starts

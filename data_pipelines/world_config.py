@@ -1,6 +1,6 @@
-"""What a simulated world is: its scenes, its splits, its colours and its `Config`.
+"""The settings of a simulated world: its scenes, splits, colours and `Config`.
 
-World: [0, extent]^2, x to the right, y down; speeds per second. Mass is radius^2.
+World: [0, extent]^2, x to the right, y down; speeds in world units per second. Mass is radius^2.
 """
 
 import dataclasses
@@ -12,30 +12,30 @@ from videojax.settings import Count, Natural, NonNegative, Positive, Range, Seed
 
 Pixels = Annotated[int, Range(1, 2**14)]  # a side of a clip
 
-# Complementary pairs about a grey background. The discs of a clip take one colour of each pair:
-# then their colours are linearly independent, and a picture unmixes into its discs.
+# Complementary pairs about a grey background. Each disc of a clip has a colour of another pair, so
+# that the colours are linearly independent and a picture can be unmixed into its discs.
 PALETTE = {
   "red": (1.0, -1.0, -1.0), "cyan": (-1.0, 1.0, 1.0),
   "green": (-1.0, 1.0, -1.0), "magenta": (1.0, -1.0, 1.0),
   "blue": (-1.0, -1.0, 1.0), "yellow": (1.0, 1.0, -1.0),
 }  # fmt: skip
 SIZES = ("small", "large")  # below and above the middle of the training radii
-# One colour of each complementary pair, at one size: only split 'combination' shows these.
+# One colour of each complementary pair at one size; only the split 'combination' shows these.
 UNSEEN = {"red": "large", "magenta": "small", "blue": "large"}
 BACKGROUND = (0.0, 0.0, 0.0)
 OCCLUDER_COLOR = (-1.0, -1.0, -1.0)
 GRAVITY = (0.15, 0.35)  # in extents per second^2; PhyWorld's is .25
 BAR = (0.15, 0.3)  # the occluder's width, in extents
-TRIES = 1000  # candidates for a valid start; after these the clip is NaN (allowed configs need ~10)
+TRIES = 1000  # candidates for a valid start; if all fail, the clip is NaN (valid configs need ~10)
 
 
 class Scene(NamedTuple):
   """What happens in a clip."""
 
   discs: int
-  head_on: bool = False  # two discs meet centrally, after the known frames
+  head_on: bool = False  # two discs collide centrally, after the known frames
   gravity: bool = False
-  bar: bool = False  # an occluder stands in the way of the disc
+  bar: bool = False  # an occluder is in the disc's path
 
 
 SCENES = {
@@ -51,7 +51,10 @@ Intervals = tuple[tuple[float, float], ...]
 
 
 class Split(NamedTuple):
-  """How a split differs from training. Intervals are multiples of the nearer end of training's."""
+  """How a split differs from training.
+
+  Intervals are multiples of the nearer end of the training interval.
+  """
 
   determined: bool = True  # the known frames determine the rest
   speed: Intervals | None = None
@@ -61,8 +64,8 @@ class Split(NamedTuple):
   hides: bool = False  # a disc is at least half hidden in some unknown frame
 
 
-# With the default ranges these are PhyWorld's out-of-distribution ranges (arXiv 2411.02385):
-# speeds 4.5-6 and 0-.8, radii 1.5-2 and .5-.6 (below .5 it drops clips).
+# With the default training ranges these are PhyWorld's out-of-distribution ranges (arXiv
+# 2411.02385): speeds 4.5-6 and 0-.8, radii 1.5-2 and .5-.6 (PhyWorld drops clips below .5).
 SPLITS = {
   "train": Split(determined=False),
   "id": Split(),
@@ -82,25 +85,26 @@ class Config:
   Args:
     size: height and width, pixels.
     frames: T.
-    known: frames that a model is shown. The discs of a head-on collision meet after these; in all
-      splits but 'train' these are clean: discs wholly visible and no contact until the last.
-    scenes: names in SCENES, equally likely (one named twice, twice as likely); a split that names
-      its own scenes shows those instead.
+    known: frames that a model is shown. The discs of a head-on collision meet after these. In all
+      splits but 'train' the known frames are clean: all discs are wholly visible, without contacts.
+    scenes: names in SCENES, equally likely (a name given twice is twice as likely); a split with
+      scenes of its own shows those instead.
     split: a name in SPLITS.
-    clips: training clips, each seen once an epoch; None: endless, as all other splits are.
+    clips: number of training clips, each seen once per epoch; None: endless, as all other splits.
     seed: of all clips.
     speed: lowest and highest speed at the first frame, world units/s.
     radius: smallest and largest, world units.
     extent: side of the box, world units.
     fps: frames per second.
-    still: share of discs that stand still at the first frame.
-    pan: largest speed of the camera along x and along y, world units/s, drawn for each clip.
-    zoom: largest |rate| at which it zooms, 1/s: lengths grow by exp(rate * time). With a camera
-      `position` and `velocity` are what it sees, `radius` is the first frame's; discs may leave.
-    brush: also gives `brush`, the strokes of motion of the first frame.
+    still: share of discs that are at rest in the first frame.
+    pan: maximum speed of the camera along x and along y, world units/s, drawn for each clip.
+    zoom: maximum |rate| of the camera's zoom, 1/s: lengths grow by exp(rate * time). With a moving
+      camera, `position` and `velocity` are in its view, `radius` is the first frame's, and discs
+      may leave the picture.
+    brush: also gives `brush`, the motion strokes of the first frame.
 
   Raises:
-    ValueError: no such scene or split, or a world that no clip can obey.
+    ValueError: an unknown scene or split, or no clip can satisfy the config.
   """
 
   size: Pixels
@@ -136,14 +140,14 @@ class Config:
     self._check_room()
 
   def _check_known(self) -> None:
-    """The known frames can determine the rest."""
+    """Raises ValueError unless the known frames can determine the rest."""
     where = f"worlds: known={self.known}, frames={self.frames}, split={self.split!r}"
     if not 0 <= self.known < self.frames:
       raise ValueError(f"{where}: known must be from 0 to frames - 1")
     need = 3 if any(s.gravity for s in self.drawn_scenes) else 2
     if SPLITS[self.split].determined and self.known < need:
       raise ValueError(
-        f"{where}, scenes={self.scenes}: evaluation needs known >= {need}, for "
+        f"{where}, scenes={self.scenes}: evaluation needs known >= {need}, because "
         + ("gravity" if need == 3 else "velocity")
         + " cannot be measured from fewer frames"
       )
@@ -151,7 +155,7 @@ class Config:
       raise ValueError(f"{where}: a collision after the known frames needs 2 unknown frames")
 
   def _check_room(self) -> None:
-    """The discs fit the box, the pixels and the known frames."""
+    """Raises ValueError unless the discs fit the box, the pixels and the known frames."""
     (slow, fast), (small, large) = (_span(self.intervals(name)) for name in ("speed", "radius"))
     where = f"worlds: size={self.size}, extent={self.extent}, split={self.split!r}"
     most = max(s.discs for s in self.drawn_scenes)
@@ -162,13 +166,17 @@ class Config:
     if SPLITS[self.split].unseen and self.radius[0] == self.radius[1]:
       raise ValueError(f"{where}: radius={self.radius} has no small and large discs to combine")
     if SPLITS[self.split].hides and fast * (self.end - self.settled) < 1.2 * small:
-      raise ValueError(f"{where}: no disc passes behind a bar in {self.frames - self.known} frames")
-    room = self.extent - 2 * small  # that a disc's centre has
+      raise ValueError(
+        f"{where}: no disc can pass behind a bar in {self.frames - self.known} frames"
+      )
+    room = self.extent - 2 * small  # range of a disc's centre
     pull = GRAVITY[0] * self.extent if any(s.gravity for s in self.drawn_scenes) else 0.0
     head_on = any(s.head_on for s in self.drawn_scenes)
     path = slow * self.settled + pull * self.settled**2 / 2
     if path >= room or (head_on and 2 * slow * self.settled >= room - 2 * small):
-      raise ValueError(f"{where}: discs of speed {slow:.3g} touch within known={self.known} frames")
+      raise ValueError(
+        f"{where}: discs of speed {slow:.3g} always touch within known={self.known} frames"
+      )
 
   @property
   def moves_camera(self) -> bool:
@@ -176,7 +184,7 @@ class Config:
 
   @property
   def drawn_scenes(self) -> tuple[Scene, ...]:
-    """The scenes of the split, or else of the config."""
+    """The scenes of the split, or of the config if the split has none."""
     return tuple(SCENES[name] for name in SPLITS[self.split].scenes or self.scenes)
 
   @property

@@ -1,10 +1,10 @@
-"""Where a clip starts: the first valid one of a stream of candidates, jittable.
+"""Draws the start of a clip: the first valid one of a stream of candidates, jittable.
 
-A valid start has its discs in the box and apart. Those of an evaluation split also keep to the
-rule that the known frames determine the rest: every disc wholly visible in them, and no contact
-until the last of them. Most of that is built into the draw; what is not is drawn again.
+In a valid start all discs are inside the box and apart. In an evaluation split the known frames
+must also determine the rest: every disc is wholly visible in them, and there is no contact until
+the last of them. Most of this is built into the draw; the rest is done by rejection.
 
-Alphabet: T frames, M most discs in a clip.
+Shapes: T frames, M most discs in a clip.
 """
 
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from data_pipelines.world_physics import DISCS
 
 
 class Start(NamedTuple):
-  """A clip's first frame, and what does not change. Absent discs are zero."""
+  """The state of a clip's first frame, and its constants. Absent discs are zero."""
 
   position: Float[Array, "M 2"]
   velocity: Float[Array, "M 2"]
@@ -43,10 +43,10 @@ class Start(NamedTuple):
 
 
 def draw(config: Config, index: UInt32[Array | np.ndarray, ""]) -> Start:
-  """The first valid of a stream of candidates; the stream is keyed by (seed, split, index)."""
+  """The first valid start of a stream of candidates, which is keyed by (seed, split, index)."""
   key = stream_key(config.seed, stream(config.split), index)
 
-  # The scene is drawn once, so that those that are harder to start do not become rarer.
+  # The scene is drawn only once, so that rejection does not make the harder scenes rarer.
   pick = jax.random.uniform(jax.random.fold_in(key, TRIES))
   scene = (pick * len(config.drawn_scenes)).astype(jnp.int32)
 
@@ -60,14 +60,14 @@ def draw(config: Config, index: UInt32[Array | np.ndarray, ""]) -> Start:
     lambda carry: (carry[0] + 1, *candidate(carry[0])),
     (0, empty, jnp.zeros((), bool)),
   )
-  # Never silently an invalid clip.
+  # An invalid clip must never pass silently.
   return start._replace(position=jnp.where(valid, start.position, jnp.nan))
 
 
 def draw_camera(
   config: Config, index: UInt32[Array | np.ndarray, ""]
 ) -> tuple[Float[Array, "2"], Float[Array, ""]]:
-  """The camera's speed [2] and the rate of its zoom."""
+  """The camera's velocity [2], world units/s, and the rate of its zoom, 1/s."""
   key = jax.random.fold_in(stream_key(config.seed, stream(config.split), index), TRIES + 1)
   draw = jax.random.uniform(key, (3,), minval=-1.0)
   return config.pan * draw[:2], config.zoom * draw[2]
@@ -76,7 +76,7 @@ def draw_camera(
 def _candidate(
   config: Config, scene: Int[Array, ""], key: PRNGKeyArray
 ) -> tuple[Start, Bool[Array, ""]]:
-  """A start, and whether it obeys the split; `scene` indexes config.drawn_scenes."""
+  """A start, and whether it is valid in the split; `scene` indexes config.drawn_scenes."""
   rules, extent = SPLITS[config.split], config.extent
   uniform = jax.random.uniform(key, (4 + DISCS * 7,))
   (fall, meet, ahead, width), uniform = uniform[:4], uniform[4:].reshape(DISCS, 7)
@@ -86,7 +86,7 @@ def _candidate(
   radius, color = _looks(config, uniform[:, :3])
   speed = _between(config.intervals("speed"), uniform[:, 3])
   angle = 2 * np.pi * uniform[:, 4]
-  # Head-on: the second disc comes along the first one's line, from the other side.
+  # Head-on: the second disc moves along the first one's line, from the other side.
   angle = jnp.where(head_on & (jnp.arange(DISCS) == 1), angle[0] + np.pi, angle)
   if config.still:
     chance = jax.random.uniform(jax.random.fold_in(key, 0), (DISCS,))
@@ -111,7 +111,7 @@ def _candidate(
 
 
 def _between(intervals: Intervals, u: Float[Array, "*n"]) -> Float[Array, "*n"]:
-  """Maps [0,1) onto intervals, each equally likely."""
+  """Maps uniform numbers in [0,1) onto intervals, each equally likely."""
   low, high = jnp.array(intervals, jnp.float32).T
   scaled = u * len(intervals)
   which = jnp.minimum(scaled.astype(jnp.int32), len(intervals) - 1)
@@ -119,7 +119,10 @@ def _between(intervals: Intervals, u: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 def _looks(config: Config, u: Float[Array, "M 3"]) -> tuple[Float[Array, " M"], Int[Array, " M"]]:
-  """Radii and colours: one colour of each complementary pair, no unseen pair, or only those."""
+  """Radii, and one colour of each complementary pair.
+
+  The colour-size pairs of UNSEEN never occur, or only they do if the split is `unseen`.
+  """
   names = list(PALETTE)
   low, high = config.radius
   hue = jnp.argsort(u[:, 0])  # [M], complementary pairs
@@ -144,7 +147,7 @@ def _room(
   time: float,
   extent: float,
 ) -> tuple[Float[Array, "M 2"], Float[Array, "M 2"]]:
-  """Lowest and highest start from which a disc stays off the walls until `time`."""
+  """Lowest and highest start positions from which a disc stays off the walls until `time`."""
   zero = jnp.zeros_like(velocity)
   turn = jnp.clip(-velocity / jnp.maximum(gravity, 1e-6)[None], 0.0, time)
   stops = [zero, *(physics.flight(zero, velocity, gravity[None], t) for t in (time, turn))]
@@ -160,7 +163,7 @@ def _head_on(
   meet: Float[Array, ""],
   where: Float[Array, "2"],
 ) -> tuple[Float[Array, "M 2"], Bool[Array, ""]]:
-  """Where discs 0 and 1 start in order to meet in the first 3/4 of the unknown time."""
+  """Starts of discs 0 and 1 that meet in the first 3/4 of the unknown time; whether they can."""
   reach = radius[0] + radius[1]
   speed = jnp.sqrt(jnp.sum(velocity[:2] ** 2, -1))  # [2]
   closing = jnp.maximum(speed[0] + speed[1], 1e-6)
@@ -185,7 +188,7 @@ def _bar(
   ahead: Float[Array, ""],
   width: Float[Array, ""],
 ) -> Float[Array, "4"]:
-  """A bar across the disc's way, reached in the first half of the time after `clear`."""
+  """A bar across the disc's path, which reaches it in the first half of the time after `clear`."""
   speed = jnp.abs(velocity)
   along = jnp.arange(2) == jnp.argmax(speed)  # [2]
   sign = jnp.sign(velocity)
@@ -198,7 +201,7 @@ def _bar(
 
 
 def _valid(config: Config, start: Start, head_on: Bool[Array, ""]) -> Bool[Array, ""]:
-  """Whether a start obeys the split's rules, from its motion up to the first contact."""
+  """Whether a start obeys the split's rules, judged by its motion up to the first contact."""
   rules = SPLITS[config.split]
   i, j = physics.PAIR
   gap = jnp.sqrt(jnp.sum((start.position[j] - start.position[i]) ** 2, -1))

@@ -1,10 +1,10 @@
-"""Discs in a box: contact times are solved, motion between them is exact, pictures are drawn.
+"""Discs in a box: solves for contact times, moves discs exactly between them, and renders them.
 
-Everything here is about one clip; `jax.vmap` makes the batch. Between two contacts a disc moves on
-a parabola, gravity moves all discs alike (so a pair approaches on a straight line), and every
-contact time is the root of a quadratic. Nothing is stepped over, whatever the frame rate.
+Everything here is for one clip; `jax.vmap` makes the batch. Between two contacts a disc moves on a
+parabola, gravity moves all discs identically (so a pair approaches on a straight line), and every
+contact time is the root of a quadratic. No contact is missed, whatever the frame rate.
 
-Alphabet: T frames, H W height width, C channels, M most discs in a clip.
+Shapes: T frames, H W height width, C channels, M most discs in a clip.
 World: [0, extent]^2, x to the right, y down; times in seconds. Mass is radius^2.
 """
 
@@ -15,12 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 DISCS = 3  # M of every world: shapes do not depend on the scene
 PAIR = np.triu_indices(DISCS, 1)  # the P pairs i < j
-WALLS = DISCS * 4  # contacts 0 .. WALLS-1 are (disc, axis, side), those after them are pairs
-# Pair p pushes disc PAIR[0][p] back and disc PAIR[1][p] forth.
+WALLS = DISCS * 4  # contacts 0 .. WALLS-1 are (disc, axis, side), the following ones are pairs
+# A contact of pair p pushes disc PAIR[0][p] backward and disc PAIR[1][p] forward.
 PUSH = np.eye(DISCS, dtype=np.float32)[PAIR[1]] - np.eye(DISCS, dtype=np.float32)[PAIR[0]]
-CONTACTS_PER_FRAME = (
-  64  # ten times what discs that fit the box can do; beyond it: NaN, never a hang
-)
+# Ten times as many as discs that fit the box can have; with more, the motion is NaN, not a hang.
+CONTACTS_PER_FRAME = 64
 
 
 def flight(
@@ -29,7 +28,7 @@ def flight(
   gravity: Float[Array, "... 2"],
   time: Float[Array, "..."] | float,
 ) -> Float[Array, "... M 2"]:
-  """Where discs are after `time` without a contact; the arguments broadcast."""
+  """Positions after `time` without a contact; the arguments broadcast."""
   return position + velocity * time + 0.5 * gravity * time**2
 
 
@@ -41,7 +40,7 @@ def contact_times(
   gravity: Float[Array, "2"],
   extent: float,
 ) -> Float[Array, " K"]:
-  """Seconds until each wall and each pair would touch, if nothing else happened; inf: never.
+  """Seconds until each wall and each pair would touch if there were no other contact; inf: never.
 
   Args:
     position: world units.
@@ -70,7 +69,7 @@ def contact_times(
   c = (distance - reach) * (distance + reach)
   root = b**2 - a * c
   hit = present[i] & present[j] & (b < 0) & (root > 0)
-  # The smaller root of a t^2 + 2 b t + c, in the form that does not cancel.
+  # The smaller root of a t^2 + 2 b t + c, in the form without cancellation.
   pair = c / jnp.where(hit, jnp.sqrt(jnp.where(hit, root, 1.0)) - b, 1.0)
   pair = jnp.where(hit, jnp.maximum(pair, 0.0), jnp.inf)
   return jnp.concatenate([wall.reshape(-1), pair])  # [K]
@@ -85,7 +84,7 @@ def _touch(
   ahead = speed > 0
   straight = 2 * gap / jnp.where(ahead, speed + root, 1.0)
   falls = pull > 0
-  back = (root - speed) / jnp.where(falls, 2 * pull, 1.0)  # leaves the wall, gravity returns it
+  back = (root - speed) / jnp.where(falls, 2 * pull, 1.0)  # leaves the wall, falls back onto it
   time = jnp.where(
     ahead, jnp.where(square >= 0, straight, jnp.inf), jnp.where(falls, back, jnp.inf)
   )
@@ -99,10 +98,10 @@ def _bounce(
   which: Int[Array, ""],
   extent: float,
 ) -> tuple[Float[Array, "M 2"], Float[Array, "M 2"], Float[Array, " M"]]:
-  """Position and velocity after contact `which`, and which discs it touched (1 or 0)."""
+  """Position and velocity after contact `which`, and which discs it involves (1 or 0)."""
   hit = jnp.arange(WALLS + len(PUSH)) == which  # [K]
   low, high = jnp.moveaxis(hit[:WALLS].reshape(DISCS, 2, 2), -1, 0)  # [M,2] each
-  # On the wall to the last bit: rounding must not open a gap that is then crossed again.
+  # Exactly on the wall: rounding must not leave a gap that the disc would cross again.
   edge = radius[:, None]
   position = jnp.where(low, edge, jnp.where(high, extent - edge, position))
   speed = jnp.abs(velocity)
@@ -114,7 +113,7 @@ def _bounce(
   normal = apart / jnp.maximum(jnp.sqrt(jnp.sum(apart**2, -1, keepdims=True)), 1e-12)
   closing = jnp.sum((velocity[i] - velocity[j]) * normal, -1)  # [P]
   together = jnp.maximum(mass[i] + mass[j], 1e-12)
-  # Elastic: each velocity changes by twice its distance from the common one, along the normal.
+  # Elastic: along the normal, each velocity is reflected about that of the centre of mass.
   impulse = jnp.where(hit[WALLS:], 2 * mass[i] * mass[j] / together * closing, 0.0)
   kick = jnp.sum(PUSH[:, :, None] * (impulse[:, None] * normal)[:, None, :], 0)  # [M,2]
   velocity = velocity + kick / jnp.maximum(mass, 1e-12)[:, None]
@@ -143,9 +142,9 @@ def simulate(
   frames: int,
   fps: float,
 ) -> tuple[Float[Array, "T M 2"], Float[Array, "T M 2"], Float[Array, "T M"]]:
-  """The exact motion of discs that bounce off the walls and each other without loss.
+  """The exact motion of discs that bounce elastically off the walls and each other.
 
-  Each contact begins an arc, which overwrites all the frames from then on.
+  Each contact begins a new arc, which overwrites all later frames.
 
   Args:
     position: world units at the first frame; the discs lie in the box and apart.
@@ -158,8 +157,8 @@ def simulate(
     fps: frames per second.
 
   Returns:
-    Position and velocity at every frame, and each disc's number of contacts up to it. A motion
-    with more than CONTACTS_PER_FRAME contacts per frame is NaN.
+    Position and velocity at every frame, and each disc's number of contacts so far. A motion with
+    more than CONTACTS_PER_FRAME contacts per frame is NaN.
   """
   clock = jnp.arange(frames, dtype=jnp.float32)[:, None, None] / fps  # [T,1,1]
   pull = gravity[None] * present[:, None]  # [M,2]
@@ -168,7 +167,7 @@ def simulate(
   def contact(carry):
     position, velocity, time, last, count, path, speed, contacts = carry
     times = contact_times(position, velocity, radius, present, gravity, extent)
-    # Two discs that just touched part on a straight line: rounding must not join them again.
+    # Discs that just touched separate on a straight line: rounding must not make them touch again.
     again = (jnp.arange(len(times)) == last) & (last >= WALLS)
     times = jnp.where(again, jnp.inf, times)
     which = jnp.argmin(times)
@@ -196,7 +195,7 @@ def simulate(
 def hidden(
   position: Float[Array, "T M 2"], radius: Float[Array, " M"], occluder: Float[Array, "4"]
 ) -> Float[Array, "T M"]:
-  """The fraction of each disc's area behind the occluder, exactly.
+  """The exact fraction of each disc's area behind the occluder.
 
   Args:
     position: world units, discs inside the box.
@@ -204,8 +203,8 @@ def hidden(
     occluder: (x0, y0, x1, y1) in world units; a bar from wall to wall, or all zero (none).
 
   Returns:
-    The area fraction: the product of the fractions between x0 and x1, and between y0 and y1, one
-    of which is 1 for a bar.
+    The area fraction: the product of the fraction between x0 and x1 and that between y0 and y1.
+    For a bar, one of them is 1.
   """
   safe = jnp.maximum(radius, 1e-6)[None, :, None]
   low = _below((occluder[None, None, :2] - position) / safe)
@@ -214,7 +213,7 @@ def hidden(
 
 
 def _below(u: Float[Array, "..."]) -> Float[Array, "..."]:
-  """The fraction of a unit disc's area on the lower side of the line at `u` from its centre."""
+  """The fraction of a unit disc's area below the line at distance `u` from its centre."""
   u = jnp.clip(u, -1.0, 1.0)
   return 0.5 + (u * jnp.sqrt(1 - u**2) + jnp.arcsin(u)) / np.pi
 
@@ -229,11 +228,11 @@ def seen(
   extent: float,
   fps: float,
 ) -> tuple[Float[Array, "T M 2"], Float[Array, "T M 2"], Float[Array, "T M"]]:
-  """Position, velocity and radius as a camera sees them that pans and zooms about its middle.
+  """Position, velocity and radius in the view of a camera that pans, and zooms about its centre.
 
   Args:
-    pan: its speed, world units/s.
-    zoom: rate, 1/s: at time t it enlarges by exp(zoom t).
+    pan: the camera's velocity, world units/s.
+    zoom: rate, 1/s: at time t lengths are enlarged by exp(zoom t).
   """
   clock = jnp.arange(len(position), dtype=jnp.float32)[:, None, None] / fps  # [T,1,1]
   scale, middle = jnp.exp(zoom * clock), extent / 2
@@ -254,15 +253,15 @@ def render(
   size: int,
   extent: float,
 ) -> Float[Array, "T H W C"]:
-  """Draws background, discs, occluder, with edges one pixel wide.
+  """Draws background, discs and occluder, with edges one pixel wide.
 
-  A disc covers clip(.5 + (r - d)/pixel, 0, 1) of a pixel whose centre is d from its own; summed,
-  that is pi (r^2 + pixel^2/12). The occluder covers exactly its area. Discs that do not overlap
-  never cover more than the whole of a pixel, so they add.
+  A disc covers clip(.5 + (r - d)/pixel, 0, 1) of a pixel whose centre is at distance d from the
+  disc's; the sum is pi (r^2 + pixel^2/12). The occluder covers exactly its area. Discs that do not
+  overlap never cover more than all of a pixel, so their contributions add.
 
   Args:
     position: world units.
-    radius: world units, of the clip or of each frame.
+    radius: world units, one for the clip or one per frame.
     color: in [-1,1].
     present: which of the M discs exist.
     occluder: (x0, y0, x1, y1) in world units; all zero: none.

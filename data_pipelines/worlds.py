@@ -1,15 +1,15 @@
-"""Simulated worlds: discs that move, bounce, collide, fall and hide; clip, exact state, caption.
+"""Simulated worlds of discs that move, bounce, collide, fall and hide: clip, exact state, caption.
 
 The loader carries an index; `Source.decode` draws, simulates and renders the clip on the device.
-Index and seed determine the clip; a split has its own stream of random numbers, so that an
-evaluation clip is never a training clip. Physics in world_physics.py.
+Seed, split and index determine the clip. Each split has its own stream of random numbers, so that
+an evaluation clip is never a training clip. The physics is in world_physics.py.
 
   python -m data_pipelines.worlds --out=DIR --clips=1000 --size=32 --frames=16 --split=train,id
 
-freezes some as a tfds dataset.
+stores some clips as a tfds dataset.
 
-Alphabet: B batch, T frames, H W height width, C channels, M most discs, L caption bytes.
-World: [0, extent]^2, x to the right, y down; speeds per second. Mass is radius^2.
+Shapes: B batch, T frames, H W height width, C channels, M most discs, L caption bytes.
+World: [0, extent]^2, x to the right, y down; speeds in world units per second. Mass is radius^2.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from videojax.data import caption_text
 
 
 def _words(*words: str) -> np.ndarray:
-  """A table of zero-padded UTF-8 bytes, one row a word."""
+  """A table of zero-padded UTF-8 bytes, one row per word."""
   width = max(len(word) for word in words)
   return np.stack([np.frombuffer(w.encode().ljust(width, b"\0"), np.uint8) for w in words])
 
@@ -53,10 +53,10 @@ CAPTION_BYTES = 128  # L; the longest caption has 123
 
 
 def caption(config: Config, start: Start) -> UInt8[Array, " L"]:
-  """What the clip shows, such as "large red disc moves right fast, small blue disc moves up slow".
+  """A caption such as "large red disc moves right fast, small blue disc moves up slow".
 
-  Way and speed are those of the first frame: the larger component, and which half of the
-  training speeds.
+  Direction and speed are those of the first frame: the direction of the larger component, and the
+  half of the training range that contains the speed.
 
   Args:
     config: the world.
@@ -76,7 +76,7 @@ def caption(config: Config, start: Start) -> UInt8[Array, " L"]:
   discs = jnp.where(start.present[:, None], jnp.concatenate([comma, *words], 1), 0)
   scene = jnp.where(start.gravity[1] > 0, 1, jnp.where(jnp.any(start.occluder > 0), 2, 0))
   text = jnp.concatenate([discs.reshape(-1), jnp.asarray(SCENE_WORDS)[scene]])
-  text = text[jnp.argsort(text == 0, stable=True)]  # the padding of the words goes to the end
+  text = text[jnp.argsort(text == 0, stable=True)]  # moves the words' padding to the end
   return jnp.pad(text, (0, CAPTION_BYTES - len(text)))
 
 
@@ -125,7 +125,7 @@ def make_clip(config: Config, index: UInt32[Array | np.ndarray, ""]) -> dict[str
     "fps": jnp.float32(config.fps),
     "caption": caption(config, start),
     "state": state,
-    # Scalars that may be asked for; speeds in world units/s, the zoom's rate in 1/s.
+    # Scalars that a model may use as conditions; speeds in world units/s, the zoom's rate in 1/s.
     "motion": jnp.sum(jnp.sqrt(jnp.sum(start.velocity**2, -1))) / count,
     "pan_x": pan[0],
     "pan_y": pan[1],
@@ -139,11 +139,11 @@ def make_clip(config: Config, index: UInt32[Array | np.ndarray, ""]) -> dict[str
 def brush(
   config: Config, position: Float[Array, "M 2"], velocity: Float[Array, "M 2"], start: Start
 ) -> Float[Array, "T H W 3"]:
-  """Strokes over the discs of the first frame that move: where, and how far they go per frame.
+  """Strokes over the moving discs of the first frame: where they are, and their displacement.
 
   Returns:
-    1 under a stroke and -1 beside (0 is a brush that is not given), and displacement along x and y
-    in tenths of the picture's side, on every frame.
+    The same for every frame: 1 under a stroke and -1 elsewhere (0 means that no brush is given),
+    and the displacement per frame along x and y in tenths of the picture's side.
   """
   moves = start.present & (jnp.sum(velocity**2, -1) > 0)
   per_frame = 10 * velocity / (config.fps * config.extent)  # [M,2]
@@ -157,7 +157,7 @@ def brush(
 
 
 class Source(Indexed):
-  """A source of clips of a world: indices until the device, where clips are made.
+  """Clips of a world: the loader carries indices, and the device makes the clips.
 
   Args:
     config: the world.
@@ -169,7 +169,7 @@ class Source(Indexed):
     self.config = config
 
   def decode(self, carried: dict[str, UInt32[Array | np.ndarray, " B"]]) -> dict[str, Any]:
-    """Draws, simulates and renders the clips; jittable, and each is the same in any batch.
+    """Draws, simulates and renders the clips; jittable. A clip does not depend on its batch.
 
     Args:
       carried: `index` [B].
@@ -187,7 +187,7 @@ class Source(Indexed):
 
 
 def _examples(config: Config, clips: int, batch: int = 64) -> Iterator[dict[str, Any]]:
-  """The first `clips` clips as `write_clips` wants them."""
+  """Yields the first `clips` clips as `write_clips` expects them."""
   source = Source(config)
   for first in range(0, clips, batch):
     made = source.decode({"index": np.arange(first, first + batch, dtype=np.uint32)})
@@ -198,9 +198,10 @@ def _examples(config: Config, clips: int, batch: int = 64) -> Iterator[dict[str,
 
 
 def main(arguments: list[str] | None = None) -> None:
-  """Writes a frozen tfds dataset; see the module's docstring."""
+  """The command: stores clips as a tfds dataset."""
   parser = argparse.ArgumentParser(
-    prog="python -m data_pipelines.worlds", description="Freezes clips of a simulated world."
+    prog="python -m data_pipelines.worlds",
+    description="Stores clips of a simulated world as a tfds dataset.",
   )
   parser.add_argument("--out", type=Path, required=True, help="directory that does not exist yet")
   parser.add_argument("--clips", type=int, required=True, help="clips per split")
@@ -213,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     "--scenes", default=",".join(Config.scenes), help=f"comma separated: {', '.join(SCENES)}"
   )
   flags = parser.parse_args(arguments)
-  # Only here: a machine that makes clips on the fly needs no tfds.
+  # Imported only here: a machine that makes clips on the fly does not need tfds.
   from data_pipelines.clips import write_clips
 
   same = {"size": flags.size, "frames": flags.frames, "known": flags.known, "seed": flags.seed}

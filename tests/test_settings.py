@@ -201,7 +201,7 @@ def test_seeds_read_different_clips_of_endless_data():
   [
     ({"sampler__window": 2}, "sampler.stride=0 must be between 1 and window=2"),
     ({"sampler__window": 2, "sampler__stride": 3}, "sampler.stride=3 must be between 1 and"),
-    ({"sampler__stride": 3}, "sampler.stride=3 is of windows"),
+    ({"sampler__stride": 3}, "sampler.stride=3 needs window"),
     ({"sampler__window": 8, "sampler__stride": 4}, "sampler.window=8 must be between 1 and 4"),
     ({"optim__freeze": "("}, r"optim.freeze='\(' must be a regular expression"),
     ({"init_fresh": "["}, r"init_fresh='\[' must be a regular expression"),

@@ -1,14 +1,15 @@
-"""What steers a clip beside words: parts of it that are given, and volumes made of it.
+"""Controls that steer a clip without words: given parts of it, and volumes computed from it.
 
-An example that has a control by its name (a stroke of motion, a low resolution of another model)
-brings it; else it is made from the clip, as in training. What only a simulator knows (motion,
-frame rate, camera, strokes) comes from the data source, by the same names.
+If an example contains a control under its name (a motion stroke, another model's low-resolution
+clip), that one is used; else it is computed from the clip, as in training. Controls that only a
+simulator knows (motion, frame rate, camera, strokes) come from the data source, under the same
+names.
 
 Shapes: B batch, T frames, H W height width, C channels.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import jax
@@ -19,25 +20,27 @@ from videojax import settings
 from videojax.errors import check_choice
 from videojax.settings import MOST, NonNegative, Range, Width
 
-WHOLE = ("start", "one", "none", "ends", "sparse")  # masks that give whole frames
+WHOLE = ("start", "one", "none", "ends", "sparse")  # masks of whole frames
 MASKS = (*WHOLE, "repaint", "canvas")
 MADE = {"first": "augmentation", "low": "low_noise", "edges": "blur"}  # volume -> its scalar
+Noise = Callable[[tuple[int, ...]], Array]  # shape [B,...] -> standard normal numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class ControlsConfig:
-  """How controls are made from clips.
+  """How controls are computed from clips.
 
   Attributes:
-    every: of mask 'sparse': frames 0, every, 2 every, ... are given (temporal interpolation).
+    every: for the mask 'sparse': frames 0, every, 2 every, ... are given (temporal interpolation).
     low: (t, h, w) strides, in frames and pixels, of the volume 'low', the clip at a lower
       resolution.
-    low_noise: largest std of the noise in it in training, which scalar 'low_noise' tells (noise
-      augmentation, Ho et al. 2021, arXiv:2106.15282); none when measured.
-    first_noise: (mean, std) of ln of the std of the noise in volume 'first' in training, which
-      scalar 'augmentation' tells; when measured it is .02 (Stable Video Diffusion).
-    blurs: levels of blur of volume 'edges', which scalar 'blur' tells: how closely the structure is
-      followed (Esser et al. 2023, arXiv:2302.03011, section 3.3); none when measured.
+    low_noise: maximum std of the noise added to 'low' in training; the scalar 'low_noise' is the
+      actual std (noise augmentation, Ho et al. 2021, arXiv:2106.15282). No noise in evaluation.
+    first_noise: (mean, std) of ln(std of the noise added to the volume 'first') in training; the
+      scalar 'augmentation' is the actual std. In evaluation it is .02 (Stable Video Diffusion).
+    blurs: number of blur levels of the volume 'edges'; the scalar 'blur' is the actual level, which
+      controls how closely the structure is followed (Esser et al. 2023, arXiv:2302.03011, section
+      3.3). No blur in evaluation.
   """
 
   every: Annotated[int, Range(2, MOST)] = 4
@@ -50,15 +53,15 @@ class ControlsConfig:
     settings.check(self)
 
 
-# --- parts that are given ---------------------------------------------------------------------
+# --- given parts ------------------------------------------------------------------------------
 
 
 def given_frames(mask: str, frames: int, known: int, every: int) -> list[bool]:
-  """Which frames are given whole, of the masks that give whole frames.
+  """Which of the T frames are given, for the masks of whole frames.
 
   Args:
     mask: 'start': the first `known`; 'one': the first; 'none': none; 'ends': the first `known` and
-      the last; 'sparse': each `every`-th.
+      the last; 'sparse': every `every`-th.
     frames: T.
   """
   check_choice("mask of whole frames", mask, WHOLE)
@@ -69,7 +72,7 @@ def given_frames(mask: str, frames: int, known: int, every: int) -> list[bool]:
 
 
 def region(mask: str, size: tuple[int, int], key: Key[Array, ""]) -> Float[Array, "H W"]:
-  """1 where all frames are given: of 'repaint' all but a box, of 'canvas' that box alone."""
+  """1 where all frames are given: for 'repaint' outside a random box, for 'canvas' inside it."""
   sides = jax.random.uniform(jax.random.fold_in(key, 0), (2,), minval=0.375, maxval=0.625)
   corner = jax.random.uniform(jax.random.fold_in(key, 1), (2,)) * (1 - sides)
   centre = lambda n: (jnp.arange(n) + 0.5) / n
@@ -81,22 +84,22 @@ def region(mask: str, size: tuple[int, int], key: Key[Array, ""]) -> Float[Array
 # --- volumes ----------------------------------------------------------------------------------
 
 
-def first(x: Float[Array, "B T H W C"], std: Float[Array, " B"], noise: Any) -> Array:
-  """The first frame on all frames, with noise: image-to-video of Stable Video Diffusion."""
+def first(x: Float[Array, "B T H W C"], std: Float[Array, " B"], noise: Noise) -> Array:
+  """The first frame plus noise, on all frames: Stable Video Diffusion's image-to-video."""
   start = x[:, :1]
   return jnp.broadcast_to(start + _column(std) * noise(start.shape), x.shape)
 
 
 def low(
-  x: Float[Array, "B T H W C"], strides: tuple[int, int, int], std: Float[Array, " B"], noise: Any
+  x: Float[Array, "B T H W C"], strides: tuple[int, int, int], std: Float[Array, " B"], noise: Noise
 ) -> Array:
-  """The shrunk clip, with noise, each value repeated over its block."""
+  """The downsampled clip plus noise, each value repeated over its block."""
   coarse = shrink(x, strides)
   return enlarge(coarse + _column(std) * noise(coarse.shape), x.shape)
 
 
 def shrink(x: Float[Array, "B T H W C"], strides: tuple[int, int, int]) -> Array:
-  """Each t-th frame, and in it the means over blocks of h x w."""
+  """Every t-th frame, averaged over blocks of h x w, for strides (t, h, w)."""
   b, t, h, w, c = x.shape
   st, sh, sw = strides
   if h % sh or w % sw:
@@ -106,7 +109,7 @@ def shrink(x: Float[Array, "B T H W C"], strides: tuple[int, int, int]) -> Array
 
 
 def enlarge(x: Float[Array, "B t h w C"], shape: tuple[int, ...]) -> Float[Array, "B T H W C"]:
-  """Nearest neighbours, up to the T, H, W of `shape`."""
+  """Nearest-neighbour upsampling to the T, H, W of `shape`."""
   index = lambda n, to: jnp.arange(to) * n // to
   for axis in (1, 2, 3):
     if x.shape[axis] != shape[axis]:
@@ -117,7 +120,7 @@ def enlarge(x: Float[Array, "B t h w C"], shape: tuple[int, ...]) -> Float[Array
 def edges(
   video: Float[Array, "B T H W C"], blur: Float[Array, " B"], levels: int
 ) -> Float[Array, "B T H W 1"]:
-  """Length of the gradient of brightness, after `blur` (0, 1, ..., levels - 1) means of 3x3."""
+  """Gradient magnitude of the brightness after `blur` (0, 1, ..., levels - 1) 3x3 box filters."""
   x = video.mean(-1)  # [B,T,H,W]
   pad = lambda v: jnp.pad(v, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
 
@@ -144,12 +147,12 @@ def make(
   config: ControlsConfig,
   keys: Key[Array, " B"] | None,
 ) -> tuple[Array, Float[Array, " B"]]:
-  """A volume of MADE and the value of its scalar.
+  """A volume in MADE and the value of its scalar.
 
   Args:
-    x: latents; volumes but 'first' are made of the clip itself.
-    example: decoded; its scalar, where it has one by that name, decides over the noise.
-    keys: of the rows, for noise and its strength; None: the fixed strength of measuring.
+    x: latents; all volumes but 'first' are computed from the clip itself.
+    example: decoded; if it contains the volume's scalar, that is the strength.
+    keys: of the rows, for the noise and its strength; None: the fixed strength of evaluation.
   """
   training = keys is not None
   if keys is None:
@@ -175,5 +178,5 @@ def make(
 
 
 def fold(keys: Key[Array, " B"], use: int) -> Key[Array, " B"]:
-  """The keys of rows for one use."""
+  """The keys of rows, folded for one use."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, use)

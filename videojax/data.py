@@ -1,9 +1,10 @@
-"""From data sources to batches: which example stands in which row of which step, and the loader.
+"""From data sources to batches: which example is in which row of which step, and the loader.
 
 A source is a module `data_pipelines.<name>` with `Config` and `Source` (see docs/architecture.md).
-Row r of step s is example perm(s B + r): a function of seed and position alone, so the number of
-hosts, threads and devices does not show, and a run resumes at any step in O(1). In a mixture every
-batch is of one kind, and kind k's examples are counted by its own earlier steps n_k(s).
+Row r of step s is example perm(s B + r): a function of seed and position alone, so batches do not
+depend on the number of hosts, threads and devices, and a run resumes at any step in O(1). In a
+mixture every batch is of one kind, and n_k(s), the number of earlier steps of kind k, takes the
+place of s.
 """
 
 import dataclasses
@@ -18,47 +19,47 @@ from videojax import settings
 from videojax.settings import Range
 
 Carried = dict[str, Any]
-ENDLESS = 2**31 - 1  # rows that a loader can count; training stops long before
+ENDLESS = 2**31 - 1  # len() of a loader's rows; training stops long before
 
 
 @runtime_checkable
 class Source(Protocol):
-  """What a data source gives: cheap things to carry, and how they become clips on the device.
+  """A data source: `[i]` gives what the loader carries, and `decode` makes clips on the device.
 
-  One whose examples have a `label` also has `classes`, how many there are.
+  A source whose examples have a `label` also has `classes`, the number of classes.
   """
 
   shape: tuple[int, int, int, int]  # (T, H, W, C)
   finite: bool
 
   def __len__(self) -> int: ...
-  def __getitem__(self, index: int | np.ndarray) -> Carried: ...  # of endless ones, many at once
+  def __getitem__(self, index: int | np.ndarray) -> Carried: ...  # arrays: endless sources only
   def decode(self, carried: Carried) -> dict[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
-  """A source of a mixture: module name, weight, and the settings of the module's Config."""
+  """A source in a mixture: module name, weight, and the settings of the module's Config."""
 
   name: str
-  weight: Annotated[int, Range(1, 10_000)]  # a cycle of the mixture is laid out in memory
+  weight: Annotated[int, Range(1, 10_000)]  # bounded: a cycle of the mixture is kept in memory
   settings: Mapping[str, Any]
 
   def __post_init__(self):
     settings.check(self)
 
   def setting(self, name: str) -> Any:
-    """A setting of the source, or its default; None where it has no such setting."""
+    """A setting of the source, or its default; None if it has no such setting."""
     return self.settings.get(name, getattr(pipeline(self.name).Config, name, None))
 
 
 @dataclasses.dataclass(frozen=True)
 class LoaderConfig:
-  """How batches are read; changes nothing in what they hold.
+  """How batches are read; does not affect their contents.
 
   Attributes:
-    threads: that read rows; 0 reads in the training thread.
-    prefetch: rows read ahead.
+    threads: number of reader threads; 0: read in the training thread.
+    prefetch: number of rows to read ahead.
   """
 
   threads: Annotated[int, Range(0, 1024)] = 2
@@ -78,7 +79,7 @@ def pipeline(name: Any) -> Any:
 
 
 class Mixture:
-  """The order of kinds: source k has weight_k steps in every cycle of sum(weights) steps.
+  """The order of kinds of batch: source k has weight_k steps per cycle of sum(weights) steps.
 
   The steps of a cycle are spread evenly (largest remainder first), so that image and video steps
   alternate as well as the weights allow.
@@ -94,23 +95,23 @@ class Mixture:
       order.append(int(np.argmax(owed)))
       owed[order[-1]] -= 1
     self.order = np.asarray(order)
-    # earlier[i, k]: steps of kind k among the first i of a cycle
+    # earlier[i, k]: number of steps of kind k among the first i of a cycle
     self.earlier = np.cumsum(np.eye(len(weights), dtype=int)[self.order], 0)
     self.earlier = np.concatenate([np.zeros((1, len(weights)), int), self.earlier])
 
   def at(self, step: int) -> tuple[int, int]:
-    """(kind of this step, number of earlier steps of that kind), in closed form."""
+    """(kind of this step, number of earlier steps of that kind), in constant time."""
     kind = int(self.order[step % len(self.order)])
     return kind, self.steps(step, kind)
 
   def steps(self, total: int, kind: int) -> int:
-    """How many of the first `total` steps are of this kind."""
+    """Number of steps of this kind among the first `total`."""
     cycles, offset = divmod(total, len(self.order))
     return int(cycles * self.weights[kind] + self.earlier[offset, kind])
 
 
 class Rows:
-  """Random access to rows: position -> example, for the rows that one process loads."""
+  """Random access to the rows that one process loads: position -> example."""
 
   def __init__(
     self, orders: Sequence[Any], mixture: Mixture, batch_size: int, rows: np.ndarray, start: int
@@ -128,12 +129,12 @@ class Rows:
 
 
 class Loader:
-  """Batches of a mixture from any step on.
+  """Batches of a mixture, starting at any step.
 
   Args:
-    sources: by name, in the order of `weights`.
+    sources: name -> source, in the order of `weights`.
     weights: steps per cycle.
-    batch_size: B, over all processes.
+    batch_size: B, summed over all processes.
     seed: of the shuffles.
     rows: rows of the global batch that this process loads; None: all.
     config: threads and prefetch.
@@ -155,13 +156,13 @@ class Loader:
     self.config = config
 
   def batches(self, start: int = 0) -> Iterator[tuple[str, Carried]]:
-    """(name of the source, carried rows) of step `start`, start + 1, ..."""
+    """Yields (name of the source, carried rows) of steps `start`, start + 1, ..."""
     if all(isinstance(order, Stretch) for order in self.orders):
       return self._indices(start)
     return self._read(start)
 
   def _indices(self, start: int) -> Iterator[tuple[str, Carried]]:
-    """Of endless sources: nothing is read, a batch is made at once."""
+    """As `batches`, for endless sources: nothing is read; a batch is an array of indices."""
     for step in itertools.count(start):
       kind, earlier = self.mixture.at(step)
       yield self.names[kind], self.orders[kind][earlier * self.batch_size + self.rows]
@@ -172,18 +173,18 @@ class Loader:
       num_threads=self.config.threads, prefetch_buffer_size=self.config.prefetch
     )
     dataset = grain.MapDataset.source(rows).to_iter_dataset(read).batch(len(self.rows))
-    if self.config.threads:  # whole batches are put together while the device computes
+    if self.config.threads:  # batches are assembled while the device computes
       dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=2)
     for step, carried in enumerate(dataset, start):
       yield self.names[self.mixture.at(step)[0]], carried
 
 
 class Stretch:
-  """An endless source in an order of its own for each seed and kind.
+  """An endless source in a different order for each seed and kind.
 
-  Seeds below 1024 read the source from beginnings that are 2^31 / 1024 examples apart, as far as
-  the next one's. What lies beyond, and other seeds, read it by i -> a i + b modulo its prime
-  length, which is a permutation, with a and b drawn from seed and kind.
+  Each seed below 1024 reads its own stretch of 2^31 / 1024 consecutive examples. Beyond that
+  stretch, and for other seeds, example i is a i + b modulo the source's prime length, which is a
+  permutation, with a and b drawn from seed and kind.
   """
 
   def __init__(self, source: Source, seed: int, kind: int):
@@ -200,28 +201,28 @@ class Stretch:
 
 
 def order(source: Source, seed: int, kind: int) -> Any:
-  """Position -> example: shuffled anew each epoch, or, of an endless source, from the seed on."""
+  """Position -> example: reshuffled in each epoch or, for an endless source, a `Stretch`."""
   if not source.finite:
     return Stretch(source, seed, kind)
   shuffle = seed * 1024 + kind
-  if shuffle >= 2**32:  # all that the shuffle takes
+  if shuffle >= 2**32:  # grain's shuffle accepts smaller seeds only
     shuffle = int(np.random.SeedSequence([seed, kind]).generate_state(1)[0])
   return grain.MapDataset.source(source).seed(shuffle).shuffle().repeat()
 
 
 def spread(source: Source, clips: int) -> np.ndarray:
-  """Indices of a fixed set of clips: evenly spaced over a finite source, else the first ones."""
+  """Indices of a fixed set of clips: evenly spaced in a finite source, else the first ones."""
   if not source.finite:
     return np.arange(clips)
   return np.unique(np.linspace(0, len(source) - 1, min(clips, len(source))).astype(int))
 
 
 def stack_examples(source: Source, indices: Sequence[int]) -> Carried:
-  """The carried form of these examples as one batch."""
+  """The examples at these indices as one batch, in carried form."""
   rows = [source[int(i)] for i in indices]
   return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
 def caption_text(caption: Any) -> str:
-  """Zero-padded UTF-8 bytes, or an array of them, -> str."""
+  """Zero-padded UTF-8 bytes, or a uint8 array of them, -> str."""
   return bytes(caption).rstrip(b"\0").decode("utf-8", errors="replace")

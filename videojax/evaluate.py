@@ -33,9 +33,9 @@ class Coherence(NamedTuple):
 
 
 class Evaluator:
-  """Compiled measures of one experiment; weights are their argument.
+  """Compiled measures of one experiment; the weights are an argument.
 
-  All after decoding is compiled once for all splits, which differ only in their worlds.
+  Everything after decoding is compiled once for all splits, which differ only in their worlds.
 
   Args:
     experiment: resolved.
@@ -60,7 +60,7 @@ class Evaluator:
     self._reference: frozen.Reference | None = None
     self._ignorance: dict[str, float] | None = None
     self._sources = {None: self.train_task.source} | {s: t.source for s, t in self.tasks.items()}
-    # Not compiled here: a world's decode is compiled once for all evaluators of the process.
+    # Not jitted here: a world's decode is compiled once for all evaluators of the process.
     self._decode = {split: source.decode for split, source in self._sources.items()}
     self._encode = jax.jit(lambda params, example: self.train_task.prepare(params, example)[0])
     self._errors = jax.jit(self._level_errors)
@@ -69,12 +69,12 @@ class Evaluator:
     self._checked = False
 
   def check(self, params: dict) -> None:
-    """Traces measuring and sampling on shapes, so that errors show before a run, not at its end.
+    """Traces evaluation and sampling on shapes, so that errors appear before a run, not at its end.
 
     Args:
-      params: abstract weights, the codec's among them.
+      params: abstract weights, including the codec's.
     Raises:
-      ConfigError: a setting of the sampler, of guidance or of a split that does not fit.
+      ConfigError: an invalid setting of the sampler, of guidance or of a split.
     """
     if self._checked:
       return
@@ -98,14 +98,14 @@ class Evaluator:
     self._checked = True
 
   def _abstract(self, x: np.ndarray) -> jax.ShapeDtypeStruct:
-    """One row -> shapes of a batch of them."""
+    """One row -> the shape and dtype of a batch of such rows."""
     return jax.ShapeDtypeStruct((self.batch, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
 
   def generate(self, params: dict, example: dict[str, Any]) -> jax.Array:
-    """One sampled clip for each row of a decoded example; see `sample.generate`.
+    """One sampled clip per row of a decoded example; see `sample.generate`.
 
     Raises:
-      NotFiniteError: a clip has a number that is NaN or infinite.
+      NotFiniteError: a clip contains NaN or infinity.
     """
     video = self._generate(params, example)
     check_finite(video)
@@ -114,10 +114,14 @@ class Evaluator:
   def examples(
     self, split: str | None, clips: int, doing: str = "evaluating"
   ) -> Iterator[tuple[dict[str, Any], int]]:
-    """(decoded batch, number of real rows) of a fixed set of clips; None: the training data.
+    """Yields (decoded batch, number of real rows) of a fixed set of clips.
 
-    The last batch is padded by repeating its last row. `doing` says what they are for, where it
-    takes its time.
+    The last batch is padded by repeating its last row.
+
+    Args:
+      split: None: the training data.
+      clips: size of the set.
+      doing: purpose, shown on the console if it takes long.
     """
     source, mine = self._sources[split], local_rows(self.batch, self.mesh)
     indices = spread(source, clips)
@@ -136,9 +140,9 @@ class Evaluator:
     return 1 - given.astype(np.float64).reshape(-1, 1, 1, 1)
 
   def reference(self, params: dict) -> frozen.Reference:
-    """Statistics of training clips' latents, for which the codec's weights are needed; made once.
+    """Statistics of the training clips' latents, computed once.
 
-    Those are the same in all runs that share an evaluator.
+    They depend on the codec's weights, which are the same in all runs that share an evaluator.
     """
     if self._reference is None:
       batches = self.examples(None, self.config.reference_clips, "reference statistics")
@@ -154,7 +158,7 @@ class Evaluator:
     return frozen.level_errors(denoise, process, x, example["id"], unknown)
 
   def frozen_loss(self, params: dict, split: str | None = None) -> frozen.FrozenLoss:
-    """The frozen loss of these weights on a split; None: the first one."""
+    """The frozen loss of these weights on a split; None: the main split."""
     batches = self.examples(split or self.first, self.config.clips, "frozen loss")
     errors = [_host(self._errors(params, b))[:n] for b, n in batches]
     loss = frozen.summarize(np.concatenate(errors), self.reference(params).total)
@@ -179,17 +183,17 @@ class Evaluator:
     return self._ignorance
 
   def samples(self, split: str, params: dict, clips: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """Sampled clips and the decoded examples (the truth) of the first rows of a split, on host."""
+    """Sampled clips and decoded true examples of the first rows of a split, on the host."""
     example, n = next(self.examples(split, min(clips, self.batch)))
     with phase(f"sampling ({split}), {n} clips"):
       video = _host(self.generate(params, example))[:n]
     return video, {k: _host(v)[:n] for k, v in example.items() if k != "state"}
 
   def fvd(self, params: dict) -> fvd.Result | None:
-    """FVD of sampled clips of the main split, with its floor; None where it is not wanted.
+    """FVD of sampled clips of the main split, with its floor; None if evaluate.fvd_clips is 0.
 
     Raises:
-      ConfigError: there are no weights of I3D, or the clips do not suit it.
+      ConfigError: the weights of I3D are missing, or the clips are unsuitable for it.
     """
     n = self.config.fvd_clips
     if not n:
@@ -207,7 +211,7 @@ class Evaluator:
       raise ConfigError(f"evaluate.fvd_clips={n}: {error}") from error
 
   def coherence(self, params: dict) -> Coherence:
-    """Coherence of sampled clips of every split, with floor and baselines of the first one.
+    """Coherence of sampled clips of every split, with floor and baselines of the main split.
 
     Empty for data without a simulator.
     """
@@ -226,13 +230,13 @@ class Evaluator:
 
   @property
   def world(self) -> Any:
-    """The config of the simulator behind the data, for its extent and fps; None: there is none."""
+    """The config of the data's simulator, for its extent and fps; None if there is no simulator."""
     config = getattr(self.train_task.source, "config", None)
     return config if hasattr(config, "extent") else None
 
   @property
   def measures_coherence(self) -> bool:
-    """Whether the data come from a simulator and have frames to continue."""
+    """Whether coherence is wanted, and the data come from a simulator and have known frames."""
     task = self.train_task
     wanted = (
       self.config.coherence_clips and task.known_frames and task.condition.masks[0] == "start"
@@ -241,7 +245,7 @@ class Evaluator:
 
   @functools.cached_property
   def yardsticks(self) -> dict[str, dict[str, np.ndarray]]:
-    """Scores of truth and baselines on the first split: row -> measure -> value per clip."""
+    """Scores of true clips and baselines on the main split: row -> measure -> value per clip."""
     known, world = self.train_task.known_frames, self.world
     clips = {
       "floor": lambda x: x["video"],
@@ -250,8 +254,8 @@ class Evaluator:
     }
     return {row: self._measured(self.first, make) for row, make in clips.items()}
 
-  def _measured(self, split: str, make: Callable[[dict], Any]) -> dict[str, np.ndarray]:
-    """Measure -> value per clip, of what `make` makes of a split's examples."""
+  def _measured(self, split: str, make: Callable[[dict], jax.Array]) -> dict[str, np.ndarray]:
+    """Measure -> value per clip, for the videos that `make` makes from a split's examples."""
     known, world = self.train_task.known_frames, self.world
     parts = []
     for example, n in self.examples(split, self.config.coherence_clips, "coherence"):
@@ -261,22 +265,25 @@ class Evaluator:
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _measure(video: Any, state: Any, extent: float, fps: float, known: int) -> dict[str, Any]:
+def _measure(
+  video: jax.Array, state: dict[str, jax.Array], extent: float, fps: float, known: int
+) -> dict[str, jax.Array]:
   return physics.measure(video, state, extent=extent, fps=fps, known=known)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _extrapolate(video: Any, state: Any, extent: float, fps: float, known: int) -> Any:
+def _extrapolate(
+  video: jax.Array, state: dict[str, jax.Array], extent: float, fps: float, known: int
+) -> jax.Array:
   return physics.extrapolate(video, state, extent=extent, fps=fps, known=known)
 
 
 def check_finite(video: jax.Array) -> None:
-  """Raises NotFiniteError if sampled clips hold a number that is NaN or infinite."""
+  """Raises NotFiniteError if sampled clips contain NaN or infinity."""
   if not bool(jax.device_get(_all_finite(video))):
     raise NotFiniteError(
       "sampled clips are not finite: the guidance may be too strong, or the sampler unsuitable for "
-      "these weights; to sample again, repeat the command with another --config.guidance.scale or "
-      "--config.sampler.*"
+      "these weights; repeat the command with another --config.guidance.scale or --config.sampler.*"
     )
 
 
@@ -286,7 +293,7 @@ def _all_finite(video: jax.Array) -> jax.Array:
 
 
 def _host(x: jax.Array) -> np.ndarray:
-  """A global array on every host."""
+  """A global array, gathered on every host."""
   if x.is_fully_addressable:
     return jax.device_get(x)
   from jax.experimental import multihost_utils

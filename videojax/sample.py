@@ -1,4 +1,4 @@
-"""Clips from a model: noise keyed by example, the sampler's loop, and pictures of the result."""
+"""Samples clips from a model, with noise keyed by example, and writes them as files."""
 
 import dataclasses
 import functools
@@ -24,17 +24,17 @@ from videojax.models.cond import DROPPABLE, Cond, as_images, cut_cond, drop, eac
 from videojax.settings import NonNegative, Range, Share
 from videojax.task import Task
 
-SEED = 7  # of the noise that samples start from; a constant, so that runs compare
+SEED = 7  # of the initial noise of samples; a constant, so that runs can be compared
 
 
 @dataclasses.dataclass(frozen=True)
 class GuidanceConfig:
-  """Classifier-free guidance; scale 1 is none. See diffusion/guidance.py.
+  """Classifier-free guidance; scale 1 is no guidance. See diffusion/guidance.py.
 
   Attributes:
-    interval: levels, in sigma / alpha, where it acts; its default, all of them, ends at infinity,
-      which is the level where sampling starts under most processes.
-    drop: what the unconditional branch goes without (cond.DROPPABLE).
+    interval: noise levels, in sigma / alpha, where guidance acts. The default is all of them, up to
+      infinity, which is the level where sampling starts under most processes.
+    drop: conditions that the unconditional branch lacks (cond.DROPPABLE).
   """
 
   scale: float = 1.0
@@ -57,7 +57,7 @@ class GuidanceConfig:
 
   @property
   def calls(self) -> int:
-    """Network calls of a step, in the interval or not: with conditions, without, frames alone."""
+    """Network calls per step, also outside the interval: conditional, unconditional, per frame."""
     return 2 + (self.temporal != 1) if self.acts else 1
 
 
@@ -70,13 +70,13 @@ def generate(
 ) -> Float[Array, "B T H W C"]:
   """Samples one clip for every row of a decoded example, under that row's conditions; jittable.
 
-  Latents are sampled, and decoded.
+  Samples latents and decodes them.
 
   Args:
-    task: what the model learned.
+    task: the model's task.
     sampler, guidance: how to sample.
-    params: weights, the codec's among them.
-    example: true clips; they are used as conditions only.
+    params: weights, including the codec's.
+    example: true clips, used only as conditions.
   """
   x, cond = task.prepare(params, example)
   key = lambda i: jax.random.fold_in(jax.random.key(SEED), i)
@@ -98,7 +98,7 @@ def generate(
 def _believe(
   task: Task, guidance: GuidanceConfig, params: dict, x_t: Array, t: Array, cond: Cond
 ) -> tuple[Array, Array]:
-  """(x0, noise) under these conditions, guided."""
+  """(x0, noise) estimated under these conditions, with guidance."""
   denoise = lambda x_t, t, c: task.denoise(params, x_t, t, c)[:2]
   if not guidance.acts:
     return denoise(x_t, t, cond)
@@ -125,21 +125,21 @@ def write_samples(
   given: Sequence[bool] | np.ndarray,
   step: int,
 ) -> list[Path]:
-  """Clips as mp4, all of them as one WebP grid (truth beside sample), and their numbers as npz.
+  """Writes clips as mp4, a WebP grid of all of them (truth beside sample), and an npz of pixels.
 
   Args:
     directory: of the samples.
     video: sampled clips in [-1,1].
     example: the decoded examples, with `video`, `fps`, `caption`.
-    given: [T], the frames that the model was given; they are framed in the grid.
-    step: for the names.
+    given: [T], the frames that the model was given; the grid draws a border around them.
+    step: for the file names.
   Returns: the files written.
   """
   directory.mkdir(parents=True, exist_ok=True)
-  # Latents without a decoder are shown by their first three channels.
+  # Of latents without a decoder, the first three channels are shown.
   video, truth = media.to_uint8(video[..., :3]), media.to_uint8(example["video"][..., :3])
   fps = float(example["fps"][0])
-  none = np.zeros((len(video), 1), np.uint8)  # a source may have embeddings and no words
+  none = np.zeros((len(video), 1), np.uint8)  # a source may have embeddings but no captions
   captions = [caption_text(np.asarray(row)) for row in example.get("caption", none)]
   paths = [directory / f"step{step:07d}_{i:02d}.mp4" for i in range(len(video))]
   for path, clip in zip(paths, video):

@@ -18,17 +18,17 @@ LossFn = Callable[[dict, Any, Key[Array, " B"]], tuple[Float[Array, " B"], dict[
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """All that training changes. Nothing random is in it: noise is keyed by (seed, step, row).
+  """Everything that training changes. It has no random state: noise is keyed by (seed, step, row).
 
   Attributes:
-    step: updates done.
+    step: number of updates done.
     trainable: nested dict of fp32 parameters.
-    frozen: those that never change; empty as a rule.
+    frozen: parameters that never change; usually empty.
     opt_state: of the trainable parameters.
-    ema: name of the width -> average of the trainable parameters.
+    ema: name of the EMA width -> average of the trainable parameters.
   """
 
-  step: Any  # int32 scalar; a sharding or a shape in trees that describe the state
+  step: Any  # int32 scalar; a sharding or a shape in pytrees that describe the state
   trainable: dict
   frozen: dict
   opt_state: Any
@@ -45,7 +45,7 @@ class TrainState:
 def init_state(
   trainable: dict, frozen: dict, tx: optax.GradientTransformation, ema: tuple[str, ...]
 ) -> TrainState:
-  """The state before the first step; EMA starts as a copy (aliases cannot be donated)."""
+  """The state before the first step; each EMA starts as a copy (aliases cannot be donated)."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     trainable=trainable,
@@ -77,7 +77,7 @@ def train_step(
     tx: update rule at a learning rate of 1.
     gammas: EMA exponents by name.
     accumulate: microbatches per update; B is divisible by it.
-  Returns: the new state, and metrics (fp32 scalars): loss, grad_norm, and the means of aux.
+  Returns: the new state, and metrics (fp32 scalars): loss, grad_norm, and the mean of each aux.
   """
   rows = jax.tree.leaves(batch)[0].shape[0]
   keys = row_keys(key, state.step, jnp.arange(rows))
@@ -126,13 +126,13 @@ def train_steps(
   number: Int32[Array, ""],
   **how: Any,
 ) -> tuple[TrainState, dict[str, Array]]:
-  """The first `number` of several updates in one dispatch: for steps shorter than a dispatch.
+  """Several updates in one dispatch, for steps that take less time than a dispatch.
 
   Args:
-    state, key, schedule, how: of `train_step`.
-    batches: carried rows, leading axes [most updates, B].
-    number: updates to do; data, so that the last dispatch of a run needs no program of its own.
-  Returns: the new state, and metrics of every update [most updates]; 0 after the last one.
+    state, key, schedule, how: as in `train_step`.
+    batches: carried rows, leading axes [maximum number of updates, B].
+    number: number of updates to do; an array, so that a run's last dispatch does not recompile.
+  Returns: the new state, and metrics of every update [maximum number]; 0 after the last one.
   """
   most = jax.tree.leaves(batches)[0].shape[0]
   at = lambda i: jax.tree.map(lambda x: x[i], batches)

@@ -46,7 +46,11 @@ def test_a_caption_reaches_its_file_whole(tmp_path: Path, name: str, text: str, 
   [
     ("captions.csv", "file,caption\n\na.mp4,a red car, driving\n", "row 3: 3 cells, wanted 2"),
     ("captions.csv", "file,caption\na.mp4\n", "row 2: 1 cells"),
-    ("captions.csv", "file,caption\na.mp4,x\na.mp4,x\n", "row 3: 'a.mp4' has .* row 2"),
+    (
+      "captions.csv",
+      "file,caption\na.mp4,x\na.mp4,x\n",
+      "row 3: 'a.mp4' already has a caption, from .* row 2",
+    ),
     ("captions.csv", "file,caption,caption\na.mp4,x,y\n", "row 1: wanted the columns"),
     ("captions.csv", "file;caption\na.mp4;x\n", "row 1: wanted .* found .'file;caption'"),
     ("captions.csv", "File,Caption\na.mp4,x\n", "row 1: wanted the columns"),
@@ -57,7 +61,11 @@ def test_a_caption_reaches_its_file_whole(tmp_path: Path, name: str, text: str, 
     ("captions.csv", "file,caption\na.mp4,caf\xe9\n".encode("latin-1"), "line 2, byte 22"),
     ("captions.csv", "file,caption\na.mp4,x\n".encode("utf-16"), "not UTF-8 text .line 1"),
     ("captions.csv", "file,caption\na.mp4,x\n".encode("utf-16-le"), "row 1: "),
-    ("captions.jsonl", row("x") + row("y", "./a.mp4"), "line 2: './a.mp4' has .* line 1"),
+    (
+      "captions.jsonl",
+      row("x") + row("y", "./a.mp4"),
+      "line 2: './a.mp4' already has a caption, from .* line 1",
+    ),
     ("captions.jsonl", row(["a cat", "a feline"]), "line 1: the caption is .'a cat', 'a feline'"),
     ("captions.jsonl", row(0), "the caption is 0, wanted text"),
     ("captions.jsonl", row(None), "the caption is None"),
@@ -84,7 +92,9 @@ def test_what_is_no_row_of_one_file_and_its_caption_is_named(
 
 def test_tables_in_two_folders_do_not_overwrite_each_other(tmp_path: Path):
   texts = {"captions.jsonl": row("above", "sub/a.mp4"), "sub/captions.jsonl": row("below")}
-  with pytest.raises(ConfigError, match="sub/captions.jsonl, line 1: 'a.mp4' has a caption alr"):
+  with pytest.raises(
+    ConfigError, match="sub/captions.jsonl, line 1: 'a.mp4' already has a caption"
+  ):
     read(tmp_path, texts, "sub/a.mp4")
 
 

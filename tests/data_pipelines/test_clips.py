@@ -159,7 +159,7 @@ def test_an_empty_split_and_a_directory_in_use_are_refused(tmp_path: Path):
     clips.write_clips(tmp_path / "c", {"train": []}, **keywords)
   assert not list(tmp_path.iterdir())
   (tmp_path / "mine.txt").write_text("mine")
-  with pytest.raises(ValueError, match="exists already"):
+  with pytest.raises(ValueError, match="already exists"):
     clips.write_clips(tmp_path, {"train": []}, **keywords)
   assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -263,7 +263,10 @@ def test_the_module_that_a_dataset_names_is_not_imported(tmp_path: Path, monkeyp
       lambda i: i["splits"][0].update(filepathTemplate="{SPLIT:>999999999}"),
       "which is not a file name",
     ),
-    (lambda i: i["splits"][0].update(filepath_template="/etc/passwd"), "is not known"),
+    (
+      lambda i: i["splits"][0].update(filepath_template="/etc/passwd"),
+      "unknown field 'filepath_template'",
+    ),
     (lambda i: i["splits"][0].update(name="../x"), "which is not a file name"),
     (lambda i: i["splits"][0].update(shardLengths=["4"]), "holds 2 records, but .* says 4"),
     (lambda i: i["splits"][0].update(shardLengths=[-1]), "whole numbers"),

@@ -42,8 +42,8 @@ def test_linked_folders_are_read_once_and_what_is_not_read_is_named(
   films = {line["file"]: line["caption"] for line in kept(tmp_path / "d")}
   assert films == {"a.mkv": "", "again/b.mkv": "linked"}
   for line in (
-    "again/loop: a link to a folder that is already read, as .",
-    "linked: a link to a folder that is already read, as again",
+    "again/loop: a link to a folder that is already read as .",
+    "linked: a link to a folder that is already read as again",
     "up/other: a link to a folder",
     "itself.mkv: cannot be read (Too many levels of symbolic links)",
     "dead.mkv: no such file",

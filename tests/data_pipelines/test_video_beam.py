@@ -150,7 +150,7 @@ def test_source_and_out_may_be_urls(
   (bucket / "mine").mkdir()
   (bucket / "mine" / "thesis.tex").touch()
   assert run(places[0], "bucket://mine", "--beam") == 2
-  assert "--out: bucket://mine is something else" in capsys.readouterr().err
+  assert "--out: bucket://mine is not a dataset of video_folder" in capsys.readouterr().err
   assert run("bucket://nowhere", places[1], "--beam") == 2
   assert "--source: bucket://nowhere has no files in it" in capsys.readouterr().err
 
@@ -162,7 +162,7 @@ def test_a_mistake_is_one_message_and_nothing_is_written(
   assert run(videos, tmp_path / "d", "--beam", "--", "--runner=NoSuch") == 2
   assert "Unexpected pipeline runner: NoSuch" in capsys.readouterr().err
   assert run(videos, tmp_path / "d[1]", "--beam") == 2
-  assert "d[1]: Beam reads *, ? and [ as patterns" in capsys.readouterr().err
+  assert "d[1]: Beam interprets *, ? and [ as patterns" in capsys.readouterr().err
   assert run("nowhere:/", tmp_path / "d", "--beam") == 2
   assert "--source: no directory" in capsys.readouterr().err
   assert run("nosuch://x", tmp_path / "d", "--beam") == 2

@@ -184,7 +184,7 @@ def test_a_dataset_of_other_files_and_a_foreign_directory_are_refused(
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "thesis.tex").touch()
   assert run(tmp_path / "v", tmp_path / "mine") == 2
-  assert "is something else" in capsys.readouterr().err
+  assert "is not a dataset of video_folder" in capsys.readouterr().err
   assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "mine", "v"]
 
 

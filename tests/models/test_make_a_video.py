@@ -151,7 +151,7 @@ ONE_LEVEL = dict(multipliers=(1,), attends=(0,))
   [
     (dict(groups=3), "width=8 is not divisible by groups=3"),
     (dict(attends=(2,)), "must be levels, 0 to 1"),
-    (dict(attends=(), text=4), "no level sees it"),
+    (dict(attends=(), text=4), "no level attends to it"),
     (dict(remat="some"), "no remat policy 'some'"),
   ],
 )

@@ -201,7 +201,7 @@ def test_without_image_and_text_there_is_no_cross_attention():
   "changes,words",
   [
     (dict(width=72), "width=72 is not divisible by head_dim=16"),
-    (dict(image=16, text=16), "attends to one of them"),
+    (dict(image=16, text=16), "can attend to only one of them"),
     (dict(multipliers=()), "one per level"),
     (dict(kernel="fast"), "no attention kernel 'fast'"),
   ],

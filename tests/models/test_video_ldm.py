@@ -167,7 +167,7 @@ def test_text_and_known_frames_say_something_and_nothing_once_dropped_or_unknown
   [
     (dict(groups=3), "width=8 is not divisible by groups=3"),
     (dict(attends=(2,)), "must be levels, 0 to 1"),
-    (dict(temporal=False, known="zeros"), "layers along time see it"),
+    (dict(temporal=False, known="zeros"), "only temporal layers see it"),
   ],
 )
 def test_impossible_sizes_are_named(changes, words):

@@ -1,1 +1,1 @@
-"""Clips <-> latents, one file each: encode, decode, strides in (t, h, w), latent statistics."""
+"""Codecs, clips <-> latents, one per file: encode, decode, strides in (t, h, w), latent scale."""

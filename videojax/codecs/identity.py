@@ -1,4 +1,4 @@
-"""Pixels as latents: the codec of a model that is trained on clips themselves."""
+"""Pixels as latents: the codec of models that are trained on pixels."""
 
 import dataclasses
 from typing import Any
@@ -10,12 +10,12 @@ NETWORK = None  # it has no weights
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """There is nothing to set."""
+  """No settings."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-  """encode and decode change nothing."""
+  """Leaves clips unchanged."""
 
   params: Any = None
   config: Any = Config()
@@ -27,7 +27,7 @@ class Codec:
 
   @property
   def scaling(self) -> float:
-    """Latents over what the network itself makes."""
+    """Ratio of the latents to the network's own output."""
     return 1.0
 
   def latent_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

@@ -1,7 +1,7 @@
-"""Squares of pixels as channels of one position: a small world's stand-in for an autoencoder.
+"""Space-to-depth: squares of pixels become channels of one position.
 
-Nothing is lost and nothing is learned, so that a loss of these latents is one of the pixels; but
-the model sees fewer positions. Also called space-to-depth.
+For small worlds, in place of an autoencoder. It is lossless and has no weights, so that a loss on
+these latents is one on pixels, but the model sees fewer positions.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ NETWORK = None  # it has no weights
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """
+  """The squares' size.
+
   Attributes:
     side: of a square, in pixels.
   """
@@ -30,7 +31,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Codec(identity.Codec):
-  """decode is the exact inverse of encode; squares of one pixel change nothing."""
+  """decode is the exact inverse of encode; with squares of one pixel both are the identity."""
 
   config: Config = Config()
 

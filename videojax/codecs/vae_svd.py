@@ -1,4 +1,4 @@
-"""Latents of Stable Diffusion's space, 8x8 pixels each, by Stable Video Diffusion's autoencoder."""
+"""Stable Video Diffusion's autoencoder: latents of Stable Diffusion, one per 8x8 pixels."""
 
 import dataclasses
 import functools
@@ -13,17 +13,17 @@ from videojax.models import vae_svd
 from videojax.models.vae_svd import SCALING
 from videojax.settings import Count
 
-NETWORK = "vae_svd"  # videojax/models/: what its weights are of
+NETWORK = "vae_svd"  # the file of the network in videojax/models/
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(vae_svd.Config):
-  """The network's sizes and, beside them:
+  """The network's sizes, its weights, and how many frames are decoded together.
 
   Attributes:
-    weights: published ones in safetensors (runs/weights.py); None: random ones, the same in every
-      run, which serve tests and plans.
-    frames: decoded together, as many as memory allows; None: all.
+    weights: published weights in safetensors (runs/weights.py); None: random weights, the same in
+      every run, for tests and plans.
+    frames: number of frames decoded together, as memory allows; None: all.
   """
 
   weights: str | None = None
@@ -33,7 +33,7 @@ class Config(vae_svd.Config):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
 @dataclasses.dataclass(frozen=True)
 class Codec:
-  """Frozen; a pytree whose leaves are its weights, so that it is an argument of a compiled step.
+  """Frozen; a pytree whose leaves are its weights, so that it can be an argument of a jitted step.
 
   Attributes:
     params: of vae_svd.Model, a nested dict.
@@ -50,7 +50,7 @@ class Codec:
 
   @property
   def scaling(self) -> float:
-    """Latents over what the network itself makes: by this they have about unit variance."""
+    """Ratio of the latents to the network's own output; gives them about unit variance."""
     return SCALING
 
   def latent_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
@@ -68,11 +68,11 @@ class Codec:
   def encode(
     self, video: Float[Array, "B T H W 3"], keys: Key[Array, " B"] | None = None
   ) -> Float[Array, "B T h w Z"]:
-    """Latents of video in [-1, 1], of about unit variance: means, or samples where there are keys.
+    """Latents, of about unit variance, of video in [-1, 1].
 
     Args:
       video: each frame is encoded alone.
-      keys: one per row.
+      keys: one per row, to sample latents; None: their means.
     """
     _, t, h, w, c = video.shape
     self.latent_shape((t, h, w, c))
@@ -83,7 +83,7 @@ class Codec:
     return SCALING * (mean + jnp.exp(0.5 * log_var) * noise)
 
   def decode(self, latent: Float[Array, "B T h w Z"]) -> Float[Array, "B T H W 3"]:
-    """The inverse, nearly; `frames` at a time, which then do not see each other."""
+    """The approximate inverse; each group of `frames` frames is decoded independently."""
     decode, together = self._model().decode, self.config.frames or latent.shape[1]
     parts = [latent[:, i : i + together] for i in range(0, latent.shape[1], together)]
     return jnp.concatenate([decode(part / SCALING) for part in parts], 1)

@@ -1,1 +1,1 @@
-"""Diffusion mathematics: process, denoiser, objective, samplers, guidance. Knows no network."""
+"""Diffusion mathematics: process, denoiser, objective, samplers, guidance; no networks."""

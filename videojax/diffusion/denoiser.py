@@ -1,8 +1,8 @@
-"""From what a network says to (x0, noise): the only caller of a network.
+"""From a network's output to (x0, noise): the only caller of a network.
 
-Whatever is predicted is a combination o = a x0 + b n whose (a, b) depend on the noise level alone.
-Together with x_t = alpha x0 + sigma n that is two equations for x0 and n, with determinant
-d = alpha b - sigma a. So one table of (a, b) holds all conversions, targets and loss weights:
+Every prediction is a combination o = a x0 + b n whose (a, b) depend on the noise level alone.
+Together with x_t = alpha x0 + sigma n it gives two equations for x0 and n, with determinant
+d = alpha b - sigma a. So all conversions, targets and loss weights follow from one table of (a, b):
 
   prediction    a                      b                      |d|
   data          1                      0                      sigma
@@ -11,9 +11,9 @@ d = alpha b - sigma a. So one table of (a, b) holds all conversions, targets and
   velocity      -1                     1                      alpha + sigma
   edm           sigma / (S sigma_d)    -alpha sigma_d / S     S / sigma_d
 
-with S^2 = alpha^2 sigma_d^2 + sigma^2, the variance of x_t. Only the first two can be singular.
+with S^2 = alpha^2 sigma_d^2 + sigma^2, the variance of x_t. |d| can vanish only for the first two.
 
-Legend: B batch, T frames, H W height width, C channels.
+Shapes: B batch, T frames, H W height width, C channels.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ PREDICTIONS = ("data", "noise", "v", "velocity", "edm")
 TIME_UNITS = ("t", "edm")
 INPUTS = ("unit", "raw")
 
-# Where a prediction says nothing (noise of clean data, data of pure noise) we divide by this at
-# least: no conversion amplifies more than 1/EPSILON. Beyond log-SNR +-13.8 only; EDM's own levels
-# and those of the linear schedule are not touched.
+# Smallest divisor where a prediction carries no information (noise of clean data, data of pure
+# noise), so that no conversion amplifies by more than 1/EPSILON. It matters only beyond log-SNR
+# +-13.8; EDM's own levels and those of the linear schedule are not affected.
 EPSILON = 1e-3
 
 Mask = Bool[Array, "B T #H #W 1"] | Float[Array, "B T #H #W 1"]
@@ -48,24 +48,24 @@ Network = Callable[..., Array]
 
 
 class Denoised(NamedTuple):
-  """What a denoiser knows of a noisy clip; x_t = alpha x0 + sigma noise."""
+  """A denoiser's estimates for a noisy clip x_t = alpha x0 + sigma noise."""
 
   x0: Float[Array, "B T H W C"]
   noise: Float[Array, "B T H W C"]
-  output: Float[Array, "B T H W C"]  # the network's own, in the space of the prediction
+  output: Float[Array, "B T H W C"]  # the network's output, in the space of the prediction
 
 
 def space(
   prediction: str, alpha: Float[Array, "*s"], sigma: Float[Array, "*s"], sigma_data: float
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-  """(a, b) of the predicted combination a x0 + b noise: the one table.
+  """(a, b) of the predicted combination a x0 + b noise (the table above).
 
   Args:
-    prediction: one of PREDICTIONS. 'v' is alpha n - sigma x and 'velocity' n - x under every
-      process, also where alpha^2 + sigma^2 or alpha + sigma is not 1. 'edm' is EDM's F for the
-      input x_t / alpha at noise sigma / alpha.
+    prediction: one of PREDICTIONS. 'v' is alpha n - sigma x0 and 'velocity' n - x0 under every
+      process, even if alpha^2 + sigma^2 or alpha + sigma is not 1. 'edm' is EDM's F for the input
+      x_t / alpha at noise sigma / alpha.
     alpha, sigma: the noise level.
-    sigma_data: standard deviation of the data; used by 'edm' alone.
+    sigma_data: standard deviation of the data; used only by 'edm'.
   Raises: ValueError for an unknown prediction.
   Source: v: Salimans & Ho 2022, arXiv:2202.00512, section 4 and appendix D. F: Karras et al. 2022,
     arXiv:2206.00364, Eq. 7 solved for F, with c_skip and c_out of Table 1.
@@ -87,7 +87,7 @@ def space(
 def input_std(
   alpha: Float[Array, "*s"], sigma: Float[Array, "*s"], sigma_data: float
 ) -> Float[Array, "*s"]:
-  """S, the standard deviation of x_t for data of standard deviation sigma_data."""
+  """S, the standard deviation of x_t for data with standard deviation sigma_data."""
   return jnp.sqrt((alpha * sigma_data) ** 2 + sigma**2)
 
 
@@ -99,7 +99,7 @@ def target(
   sigma: Float[Array, "B L 1 1 1"],
   sigma_data: float,
 ) -> Float[Array, "B T H W C"]:
-  """What the network's output should be."""
+  """The training target of the network's output."""
   a, b = space(prediction, alpha, sigma, sigma_data)
   return a * x0 + b * noise
 
@@ -125,11 +125,11 @@ def to_data_and_noise(
 def error_scale(
   prediction: str, alpha: Float[Array, "*s"], sigma: Float[Array, "*s"], sigma_data: float
 ) -> Float[Array, "*s"]:
-  """|d|: how an error of x0 shows in a space, times sigma.
+  """|d|: sigma times the error in a prediction space per unit error of x0.
 
   Given x_t, an error e of x0 is an error -(alpha / sigma) e of the noise, hence |d| |e| / sigma of
-  a x0 + b n. Ratios of two spaces' scales convert errors between them; sigma cancels, and nothing
-  is divided by until the ratio is taken. Relative to x0 itself: error_scale(s) / sigma.
+  a x0 + b n. The ratio of two spaces' scales converts errors between them; sigma cancels, so there
+  is no division before the ratio. The scale relative to x0 is error_scale(s) / sigma.
   """
   a, b = space(prediction, alpha, sigma, sigma_data)
   return jnp.abs(alpha * b - sigma * a)
@@ -143,7 +143,7 @@ def impose_known(
   sigma: Float[Array, "B L 1 1 1"],
   known: Known | None,
 ) -> tuple[Float[Array, "B T H W C"], Float[Array, "B T H W C"]]:
-  """(x0, noise) with x0 replaced where it is known, and the noise that then explains x_t.
+  """(x0, noise) with x0 replaced where it is known, and the noise then implied by x_t.
 
   Args:
     known: (mask, values), mask [B, T, 1|H, 1|W, 1] true (1) where known, values like x0; or None.
@@ -157,20 +157,21 @@ def impose_known(
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-  """A network's view of a process: what it is shown, what it is told, what it predicts.
+  """A network's interface to a process: its input, its time unit and its prediction.
 
-  By default the network sees x_t / S, S the standard deviation of x_t: EDM's c_in for x_t / alpha
-  at noise sigma / alpha. Under a variance-preserving process with sigma_data = 1 this is x_t.
+  By default the network sees x_t / S, where S is the standard deviation of x_t: EDM's c_in for
+  x_t / alpha at noise sigma / alpha. Under a variance-preserving process with sigma_data = 1 this
+  is x_t.
 
   Args:
-    prediction: what the output is, one of PREDICTIONS (see `space`).
-    process: the noise, by its name (process.PROCESSES), or itself.
+    prediction: meaning of the output, one of PREDICTIONS (see `space`).
+    process: the noise process, as an object or a name in process.PROCESSES.
     process_settings: fields of the named process.
     sigma_data: standard deviation of the data; 1 for normalised latents, EDM uses .5 for pixels.
-    time_unit: what the network is told: 't' is 1000 t (DiT's sinusoid wants 0..1000), 'edm' is
-      ln(sigma / alpha) / 4 (EDM's c_noise), held within +-ln(1 / EPSILON) / 4.
-    input: 'unit' is x_t / S; 'raw' x_t itself, which published networks see under rectified flow
-      and where data shrinks.
+    time_unit: the network's noise-level input: 't' is 1000 t (DiT's sinusoid expects 0..1000),
+      'edm' is ln(sigma / alpha) / 4 (EDM's c_noise), clipped to +-ln(1 / EPSILON) / 4.
+    input: 'unit' is x_t / S; 'raw' is x_t itself, which published networks see under rectified flow
+      and under ScaledLinear with data_scale < 1.
   Raises: ValueError for an unknown process, prediction, time unit or input, or sigma_data <= 0.
   Source: Karras et al. 2022, arXiv:2206.00364, Eq. 7 and Table 1.
   """
@@ -187,11 +188,11 @@ class Denoiser:
     check_choice("prediction", self.prediction, PREDICTIONS)
     check_choice("time_unit", self.time_unit, TIME_UNITS)
     check_choice("input", self.input, INPUTS)
-    self.noise  # noqa: B018 (a process that there is not raises here)
+    self.noise  # noqa: B018 (raises here if the process does not exist)
 
   @functools.cached_property
   def noise(self) -> Process:
-    """The process itself."""
+    """The noise process as an object."""
     if isinstance(self.process, Process):
       return self.process
     return make_process(self.process, **self.process_settings)
@@ -206,15 +207,15 @@ class Denoiser:
     key: Any = None,
     known: Known | None = None,
   ) -> Denoised:
-    """Denoises clips, in float32 whatever the network computes in.
+    """Denoises clips, in float32 whatever the network's dtype.
 
     Args:
       network: called as network(x, t_model, cond, key=key) -> like x.
       x_t: noisy clips.
       t: [B, 1] or [B, T], in [0, 1].
-      cond: handed through.
-      key: handed through (dropout): one per row, [B], or None.
-      known: (mask, values), see `impose_known`. The network is not told: that is cond's business.
+      cond: passed to the network.
+      key: passed to the network (dropout): one per row, [B], or None.
+      known: (mask, values), see `impose_known`. Not passed to the network, which sees cond.
     """
     alpha, sigma = levels(self.noise, t, x_t)
     x_t = x_t.astype(jnp.float32)
@@ -225,7 +226,7 @@ class Denoiser:
     return Denoised(x0, noise, output)
 
   def model_time(self, t: Float[Array, "B L"]) -> Float[Array, "B L"]:
-    """t in the network's unit."""
+    """t in the network's time unit."""
     if self.time_unit == "t":
       return 1000.0 * t.astype(jnp.float32)
     bound = -2.0 * math.log(EPSILON)
@@ -237,6 +238,6 @@ class Denoiser:
     noise: Float[Array, "B T H W C"],
     t: Float[Array, "B L"],
   ) -> Float[Array, "B T H W C"]:
-    """What the output should be for x_t = alpha x0 + sigma noise."""
+    """The training target of the output for x_t = alpha x0 + sigma noise."""
     alpha, sigma = levels(self.noise, t, x0)
     return target(self.prediction, x0, noise, alpha, sigma, self.sigma_data)

@@ -1,14 +1,13 @@
 """MultiDiffusion along time: a long clip denoised in overlapping windows, merged at every step.
 
-A window's denoiser believes (x0, noise) of its frames. Of all long clips the one nearest to what
-the windows believe, in least squares, is their mean at each frame, over the windows that hold it.
+Each window's denoiser estimates (x0, noise) of its frames. The long clip that is nearest to all
+estimates in least squares has at each frame the mean over the windows that contain it.
 
-Legend: B batch, T frames of the long clip, N windows, F frames of a window, H W height width,
+Shapes: B batch, T frames of the long clip, N windows, F frames of a window, H W height width,
 C channels.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,29 +15,31 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 # denoise(x_t [B,F,H,W,C], t [B,1|F], start []) -> (x0, noise, ...); start: the window's first frame
-# in the long clip, by which conditions are cut (`window_of`).
-DenoiseWindow = Callable[[Array, Array, Array], tuple[Any, ...]]
+# in the long clip, from which conditions are cut (`window_of`).
+DenoiseWindow = Callable[[Array, Array, Array], tuple[Array, ...]]
 
 
 def starts(frames: int, window: int, stride: int) -> Int[np.ndarray, " N"]:
-  """First frames of the windows: every `stride` frames, the last so that it ends with the clip.
+  """First frames of the windows: every `stride` frames; the last window ends with the clip.
 
   Args:
     frames: T.
     window: F.
-    stride: frames from one window to the next; the last may be nearer to the one before.
-  Raises: ValueError where the windows leave frames out, or are longer than the clip.
+    stride: frames from one window to the next; the last window may be closer to its predecessor.
+  Raises: ValueError if the windows leave frames out, or are longer than the clip.
   """
   if not 1 <= window <= frames:
-    raise ValueError(f"window={window} must be between 1 and {frames}, the frames of the clip")
+    raise ValueError(f"window={window} must be between 1 and {frames}, the clip's frames")
   check_stride(window, stride)
   return np.append(np.arange(0, frames - window, stride), frames - window)
 
 
 def check_stride(window: int, stride: int) -> None:
-  """Raises ValueError where windows so far apart leave frames out."""
+  """Raises ValueError if windows this far apart leave frames out."""
   if not 1 <= stride <= window:
-    raise ValueError(f"stride={stride} must be between 1 and window={window}: every frame in one")
+    raise ValueError(
+      f"stride={stride} must be between 1 and window={window}, so that every frame is in a window"
+    )
 
 
 def weights(
@@ -47,7 +48,7 @@ def weights(
   """The share of each window in each of its frames; a frame's shares sum to 1.
 
   Args:
-    taper: weight of a window's frames in the least squares, F numbers > 0; None: all alike.
+    taper: least-squares weights of a window's frames, F numbers > 0; None: equal weights.
   Raises: ValueError for a weight that is not positive.
   """
   weight = np.ones(window) if taper is None else np.asarray(taper, float)  # [F]
@@ -60,7 +61,7 @@ def weights(
 
 
 def window_of(x: Float[Array, "B T *s"], start: Array, window: int) -> Float[Array, "B F *s"]:
-  """`window` frames from `start` on, of a clip or a condition; of what has one frame, that one."""
+  """`window` frames of a clip or condition, from `start` on; all of it if it has only one frame."""
   return x if x.shape[1] == 1 else jax.lax.dynamic_slice_in_dim(x, start, window, 1)
 
 
@@ -72,22 +73,23 @@ def windowed(
   taper: Sequence[float] | None = None,
   at_once: int = 1,
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
-  """A denoiser of clips longer than its own, for `samplers.sample`.
+  """Extends a denoiser of one window to longer clips, for `samplers.sample`.
 
-  Windows are an axis of their own, in turn: memory is that of `at_once` of them.
+  Windows are mapped over sequentially, so memory use is that of `at_once` windows.
 
   Args:
     denoise: of one window.
     window, stride: in frames, see `starts`.
-    taper: weight of a window's frames, see `weights`; None: all alike, as published. A triangle
-      leaves less of a jump where a window begins or ends.
-    at_once: windows that are denoised together.
+    taper: weights of a window's frames, see `weights`; None: equal weights, as published. A
+      triangle reduces jumps where a window begins or ends.
+    at_once: number of windows denoised together.
   Returns: denoise(x_t [B,T,H,W,C], t [B,1|T]) -> (x0, noise), both merged with the same weights,
-    so that x_t = alpha x0 + sigma noise still holds. A single window is the plain denoiser.
+    so that x_t = alpha x0 + sigma noise still holds. With a single window it is `denoise` itself.
   Raises: ValueError, when called, for windows that do not cover the clip.
   Source: Bar-Tal et al. 2023, arXiv:2302.08113, with crops along time, as in Lumiere's
-    super-resolution (Bar-Tal et al. 2024, arXiv:2401.12945). Here beliefs are merged, not the
-    samples after a step: the same where a step is linear in (x0, noise), as Euler's and DDIM's.
+    super-resolution (Bar-Tal et al. 2024, arXiv:2401.12945). Here the estimates are merged, not the
+    samples after a step; this is equivalent if a step is linear in (x0, noise), as Euler's and
+    DDIM's are.
   """
 
   def merged(x_t: Array, t: Array) -> tuple[Array, Array]:
@@ -115,7 +117,7 @@ def _merge(
   like: Float[Array, "B T H W C"],
 ) -> Float[Array, "B T H W C"]:
   out = jnp.zeros(like.shape, jnp.float32)
-  for i, start in enumerate(first):  # at fixed places, so that a mesh may split the frames
+  for i, start in enumerate(first):  # at static positions, so that a mesh may shard the frames
     piece = parts[i].astype(jnp.float32) * share[i][None, :, None, None, None]
     out = out.at[:, start : start + parts.shape[2]].add(piece)
   return out

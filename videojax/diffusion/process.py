@@ -1,9 +1,9 @@
-"""How data becomes noise: x_t = alpha(t) x + sigma(t) n with t in [0, 1], t=0 data, t=1 noise.
+"""Noise processes: x_t = alpha(t) x + sigma(t) n with t in [0, 1], t=0 data, t=1 noise.
 
-A process is alpha and sigma: how times are drawn is the objective's business, which times are
-visited is the sampler's, what the network is told is the denoiser's.
+A process defines only alpha and sigma: the objective draws training times, the sampler chooses
+sampling times, and the denoiser converts times to the network's unit.
 
-Legend: B batch, T frames, H W height width, C channels.
+Shapes: B batch, T frames, H W height width, C channels.
 """
 
 import abc
@@ -21,8 +21,8 @@ from videojax import settings
 from videojax.errors import check_choice
 from videojax.settings import Positive, Range
 
-# Steps of the published discrete schedules, k = 0 .. 999. Step k is t = k / 1000, so that a network
-# that is told 1000 t (`Denoiser.time_unit`) is told k.
+# Number of steps of the published discrete schedules, k = 0 .. 999. Step k is t = k / 1000, so that
+# a network whose noise-level input is 1000 t (`Denoiser.time_unit`) sees k.
 TRAINED_STEPS = 1000
 
 
@@ -38,23 +38,24 @@ class Process(abc.ABC):
     """Standard deviation of the noise at time t."""
 
   def unscaled_alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    """Alpha as ancestral steps count it; another than alpha where data shrinks besides."""
+    """The alpha that ancestral steps use; differs from alpha if the data is also scaled down."""
     return self.alpha(t)
 
   @abc.abstractmethod
   def log_snr(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    """2 ln(alpha / sigma), strictly falling in t; infinite where alpha or sigma is zero."""
+    """2 ln(alpha / sigma), strictly decreasing in t; infinite where alpha or sigma is zero."""
 
   @abc.abstractmethod
   def t_from_log_snr(self, log_snr: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    """The inverse of `log_snr`. Leaves [0, 1] where the process never reaches that log-SNR."""
+    """The inverse of `log_snr`; outside [0, 1] if the process never reaches this log-SNR."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlow(Process):
   """Straight lines: alpha = 1 - t, sigma = t.
 
-  Source: Liu et al. 2023, arXiv:2209.03003; time runs as in Esser et al. 2024, arXiv:2403.03206.
+  Source: Liu et al. 2023, arXiv:2209.03003; direction of time as in Esser et al. 2024,
+  arXiv:2403.03206.
   """
 
   def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
@@ -73,15 +74,15 @@ class RectifiedFlow(Process):
 
 @dataclasses.dataclass(frozen=True)
 class Cosine(Process):
-  """Variance preserving, a quarter turn: alpha = cos(pi t / 2), sigma = sin(pi t / 2).
+  """Variance preserving: alpha = cos(pi t / 2), sigma = sin(pi t / 2).
 
   Source: Nichol & Dhariwal 2021, arXiv:2102.09672, in the continuous form of Salimans & Ho 2022,
-  arXiv:2202.00512. Neither the former's offset s = .008 nor a bound of the log-SNR: at t=1 nothing
-  of the data is left.
+  arXiv:2202.00512; without the former's offset s = .008 and without a bound on the log-SNR: at t=1
+  no data is left.
   """
 
   def alpha(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    return jnp.sin(0.5 * math.pi * (1.0 - _f32(t)))  # cos(pi/2) is -4e-8 in float32, this is 0
+    return jnp.sin(0.5 * math.pi * (1.0 - _f32(t)))  # exactly 0 at t=1; cos(pi/2) is -4e-8
 
   def sigma(self, t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     return jnp.sin(0.5 * math.pi * _f32(t))
@@ -126,7 +127,7 @@ class Linear(Process):
 
   def t_from_log_snr(self, log_snr: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     q = jax.nn.softplus(-_f32(log_snr))  # -ln alpha^2
-    # The positive root of the quadratic, in the form that does not cancel as q -> 0.
+    # The positive root of the quadratic, in the form without cancellation as q -> 0.
     root = jnp.sqrt(self.beta_min**2 + 2.0 * (self.beta_max - self.beta_min) * q)
     return 2.0 * q / (self.beta_min + root)
 
@@ -137,17 +138,18 @@ class Linear(Process):
 
 @dataclasses.dataclass(frozen=True)
 class ScaledLinear(Process):
-  """Variance preserving, 1000 steps whose beta has a root linear in k: latent diffusion's schedule.
+  """Variance preserving, 1000 steps with sqrt(beta) linear in k: latent diffusion's schedule.
 
-  alpha_k^2 = prod_{j <= k} (1 - beta_j) at t = k / 1000; the log-SNR is linear in between, and on
-  beyond the first and the last step. So t=0 is step 0, which has noise (log-SNR 7.07 with the
-  published betas), and the last trained step, t = .999, still has data (-5.36): the noisiest of the
-  frozen loss's levels (-6.87) lies beyond it.
+  alpha_k^2 = prod_{j <= k} (1 - beta_j) at t = k / 1000; the log-SNR is interpolated linearly in
+  between and extrapolated linearly beyond the first and the last step. So t=0 is step 0, which has
+  noise (log-SNR 7.07 with the published betas), and the last trained step, t = .999, still has data
+  (-5.36): the noisiest level of the frozen loss (-6.87) is beyond it.
 
-  With data_scale < 1 the data shrinks besides: alpha_k has a factor that falls from 1 at step 0 to
-  data_scale at step 399, linearly, and stays; sigma is the same, variance is not preserved.
-  Samplers reckon the noise that they draw by the alpha without that factor, as published. (Of the
-  reference's two ways to do so, fix_scale_bug or not, none of the 1000 steps sees a difference.)
+  With data_scale < 1 the data is also scaled down: alpha_k has a factor that falls linearly from 1
+  at step 0 to data_scale at step 399 and then stays constant; sigma is unchanged, so variance is
+  not preserved. Samplers compute the noise that they draw from the alpha without that factor, as
+  published. (The reference's two versions, with and without fix_scale_bug, agree at all 1000
+  steps.)
 
   Args:
     beta_min: of step 0.
@@ -196,7 +198,7 @@ class ScaledLinear(Process):
 
 
 def _at(table: Float[np.ndarray, " K"], t: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-  """A table of the trained steps at time t, linear between them and on beyond the ends."""
+  """A table over the trained steps, interpolated at time t and extrapolated beyond the ends."""
   k = TRAINED_STEPS * _f32(t)
   below = jnp.clip(jnp.floor(k), 0, TRAINED_STEPS - 2)
   at, slope = (jnp.asarray(v)[below.astype(int)] for v in (table[:-1], np.diff(table)))
@@ -205,7 +207,7 @@ def _at(table: Float[np.ndarray, " K"], t: Float[ArrayLike, "*s"]) -> Float[Arra
 
 @functools.cache
 def _scaled_linear(beta_min: float, beta_max: float) -> Float[np.ndarray, " K"]:
-  """The log-SNR of each trained step, falling; data is not scaled."""
+  """The log-SNR of each trained step, decreasing, without data scaling."""
   betas = np.linspace(beta_min**0.5, beta_max**0.5, TRAINED_STEPS) ** 2
   log_kept = np.cumsum(np.log1p(-betas))  # ln alpha_k^2
   return (log_kept - np.log(-np.expm1(log_kept))).astype(np.float32)
@@ -216,11 +218,11 @@ class Edm(Process):
   """Variance exploding, data unscaled: t is the position on EDM's grid of noise levels.
 
   sigma(t) = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho, alpha = 1. At t=0
-  sigma is sigma_min, not zero: samplers take one last step from there to the data.
+  sigma is sigma_min, not zero: samplers take a last step from there to the data.
 
   Args:
-    sigma_min, sigma_max: least and greatest noise, in units of the data.
-    rho: > 1 spends more of t on low noise.
+    sigma_min, sigma_max: minimum and maximum noise, in units of the data.
+    rho: values > 1 spend more of t on low noise.
   Raises: ValueError unless 0 < sigma_min < sigma_max and rho > 0.
   Source: Karras et al. 2022, arXiv:2206.00364, Eq. 5 with i/(N-1) = 1 - t.
   """
@@ -264,7 +266,7 @@ PROCESSES: dict[str, type[Process]] = {
 def make_process(name: str, **kwargs: float) -> Process:
   """The process of that name.
 
-  Raises: ValueError for an unknown name or field, naming those there are.
+  Raises: ValueError for an unknown name or field; the message lists the valid ones.
   """
   check_choice("process", name, PROCESSES)
   fields = [f.name for f in dataclasses.fields(PROCESSES[name])]  # type: ignore[arg-type]
@@ -274,7 +276,7 @@ def make_process(name: str, **kwargs: float) -> Process:
 
 
 def per_frame(t: Float[Array, "B L"], x: Float[Array, "B T H W C"]) -> Float[Array, "B L 1 1 1"]:
-  """Times as they broadcast against clips.
+  """Times in a shape that broadcasts against clips.
 
   Raises: ValueError unless t is [B, 1] (one level per clip) or [B, T] (one per frame).
   """
@@ -286,7 +288,7 @@ def per_frame(t: Float[Array, "B L"], x: Float[Array, "B T H W C"]) -> Float[Arr
 def levels(
   process: Process, t: Float[Array, "B L"], x: Float[Array, "B T H W C"]
 ) -> tuple[Float[Array, "B L 1 1 1"], Float[Array, "B L 1 1 1"]]:
-  """(alpha, sigma) at t, as they broadcast against clips x."""
+  """(alpha, sigma) at t, in a shape that broadcasts against clips x."""
   t = per_frame(t, x)  # [B, 1|T, 1, 1, 1]
   return process.alpha(t), process.sigma(t)
 
@@ -303,12 +305,12 @@ def add_noise(
 
 
 def resolution_shift(n: int, n0: int) -> float:
-  """The shift a = sqrt(n / n0) that keeps the visible noise when a clip gets more positions.
+  """The shift a = sqrt(n / n0) that preserves the visible noise when a clip has more positions.
 
   Args:
-    n: latent positions of the noisy frames (T H W of the latent; not tokens: a patch size must not
-      change the noise).
-    n0: the same count where a = 1.
+    n: number of latent positions of the noisy frames (T H W of the latent; not tokens: the patch
+      size must not change the noise).
+    n0: the number of positions for which a = 1.
   Raises: ValueError unless both are positive.
   Source: Esser et al. 2024, arXiv:2403.03206, Eq. 23.
   """
@@ -318,13 +320,13 @@ def resolution_shift(n: int, n0: int) -> float:
 
 
 def shift_times(process: Process, t: Float[ArrayLike, "*s"], shift: float) -> Float[Array, "*s"]:
-  """Moves times towards noise so that the log-SNR falls by 2 ln(shift), held within [0, 1].
+  """Moves times towards noise so that the log-SNR falls by 2 ln(shift), clipped to [0, 1].
 
-  Under rectified flow this is the published t -> a t / (1 + (a - 1) t), a = shift. Other processes
-  get the same change of log-SNR, so that one shift means one thing; where theirs ends earlier
-  (Linear, Edm), times are held at the noisiest level.
+  Under rectified flow this is the published t -> a t / (1 + (a - 1) t), a = shift. The log-SNR of
+  other processes changes by the same amount, so that a shift has the same meaning for all; if a
+  process ends earlier (Linear, Edm), times are clipped to its noisiest level.
 
-  Source: Esser et al. 2024, arXiv:2403.03206, Eq. 23; as an offset of the log-SNR Hoogeboom et al.
+  Source: Esser et al. 2024, arXiv:2403.03206, Eq. 23; as an offset of the log-SNR: Hoogeboom et al.
   2023, arXiv:2301.11093, section 3.1.
   """
   if shift == 1:

@@ -1,1 +1,1 @@
-"""What quality is: each measure says its unit, its direction, its floor and its baselines."""
+"""Quality measures: each states its unit, its direction, its floor and its baselines."""

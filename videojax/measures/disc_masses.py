@@ -1,10 +1,11 @@
-"""What is seen of each disc: clips of worlds unmixed into one soft mass per disc and a rest.
+"""Observes discs in clips of worlds: unmixes each frame into one soft mass per disc and a residual.
 
 A pixel that deviates from the base image (background and occluder, both known) belongs to the disc
-whose colour explains it best; what no disc's colour explains is foreign. Discs are told apart by
-colour alone, so their directions from the background must differ by more than 60 degrees.
+whose colour explains it best; a deviation that no disc's colour explains is foreign. Discs are
+distinguished by colour alone, so the directions of their colours from the background must differ by
+more than 60 degrees.
 
-Shapes: B batch, T frames, H W height width (equal), M most discs of a clip.
+Shapes: B batch, T frames, H W height width (equal), M maximum number of discs in a clip.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,15 +23,15 @@ State = Mapping[str, Any]  # the simulator's state: see docs/shapes.md
 _PER_FRAME = ("position", "velocity", "visible", "contact")
 _PER_CLIP = ("radius", "color", "present", "gravity", "occluder", "background", "occluder_color")
 
-FOREIGN_SINE = 0.5  # a colour more than 30 degrees off every disc's, seen from the base, is foreign
-DUST = 0.2  # far from any disc, less deviation than this (mean of 3x3 pixels) is noise
-STRONG = 0.5  # a pixel at least half covered by one disc: its neighbours may hold its edge
+FOREIGN_SINE = 0.5  # a colour direction over 30 degrees from every disc's is foreign
+DUST = 0.2  # far from any disc, a smaller deviation (mean of 3x3 pixels) is noise
+STRONG = 0.5  # if one disc covers at least half of a pixel, its neighbours may contain its edge
 HALO = (1.25, 1.5)  # mass further than 1.25 r + 1.5 px from the disc's centroid is debris
-SEEN = 0.1  # of the whole disc's mass: below it the disc has vanished and has no centroid
+SEEN = 0.1  # of the whole disc's mass; with less, the disc has vanished and has no centroid
 
 
 def _disc_coverage(position: Array, radius: Array, size: int, extent: float) -> Array:
-  """Coverage [T,H,W,M] of each pixel by discs at position [T,M,2]: an edge one pixel wide."""
+  """Coverage [T,H,W,M] of each pixel by discs at position [T,M,2], with edges one pixel wide."""
   pixel = extent / size
   centre = (jnp.arange(size) + 0.5) * pixel
   dx = centre[None, :, None] - position[:, None, :, 0]  # [T,W,M]
@@ -40,7 +41,7 @@ def _disc_coverage(position: Array, radius: Array, size: int, extent: float) -> 
 
 
 def _occluder_coverage(occluder: Array, size: int, extent: float) -> Array:
-  """Area [H,W] of each pixel that the occluder (x0,y0,x1,y1) covers."""
+  """Fraction [H,W] of each pixel's area that the occluder (x0,y0,x1,y1) covers."""
   edge = jnp.arange(size) * (extent / size)
 
   def overlap(low, high):
@@ -52,12 +53,12 @@ def _occluder_coverage(occluder: Array, size: int, extent: float) -> Array:
 
 
 def _over(below: Array, color: Array, cover: Array) -> Array:
-  """`color` painted over `below` [...,3] where `cover` [...] says."""
+  """`color` composited over `below` [...,3] with opacity `cover` [...]."""
   return below + cover[..., None] * (color.reshape((1,) * cover.ndim + (3,)) - below)
 
 
 def render(position: Array, state: State, size: int, extent: float) -> Array:
-  """Frames [T,H,W,3] of one clip's discs at position [T,M,2]: background, discs, occluder."""
+  """Frames [T,H,W,3] of one clip with discs at position [T,M,2]: background, discs, occluder."""
   cover = _disc_coverage(position, state["radius"], size, extent)  # [T,H,W,M]
   frames = jnp.broadcast_to(state["background"], (*cover.shape[:3], 3))  # [T,H,W,3]
   for m in range(cover.shape[-1]):
@@ -67,35 +68,35 @@ def render(position: Array, state: State, size: int, extent: float) -> Array:
 
 
 def full_mass(state: State, size: int, extent: float) -> Array:
-  """Integral [M] of a disc's coverage in pixels: pi (r^2 + 1/12), 1/12 from the soft edge."""
+  """Mass [M] of a wholly visible disc, in pixels: pi (r^2 + 1/12), with 1/12 from the soft edge."""
   return jnp.pi * ((state["radius"] * size / extent) ** 2 + 1 / 12)
 
 
 def exact() -> AbstractContextManager:
-  """Sums of products in full fp32: accelerators round them to 8 or 10 bits by default."""
+  """Matrix products in full fp32: accelerators round inputs to 8 or 10 bits by default."""
   return jax.default_matmul_precision("highest")
 
 
 def masked_mean(x: Array, where: Array) -> Array:
-  """Mean of x over `where`; NaN if that is empty."""
+  """Mean of x where `where` is True; NaN if it never is."""
   return jnp.sum(jnp.where(where, x, 0)) / jnp.sum(where)
 
 
 def checked_state(video: Video, state: State) -> dict[str, Array]:
-  """The fields of the state that are measured against, as arrays.
+  """The state's fields that clips are measured against, as arrays.
 
   Raises:
-    ValueError: if the image is not square or the state lacks a field.
+    ValueError: the image is not square, or the state lacks a field.
   """
   if video.shape[2] != video.shape[3]:
-    raise ValueError(f"video {video.shape}: worlds are square, but height and width differ")
+    raise ValueError(f"video {video.shape}: height and width must be equal: worlds are square")
   if missing := [name for name in _PER_FRAME + _PER_CLIP if name not in state]:
     raise ValueError(f"state has no {', '.join(missing)}: coherence is measured against the state")
   return {name: jnp.asarray(state[name]) for name in _PER_FRAME + _PER_CLIP}
 
 
 def _around(x: Array, reduce: Callable) -> Array:
-  """`reduce` over the 3x3 neighbourhood in x [T,H,W,...], zero (False) outside the image."""
+  """Applies `reduce` over 3x3 neighbourhoods of x [T,H,W,...], with 0 (False) outside the image."""
   for axis in (1, 2):
     pad = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
     before = jnp.concatenate([pad, jax.lax.slice_in_dim(x, 0, -1, axis=axis)], axis)
@@ -105,7 +106,7 @@ def _around(x: Array, reduce: Callable) -> Array:
 
 
 def _nearest(dot: Array, square: Array, norm: Array, allowed: Array) -> tuple[Array, Array]:
-  """The one allowed disc that explains each pixel best: amounts [T,H,W,M], squared rest [T,H,W]."""
+  """Explains each pixel by the best allowed disc: amounts [T,H,W,M], squared residual [T,H,W]."""
   square = square[None]  # [1,H,W,M]
   amount = jnp.clip(dot / jnp.maximum(square, 1e-6), 0, 1)
   rest = norm[..., None] - 2 * amount * dot + amount**2 * square  # [T,H,W,M]
@@ -115,11 +116,11 @@ def _nearest(dot: Array, square: Array, norm: Array, allowed: Array) -> tuple[Ar
 
 
 def _mix_pairs(amount: Array, rest: Array, dot: Array, gram: Array, norm: Array, near: Array):
-  """Where two discs are near, both may hold a part of a pixel: non-negative least squares.
+  """Explains pixels near two discs by both, with non-negative least squares.
 
   Args: dot [T,H,W,M] and gram [H,W,M,M]: products of the colours with the pixel and each other;
     amount, rest, norm, near: as in `_nearest` and `_unmix`.
-  Returns: amount and rest, where a pair explains the pixel better than the one disc did.
+  Returns: amount and rest, updated where a pair explains the pixel better than one disc.
   """
   discs = dot.shape[-1]
   for i in range(discs):
@@ -141,21 +142,21 @@ def _mix_pairs(amount: Array, rest: Array, dot: Array, gram: Array, norm: Array,
 
 
 def _directions(state: State, size: int, extent: float) -> tuple[Array, Array]:
-  """The base image [H,W,3], and from it the way to each disc's colour [H,W,M,3]."""
+  """The base image [H,W,3], and the difference from it to each disc's colour [H,W,M,3]."""
   hidden = _occluder_coverage(state["occluder"], size, extent)  # [H,W]
   plain = jnp.broadcast_to(state["background"], (size, size, 3))
   base = _over(plain, state["occluder_color"], hidden)
-  # A disc behind a partly covered pixel shows against the background, one in front of the
-  # occluder (which is wrong) against the occluder.
+  # In a partly covered pixel a disc is seen against the background; a disc that is wrongly in front
+  # of the occluder is seen against the occluder.
   under = jnp.where(hidden[..., None] > 0.999, base, plain)
   return base, state["color"][None, None] - under[:, :, None]
 
 
 def _unmix(video: Array, state: State, extent: float) -> tuple[Array, Array]:
-  """Each pixel's amounts of the discs, and of foreign colour.
+  """The amounts of each disc's colour and of foreign colour in each pixel.
 
-  A pixel belongs to the disc on whose line from base to colour it lies nearest (so a colour that
-  has drifted stays its disc's), and to two discs only where both are within a pixel of it.
+  A pixel belongs to the disc whose line from the base to its colour is nearest (so a drifted colour
+  still belongs to its disc), and to two discs only if both are within a pixel of it.
 
   Args: video [T,H,W,3], state of one clip.
   Returns: amounts [T,H,W,M] in [0,1]; foreign [T,H,W] in [0,1], 1 = the discs' mean contrast.
@@ -189,7 +190,7 @@ def _unmix(video: Array, state: State, extent: float) -> tuple[Array, Array]:
 def observe_clip(video: Array, state: State, extent: float) -> dict[str, Array]:
   """`observe` for one clip, without its batch axis."""
   size = video.shape[1]
-  # Samples may leave [-1,1], or not be numbers at all: then they deviate like any other fault.
+  # Samples may be NaN or outside [-1,1]; they then count as a deviation like any other.
   video = jnp.clip(jnp.nan_to_num(video), -1, 1)
   amount, foreign = _unmix(video, state, extent)
   mass = jnp.sum(amount, (1, 2))  # [T,M]
@@ -197,12 +198,12 @@ def observe_clip(video: Array, state: State, extent: float) -> dict[str, Array]:
   safe = jnp.maximum(mass, 1e-6)
   x = jnp.einsum("thwm,w->tm", amount, centre) / safe
   y = jnp.einsum("thwm,h->tm", amount, centre) / safe
-  # The reach of a disc is the coverage of a larger disc about the measured centroid.
+  # Mass outside a larger disc about the measured centroid is debris.
   reach = HALO[0] * state["radius"] + HALO[1] * extent / size
   centroid = jnp.stack([x, y], -1)  # [T,M,2]
   inside = _disc_coverage(centroid * (extent / size), reach, size, extent)
   debris = jnp.sum(amount * (1 - inside), (1, 2, 3))  # [T]
-  # The 8th power leaves the mixed colours of the edge out, without a threshold.
+  # The 8th power suppresses the mixed colours of the edge without a threshold.
   weight = amount**8
   color = jnp.einsum("thwm,thwc->tmc", weight, video)
   color /= jnp.maximum(jnp.sum(weight, (1, 2)), 1e-30)[..., None]
@@ -216,15 +217,15 @@ def observe_clip(video: Array, state: State, extent: float) -> dict[str, Array]:
 
 
 def observe(video: Video, state: State, *, extent: float) -> dict[str, Float[Array, "B T ..."]]:
-  """What is seen of each disc in each frame: the raw material of `measure`.
+  """The observed mass, centroid and colour of each disc in each frame, as used by `measure`.
 
   Args:
     video: in [-1,1].
     state: the simulator's state; its colours, radii, background and occluder are used.
     extent: side of the world, in world units.
-  Returns: mass [B,T,M] in pixels, centroid [B,T,M,2] in pixels (the first pixel's centre is .5),
-    color [B,T,M,3], both NaN where the disc has vanished, and other_mass [B,T] in pixels: foreign
-    colour, and debris in a disc's colour far from it.
+  Returns: mass [B,T,M] in pixels; centroid [B,T,M,2] in pixels (the first pixel's centre is at .5)
+    and color [B,T,M,3], both NaN where the disc has vanished; and other_mass [B,T] in pixels:
+    foreign colour, and debris in a disc's colour far from that disc.
   """
   per_clip = lambda video, state: observe_clip(video, state, extent)
   with exact():

@@ -1,8 +1,8 @@
 """Distances between two sets of feature vectors: Frechet, and polynomial-kernel MMD.
 
-float64 numpy, no network: what the features are is the caller's business (fvd.py names them).
+In float64 numpy, without a network: the caller computes the features (see fvd.py).
 
-Shapes: N M samples of either set, D features.
+Shapes: N and M samples in the two sets, D features.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-BLOCKS = 10  # of the jackknife
+BLOCKS = 10  # of the block jackknife
 
 
 def _checked(x: np.ndarray, y: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +24,7 @@ def _checked(x: np.ndarray, y: np.ndarray, least: int) -> tuple[np.ndarray, np.n
 
 
 def _root(x: np.ndarray) -> np.ndarray:
-  """R with R^T R = the unbiased covariance of x, and no more rows than it needs."""
+  """R with R^T R = the unbiased covariance of x, and at most D rows."""
   centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)
   return np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred
 
@@ -32,12 +32,12 @@ def _root(x: np.ndarray) -> np.ndarray:
 def frechet_distance(x: Shaped[np.ndarray, "N D"], y: Shaped[np.ndarray, "M D"]) -> float:
   """|m_x - m_y|^2 + tr S_x + tr S_y - 2 tr (S_x S_y)^(1/2), of Gaussians fitted to the samples.
 
-  With S_x = A^T A and S_y = B^T B the last trace is the nuclear norm of S_x^(1/2) S_y^(1/2), that
-  is the sum of the singular values of A B^T. No matrix root, no complex numbers, and fewer samples
-  than features are no special case.
+  With S_x = A^T A and S_y = B^T B the last trace is the nuclear norm of S_x^(1/2) S_y^(1/2), which
+  is the sum of the singular values of A B^T. This needs no matrix square root and no complex
+  numbers, and fewer samples than features are not a special case.
 
   Raises:
-    ValueError: of sets that are too small or not finite.
+    ValueError: a set is too small or not finite.
   Source: Dowson & Landau 1982, eq. 4; Heusel et al. 2017 (arXiv:1706.08500), eq. 6.
   """
   x, y = _checked(x, y, 2)
@@ -56,15 +56,15 @@ class KernelDistance(NamedTuple):
 def kernel_distance(
   x: Shaped[np.ndarray, "N D"], y: Shaped[np.ndarray, "M D"], blocks: int = BLOCKS
 ) -> KernelDistance:
-  """Squared MMD under k(u, v) = (u.v / D + 1)^3: unbiased, so that it may be negative.
+  """Squared MMD under k(u, v) = (u.v / D + 1)^3: unbiased, so it may be negative.
 
-  The standard error is the jackknife that leaves out one of `blocks` interleaved blocks of both
-  sets at a time; of equal distributions it is up to sqrt(2) too wide, as the estimate is
+  The standard error is a jackknife estimate that leaves out one of `blocks` interleaved blocks of
+  both sets at a time. For equal distributions it is up to sqrt(2) too wide, because the estimate is
   quadratic there.
 
   Raises:
-    ValueError: of sets that are too small or not finite.
-  Source: Gretton et al. 2012, eq. 3; the kernel is of Binkowski et al. 2018 (arXiv:1801.01401).
+    ValueError: a set is too small or not finite.
+  Source: Gretton et al. 2012, eq. 3; the kernel is from Binkowski et al. 2018 (arXiv:1801.01401).
   """
   x, y = _checked(x, y, 4)
   kernel = lambda u, v: (u @ v.T / x.shape[1] + 1) ** 3
@@ -73,7 +73,7 @@ def kernel_distance(
   np.fill_diagonal(yy, 0)
 
   def estimate(i, j):
-    """Of the samples where the masks are true."""
+    """The estimate from the samples where the masks i and j are 1."""
     n, m = i.sum(), j.sum()
     within = i @ xx @ i / (n * (n - 1)) + j @ yy @ j / (m * (m - 1))
     return within - 2 * (i @ xy @ j) / (n * m)

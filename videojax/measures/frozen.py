@@ -1,9 +1,9 @@
-"""The frozen loss: one number that means the same for every model, whatever it was trained on.
+"""The frozen loss: one number that is comparable between all models, however they were trained.
 
-A fixed set of clips, 16 fixed noise levels, noise keyed by (example id, level). At level i,
-t_i = (i + .5) / 16 and log-SNR_i = 2 ln((1 - t_i) / t_i): any process is queried where it has this
-log-SNR. The number is the squared error of x0 over unknown positions, in units of the data's
-variance, plain mean over levels. See docs/measures.md.
+It uses a fixed set of clips, 16 fixed noise levels, and noise keyed by (example id, level). Level i
+has t_i = (i + .5) / 16 and log-SNR_i = 2 ln((1 - t_i) / t_i); every process is evaluated where it
+has this log-SNR. The loss is the squared error of x0 over unknown positions, in units of the data's
+variance, averaged over levels without weights. See docs/measures.md.
 
 Shapes: B batch, T H W C of a latent, I = 16 levels.
 """
@@ -19,18 +19,18 @@ from jaxtyping import Array, Float, UInt32
 LEVELS = 16
 T_LEVELS = (np.arange(LEVELS) + 0.5) / LEVELS
 LOG_SNR = 2 * np.log((1 - T_LEVELS) / T_LEVELS)
-# Where the velocity error is derived from the x0 error: / max(t, .1)^2.
+# The velocity error is the x0 error / max(t, .1)^2.
 VELOCITY_FLOOR = 0.1
-SEED = 20240229  # of the frozen noise; a constant of the measure, not of a run
+SEED = 20240229  # of the frozen noise; a constant of the measure, not a setting of the run
 
 
 class Reference(NamedTuple):
-  """Per-pixel statistics of training clips: what the data's variance and ignorance are.
+  """Per-pixel statistics of training clips, for the data's variance and the Wiener baseline.
 
   Attributes:
     mean, variance: [T,H,W,C], over clips.
     total: variance of all unknown values about the mean of each channel.
-    clips: number of clips they were fitted on.
+    clips: number of clips that the statistics were computed from.
   """
 
   mean: Float[np.ndarray, "T H W C"]
@@ -42,13 +42,13 @@ class Reference(NamedTuple):
 def fit_reference(
   batches: Iterable[Float[np.ndarray, "_ T H W C"]], unknown: Float[np.ndarray, " T #H #W 1"]
 ) -> Reference:
-  """Statistics of training clips, one pass, sums in float64.
+  """Statistics of training clips, in one pass, with sums in float64.
 
   Args:
     batches: latents of training clips.
     unknown: 1 at positions that count for `total`.
   Raises:
-    ValueError: if the clips have no variance.
+    ValueError: the clips have no variance.
   """
   count, first, second = 0, np.zeros(()), np.zeros(())
   for batch in batches:
@@ -68,7 +68,7 @@ def fit_reference(
 
 
 def frozen_noise(ids: UInt32[Array, " B"], shape: tuple[int, ...], level: Array) -> Array:
-  """Standard normal noise [B,*shape], keyed by (example id, level) and by nothing else."""
+  """Standard normal noise [B,*shape], keyed by (example id, level) alone."""
 
   def one(i):
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(SEED), i), level)
@@ -84,11 +84,11 @@ def level_errors(
   ids: UInt32[Array, " B"],
   unknown: Float[Array, "#B #T #H #W 1"],
 ) -> Float[Array, "B I"]:
-  """x0 squared error of every clip at every level, mean over unknown positions; not normalised.
+  """Squared x0 error of every clip at every level, averaged over unknown positions; unnormalized.
 
   Args:
     denoise: (x_t, t [B,1]) -> x0.
-    process: with alpha, sigma and t_from_log_snr.
+    process: has alpha, sigma and t_from_log_snr.
     x0: clean latents.
     ids: of the examples.
     unknown: 1 where the error counts.
@@ -109,7 +109,7 @@ def level_errors(
 def wiener_errors(
   x0: Float[np.ndarray, "N T H W C"], reference: Reference, unknown: Float[np.ndarray, " T #H #W 1"]
 ) -> Float[np.ndarray, "N I"]:
-  """What the best per-pixel affine denoiser scores, in expectation over the noise.
+  """The errors of the best per-pixel affine denoiser, in expectation over the noise.
 
   With pixel mean m and variance s^2, x0' = m + k (x_t - alpha m), k = alpha s^2 / (alpha^2 s^2 +
   sigma^2); its error is (1 - k alpha)^2 (x0 - m)^2 + k^2 sigma^2.
@@ -128,7 +128,7 @@ def wiener_errors(
 def zero_errors(
   x0: Float[np.ndarray, "N T H W C"], unknown: Float[np.ndarray, " T #H #W 1"]
 ) -> Float[np.ndarray, "N I"]:
-  """What the model that always says 0 scores."""
+  """The errors of the model that always predicts 0."""
   weight = np.broadcast_to(unknown, x0.shape[1:])
   error = (x0.astype(np.float64) ** 2 * weight).sum((1, 2, 3, 4)) / weight.sum()
   return np.repeat(error[:, None], LEVELS, 1)
@@ -146,10 +146,11 @@ class FrozenLoss(NamedTuple):
 
 
 def summarize(errors: Float[np.ndarray, "N I"], total_variance: float) -> FrozenLoss:
-  """[N,I] errors -> the number, its standard error over clips, and its parts.
+  """[N,I] errors -> the frozen loss, its standard error over clips, and its parts.
 
-  velocity: mean of error / max(t, .1)^2, not divided by the variance (it is the velocity-MSE of
-  rectified flow). dynamics: the noisiest level minus the cleanest: what must be known of motion.
+  velocity: mean of error / max(t, .1)^2, not divided by the variance (the velocity MSE of rectified
+  flow). dynamics: loss at the noisiest level minus loss at the cleanest, the part that needs
+  knowledge of motion.
   """
   errors = np.asarray(errors, np.float64)
   relative = errors / total_variance

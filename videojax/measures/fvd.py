@@ -1,4 +1,4 @@
-"""Frechet video distance, with its protocol and its floor: a number is not given without either.
+"""Frechet video distance, always reported with its protocol and its floor.
 
 Shapes: N clips, T frames, H W height width; D features.
 """
@@ -17,27 +17,27 @@ from videojax.measures.frechet import KernelDistance, frechet_distance, kernel_d
 
 PIXELS = 224
 NETWORK = "I3D logits"
-# As PyTorch's interpolate with align_corners=False, which most published numbers used; the first
-# implementation (TensorFlow 1) put pixel centres at their corners.
+# As PyTorch's interpolate with align_corners=False, which most published numbers use; the original
+# implementation (TensorFlow 1) aligned pixel corners.
 RESIZE = "bilinear, half-pixel centres, no antialiasing"
-SEED = 20240229  # of which real clips are compared; a constant of the measure, not of a run
+SEED = 20240229  # selects the real clips; a constant of the measure, not a setting of the run
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-  """All that a distance between sets of clips depends on, besides the clips.
+  """Everything that a distance between sets of clips depends on, except the clips.
 
   Attributes:
     resolution: (H, W) of the clips before they are resized.
-    frames, stride: of a clip; a frame of it is every stride-th of the video.
-    split: of the data whose clips are called real.
-    clips: of each set, N.
+    frames, stride: of a clip, which takes every stride-th frame of the video.
+    split: data split of the real clips.
+    clips: N, size of each set.
     ema: whether the generator's weights are averaged.
-    network: whose output the features are.
+    network: the network whose outputs are the features.
     pixels: side of the images that the network sees.
     weights: fingerprint of the network's weights.
     bn_epsilon: of its batch norms, if it has any.
-    resize: from resolution to pixels.
+    resize: how clips are resized to `pixels`.
   """
 
   resolution: tuple[int, int]
@@ -54,7 +54,7 @@ class Protocol:
 
   @property
   def name(self) -> str:
-    """FVD of the published I3D's logits at 224 pixels, and of nothing else."""
+    """'FVD' only for logits of the published I3D at 224 pixels; else a more explicit name."""
     if (self.network, self.pixels, self.weights) == (NETWORK, PIXELS, i3d.PUBLISHED):
       return "FVD"
     other = self.network == NETWORK and self.weights != i3d.PUBLISHED
@@ -73,7 +73,7 @@ class Protocol:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """Generated against real clips, and beside it the floor: other real clips against the same."""
+  """Generated against real clips, and the floor: other real clips against the same real clips."""
 
   protocol: Protocol
   distance: float
@@ -93,7 +93,7 @@ class Result:
 
 
 def resized(clips: UInt8[Array, "N T H W 3"], pixels: int) -> Float[Array, "N T P P 3"]:
-  """Clips in [-1,1] at pixels x pixels, whatever their aspect ratio."""
+  """Clips in [-1,1], resized to pixels x pixels regardless of their aspect ratio."""
   shape = (*clips.shape[:2], pixels, pixels, 3)
   video = jax.image.resize(clips.astype(jnp.float32), shape, "bilinear", antialias=False)
   return video / 127.5 - 1
@@ -107,13 +107,13 @@ def _logits(weights: i3d.Weights, clips: Array, pixels: int) -> Array:
 def features(
   weights: i3d.Weights, clips: UInt8[np.ndarray, "N T H W 3"], pixels: int = PIXELS, batch: int = 4
 ) -> Float[np.ndarray, "N 400"]:
-  """I3D's logits of clips, a batch at a time; the last batch is filled up with its last clip.
+  """I3D's logits of clips, in batches; the last batch is padded with its last clip.
 
   Raises:
-    ValueError: if there are no clips, they are not uint8, or too short for the network.
+    ValueError: there are no clips, or they are not uint8 or too short for the network.
   """
   if not len(clips) or clips.dtype != np.uint8:
-    raise ValueError(f"features need uint8 clips, got {len(clips)} of {clips.dtype}")
+    raise ValueError(f"features need uint8 clips, got {len(clips)} clips of {clips.dtype}")
   weights = jax.device_put(weights)
 
   def batches() -> Iterator[np.ndarray]:
@@ -129,20 +129,20 @@ def features(
 def compare(
   real: Shaped[np.ndarray, "N2 D"], generated: Shaped[np.ndarray, "N D"], protocol: Protocol
 ) -> Result:
-  """Distances of N generated to N real clips, and of N other real clips to the same: the floor.
+  """Distances of N generated clips to N real ones, and of N other real ones to the same (floor).
 
-  Which real clips are which is drawn at random, always alike.
+  The real clips are divided at random, with a fixed seed.
 
   Args:
     real: features of at least 2 N clips.
     generated: features of N clips.
   Raises:
-    ValueError: if their numbers are others.
+    ValueError: the numbers of clips are wrong.
   """
   n = protocol.clips
   if len(generated) != n or len(real) < 2 * n:
     raise ValueError(
-      f"{n} generated clips need as many real ones and as many again for the floor: "
+      f"{n} generated clips need as many real ones, and as many again for the floor: "
       f"got {len(generated)} generated and {len(real)} real"
     )
   order = np.random.default_rng(SEED).permutation(len(real))
@@ -166,15 +166,15 @@ def measure(
   ema: bool,
   pixels: int = PIXELS,
 ) -> Result:
-  """FVD of generated clips and its floor; what the clips themselves say is not asked for.
+  """FVD of generated clips and its floor; the rest of the protocol is read off the clips.
 
   Args:
     weights: of I3D.
     real: at least 2 N clips.
-    generated: N clips of the same frames and size.
-    stride, split, ema, pixels: see `Protocol`; the number is FVD at 224 pixels alone.
+    generated: N clips with the same number of frames and the same size.
+    stride, split, ema, pixels: see `Protocol`; the result is called FVD only at 224 pixels.
   Raises:
-    ValueError: if the clips do not compare.
+    ValueError: the clips cannot be compared.
   """
   if real.shape[1:] != generated.shape[1:]:
     raise ValueError(f"real clips are {real.shape[1:]}, generated ones {generated.shape[1:]}")

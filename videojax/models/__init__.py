@@ -1,1 +1,1 @@
-"""Architectures: one file each, in the order of its forward pass. See docs/architecture.md."""
+"""Architectures, one per file, in the order of the forward pass. See docs/architecture.md."""

@@ -1,9 +1,9 @@
-"""Scaled dot-product attention: one signature, the one place that chooses how it is computed.
+"""Scaled dot-product attention: one signature, and the only place that chooses its implementation.
 
-A kernel computes the attention of what one device holds: splash on TPUs, cuDNN's on GPUs in 16
-bits, XLA's everywhere. Where the mesh splits the tokens of a sequence, a context parallelism makes
-the whole of it from the pieces: 'ulysses' trades tokens for heads by all-to-all, 'ring' passes keys
-and values around (context.py).
+A kernel computes attention on one device: splash on TPUs, cuDNN's on GPUs in 16 bits, XLA's
+everywhere. Where the mesh shards the tokens of a sequence, context parallelism combines the shards:
+'ulysses' exchanges tokens for heads with an all-to-all, 'ring' passes keys and values around
+(context.py).
 
 Shapes: B batch (any leading axes), S query tokens, L key tokens, K heads, E head dim.
 """
@@ -11,13 +11,12 @@ Shapes: B batch (any leading axes), S query tokens, L key tokens, K heads, E hea
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from videojax.errors import check_choice
@@ -35,7 +34,7 @@ _compiling_for: contextvars.ContextVar[str | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
-  """Kernels of another platform than this process runs on ('tpu', 'gpu', 'cpu'), to compile for."""
+  """Chooses kernels for this platform ('tpu', 'gpu', 'cpu') in place of the process's own."""
   token = _compiling_for.set(platform)
   try:
     yield
@@ -44,19 +43,19 @@ def compiling_for(platform: str) -> Iterator[None]:
 
 
 def platform() -> str:
-  """The platform that programs are made for."""
+  """The platform that programs are compiled for."""
   return _compiling_for.get() or jax.default_backend()
 
 
 def choose_kernel(kernel: str, *, dtype: str, head_dim: int) -> str:
-  """The kernel that will run: splash on a TPU, cuDNN's on a GPU in 16 bits, else XLA's.
+  """The kernel that will run; 'auto': splash on a TPU, cuDNN's on a GPU in 16 bits, else XLA's.
 
   Raises:
-    ValueError: if a kernel is asked for by name that cannot run here.
+    ValueError: the requested kernel cannot run here.
   """
   check_choice("attention kernel", kernel, KERNELS)
   here = platform()
-  small = head_dim % 8 == 0 and head_dim <= 128  # more runs on Hopper alone
+  small = head_dim % 8 == 0 and head_dim <= 128  # a larger head dim runs only on Hopper
   fits_cudnn = here == "gpu" and dtype in ("bfloat16", "float16") and small
   if kernel == "auto":
     return "splash" if here == "tpu" else "cudnn" if fits_cudnn else "xla"
@@ -66,37 +65,38 @@ def choose_kernel(kernel: str, *, dtype: str, head_dim: int) -> str:
       f"128; here platform={here}, dtype={dtype}, head dim={head_dim}: use 'auto' or 'xla'"
     )
   if kernel == "splash" and here == "gpu":
-    raise ValueError("attention kernel 'splash' is a TPU's: use 'auto', 'cudnn' or 'xla'")
+    raise ValueError("attention kernel 'splash' is for TPUs: use 'auto', 'cudnn' or 'xla'")
   return kernel
 
 
 def choose_context(context: str, *, heads: int, ways: int) -> str:
-  """The context parallelism of a sequence in `ways` pieces: 'ulysses' where it divides the heads.
+  """The context parallelism of a sequence in `ways` shards; 'auto': 'ulysses' if it is possible.
 
   Args:
     context: 'auto' or a name.
-    heads: on one device.
+    heads: number of heads on one device.
+    ways: number of shards, which must divide the heads for 'ulysses'.
   Raises:
-    ValueError: 'ulysses' is asked for and there are too few heads.
+    ValueError: 'ulysses' is requested but not possible.
   """
   check_choice("context parallelism", context, CONTEXTS)
   if context == "ulysses" and heads % ways:
     raise ValueError(
-      f"context='ulysses' needs heads divisible by mesh.seq={ways}; a device has {heads}: use "
-      "'ring', or other sizes"
+      f"context='ulysses' needs heads divisible by mesh.seq={ways}, but each device has {heads}: "
+      "use 'ring', or other sizes"
     )
   if context == "auto":
     return "ring" if heads % ways else "ulysses"
   return context
 
 
-def describe(context: str, *, kernel: str, heads: int, mesh: Any) -> str:
-  """What was chosen, for people: 'splash, ulysses over seq=4'.
+def describe(context: str, *, kernel: str, heads: int, mesh: Mesh | AbstractMesh) -> str:
+  """The chosen implementation in words, such as 'splash, ulysses over seq=4'.
 
   Args:
-    context: the config's.
-    kernel: that was chosen.
-    heads: of the model.
+    context: from the config.
+    kernel: the chosen kernel.
+    heads: number of the model's heads.
   """
   ways, tensor = mesh.shape["seq"], mesh.shape["tensor"]
   if ways == 1:
@@ -122,27 +122,27 @@ def attention(
 
   Args:
     q, k, v: queries, keys, values.
-    lengths: this many keys, from the first, may be attended to; None: all.
-    axes: logical names (sharding.RULES) of q's axes but the last two: the leading ones, and S.
-    keys: that of L; by default self-attention: L is split as S is.
-    segments: number of the clip that a token belongs to, where several are packed in a sequence:
-      attention stays within each (self-attention only).
+    lengths: number of keys, from the first, that may be attended to; None: all.
+    axes: logical axis names (sharding.RULES) of q's axes except the last two: leading axes, and S.
+    keys: logical axis name of L; by default self-attention: L is sharded as S is.
+    segments: if several clips are packed in a sequence, the number of each token's clip: tokens
+      attend only within their clip (self-attention only).
     kernel, context: 'auto' or a name; see `choose_kernel`, `choose_context`.
-  Returns: as q.
+  Returns: like q.
   Raises:
-    ValueError: a kernel or context that cannot do this.
+    ValueError: the kernel or context does not support this.
   """
   chosen = choose_kernel(kernel, dtype=q.dtype.name, head_dim=q.shape[-1])
   if chosen == "cudnn" and segments is not None:
     raise ValueError(
-      "attention kernel 'cudnn' takes lengths only, no segments of packed clips: use kernel='xla'"
+      "attention kernel 'cudnn' supports lengths, but no segments of packed clips: use kernel='xla'"
     )
   ids = segments
   if lengths is not None:
     shape = (*lengths.shape, k.shape[-3])  # [*B,L]
     counts = jax.lax.broadcasted_iota(jnp.int32, shape, lengths.ndim) < lengths[..., None]
     ids = jnp.where(counts, jnp.zeros(shape, jnp.int32) if segments is None else segments, -1)
-  how: Any = functools.partial(_by_kernel, kernel=chosen)
+  how: Callable[..., Array] = functools.partial(_by_kernel, kernel=chosen)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return _on_rows(how, q, k, v, segments, ids)
@@ -164,29 +164,38 @@ def attention(
   return mapped(q, k, v, segments, ids)
 
 
-def _on_rows(how: Any, q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any) -> Array:
-  """`how` on [B,S|L,K,E] and ids [B,S|L]: leading axes are folded into one."""
+def _on_rows(
+  how: Callable[..., Array],
+  q: Array,
+  k: Array,
+  v: Array,
+  ids_q: Array | None,
+  ids_k: Array | None,
+) -> Array:
+  """Calls `how` on [B,S|L,K,E] and ids [B,S|L], with all leading axes merged into one."""
   fold = lambda x, kept: None if x is None else x.reshape(-1, *x.shape[x.ndim - kept :])
   out = how(*(fold(x, 3) for x in (q, k, v)), *(fold(ids, 1) for ids in (ids_q, ids_k)))
   return out.reshape(q.shape)
 
 
-def _by_kernel(q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any, *, kernel: str) -> Array:
-  """Attention where ids are equal; without ids_q, to every key but those of id -1."""
+def _by_kernel(
+  q: Array, k: Array, v: Array, ids_q: Array | None, ids_k: Array | None, *, kernel: str
+) -> Array:
+  """Attention between tokens of equal id; without ids_q, to all keys except those of id -1."""
   if kernel == "splash":
     out = splash(q, k, v, ids_q, ids_k, interpret=platform() == "cpu")
   elif kernel == "cudnn":
     out = _cudnn(q, k, v, None if ids_k is None else (ids_k >= 0).sum(-1, dtype=jnp.int32))
   else:
-    return parallel.ring(1)(q, k, v, ids_q, ids_k)  # all keys are this device's
+    return parallel.ring(1)(q, k, v, ids_q, ids_k)  # all keys are on this device
   return checkpoint_name(out, parallel.SAVED)
 
 
 def _cudnn(q: Array, k: Array, v: Array, lengths: Array | None) -> Array:
-  """To the first `lengths` keys; None: to all.
+  """Attention to the first `lengths` keys; None: to all keys.
 
-  The kernel's gradients want even numbers of tokens: odd ones are padded, to eight; padded keys do
-  not count.
+  The kernel's gradients need even numbers of tokens: odd numbers are padded to a multiple of eight.
+  Padded keys are masked.
   """
   queries, keys = q.shape[1], k.shape[1]
   if lengths is None and keys % 2:

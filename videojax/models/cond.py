@@ -1,4 +1,4 @@
-"""What a model may be conditioned on: one frozen dataclass for all architectures."""
+"""The conditions of a model: one frozen dataclass for all architectures."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cond:
-  """Conditions of a batch; None is "not given". A model's Config declares which it uses.
+  """Conditions of a batch; None is "not given". A model's Config declares which ones it uses.
 
   Attributes:
     text: UTF-8 bytes [B,L] (uint8, zero padded) or precomputed embeddings [B,L,D].
@@ -22,12 +22,12 @@ class Cond:
     label: class index [B]; -1 is "dropped".
     scalars: name -> [B] (fps, motion, ...); NaN is "dropped".
     known_mask: [B,T,H|1,W|1,1], 1 where the clean value is given.
-    known: [B,T,H,W,C], the clean values (anything where the mask is 0).
-    volumes: name -> [B,T,H,W,c], aligned with the clip: a low resolution, edges, flow, the first
-      frame's latents. Zeros are "dropped". The noise in one of them is told by a scalar.
+    known: [B,T,H,W,C], the clean values (arbitrary where the mask is 0).
+    volumes: name -> [B,T,H,W,c], aligned with the clip: a low-resolution clip, edges, flow, the
+      first frame's latents. Zeros are "dropped". A scalar gives the amount of noise in a volume.
   """
 
-  # Any: trees of shapes and of shardings have this structure too; the shapes are above.
+  # Any: pytrees of shapes and of shardings have this structure, too; the shapes are above.
   text: Any = None
   text_mask: Any = None
   label: Any = None
@@ -43,13 +43,13 @@ FIELDS = ("text", "label", "image", "known", "scalars", "volumes")
 
 
 def given(cond: Cond) -> set[str]:
-  """Names of the conditions that are there, among FIELDS."""
+  """The names in FIELDS whose conditions are given."""
   there = lambda value: bool(value) if isinstance(value, dict) else value is not None
   return {name for name in FIELDS if there(getattr(cond, name))}
 
 
 def check_cond(cond: Cond, config: Any) -> None:
-  """Raises ValueError where the conditions are not what a model's config declares."""
+  """Raises ValueError unless exactly the conditions that a model's config declares are given."""
   volumes = [name for name, _ in config.volumes]
   pairs = ((cond.scalars, config.scalars), (cond.volumes, volumes))
   if given(cond) != set(config.uses) or any(set(a) != set(b) for a, b in pairs):
@@ -57,8 +57,8 @@ def check_cond(cond: Cond, config: Any) -> None:
       f"{sorted(names)}, scalars {sorted(scalars)}, volumes {sorted(volumes)}"
     )
     raise ValueError(
-      f"the model's config declares the conditions {words(config.uses, config.scalars, volumes)}; "
-      f"given are {words(given(cond), cond.scalars, cond.volumes)}"
+      f"the model's config declares the conditions {words(config.uses, config.scalars, volumes)}, "
+      f"but the given ones are {words(given(cond), cond.scalars, cond.volumes)}"
     )
 
 
@@ -66,14 +66,14 @@ DROPPABLE = ("text", "image", "label", "scalars", "volumes")
 
 
 def drop(cond: Cond, which: Sequence[str], rows: Bool[Array, " B"] | None = None) -> Cond:
-  """The same conditions with some of them dropped: what guidance calls unconditional.
+  """The same conditions with some dropped; guidance calls the result unconditional.
 
   Args:
     cond: conditions of a batch.
-    which: names among DROPPABLE.
-    rows: [B], True where to drop; None: everywhere.
+    which: names in DROPPABLE.
+    rows: [B], True in the rows where conditions are dropped; None: in all rows.
   Raises:
-    ValueError: on a name that cannot be dropped.
+    ValueError: a name that cannot be dropped.
   """
   changes: dict[str, Any] = {}
   gone = jnp.array(True) if rows is None else rows
@@ -82,7 +82,7 @@ def drop(cond: Cond, which: Sequence[str], rows: Bool[Array, " B"] | None = None
   )
   for name in which:
     if name not in DROPPABLE:
-      raise ValueError(f"cannot drop {name!r}: one of {DROPPABLE} can be dropped")
+      raise ValueError(f"cannot drop {name!r}: only {', '.join(DROPPABLE)} can be dropped")
     if name not in given(cond):
       continue
     if name in ("text", "image"):
@@ -96,7 +96,7 @@ def drop(cond: Cond, which: Sequence[str], rows: Bool[Array, " B"] | None = None
 
 
 def named(cond: Cond) -> list[tuple[str, str]]:
-  """(field, name) of every scalar and volume."""
+  """(field, name) of every given scalar and volume."""
   return [(field, name) for field in ("scalars", "volumes") for name in getattr(cond, field)]
 
 
@@ -106,8 +106,8 @@ def drop_one(cond: Cond, field: str, name: str, rows: Bool[Array, " B"]) -> Cond
   return dataclasses.replace(cond, **{field: getattr(cond, field) | getattr(alone, field)})
 
 
-def cut_cond(cond: Cond, cut: Callable[[Any], Any]) -> Cond:
-  """The conditions with `cut` applied to all that goes along the clip's frames [B,T,...]."""
+def cut_cond(cond: Cond, cut: Callable[[Array], Array]) -> Cond:
+  """The conditions with `cut` applied to all that are aligned with the clip's frames [B,T,...]."""
   one = lambda x: None if x is None else cut(x)
   return dataclasses.replace(
     cond, known_mask=one(cond.known_mask), known=one(cond.known),
@@ -115,17 +115,13 @@ def cut_cond(cond: Cond, cut: Callable[[Any], Any]) -> Cond:
   )  # fmt: skip
 
 
-def as_images(x: Any) -> Any:
-  """[B,T,...] -> [T,B,1,...]: the frames on a leading axis, each a clip of its own."""
+def as_images(x: Array) -> Array:
+  """[B,T,...] -> [T,B,1,...]: the frames on a leading axis, each a clip of one frame."""
   return jnp.moveaxis(x, 1, 0)[:, :, None]
 
 
 def each_frame(cond: Cond, frames: int) -> Cond:
-  """The conditions of every frame as an image, on a new leading axis.
-
-  Args:
-    frames: T.
-  """
+  """The conditions of every frame as an image, with a new leading axis of T = `frames`."""
   along = cut_cond(cond, as_images)
   rest = dataclasses.replace(cond, known_mask=None, known=None, volumes={})
   same = jax.tree.map(lambda x: jnp.broadcast_to(x, (frames, *x.shape)), rest)

@@ -1,6 +1,6 @@
-"""Attention over a sequence that one device holds, or several in pieces, inside `jax.shard_map`.
+"""Attention over a sequence on one device, or sharded over several, inside `jax.shard_map`.
 
-Shapes: B batch, s tokens of one piece, S = n s tokens in all, l keys of one piece, K heads, E head
+Shapes: B batch, s tokens of one shard, S = n s tokens in all, l keys of one shard, K heads, E head
 dim.
 """
 
@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+Ids = Array | None  # [B,s] or [B,l]
 AXIS = "seq"  # of the mesh
-SAVED = "attention"  # what a remat policy may keep: the output, and what its backward pass needs
-_NEVER = -1e30  # a logit that the softmax does not see; finite, so that no row is NaN
+SAVED = "attention"  # remat policies may save the output and the residuals of the backward pass
+_NEVER = -1e30  # the logit of a masked key; finite, so that no row is NaN
 
 
 def ulysses(
@@ -27,11 +28,11 @@ def ulysses(
   *,
   kernel: Callable[..., Array],
 ) -> Float[Array, "B s K E"]:
-  """Each device computes whole sequences of its share of the heads (Jacobs et al. 2023).
+  """Each device computes attention over whole sequences for some heads (Jacobs et al. 2023).
 
   Args:
-    ids_q, ids_k: tokens attend where these are equal; None: everywhere; without ids_q, to every key
-      but those of id -1.
+    ids_q, ids_k: tokens attend where these are equal; None: everywhere; without ids_q, to all keys
+      except those of id -1.
     kernel: (q, k, v, ids_q, ids_k) on [B,S,K/n,E].
   Source: DeepSpeed Ulysses, arXiv:2309.14509.
   """
@@ -48,21 +49,21 @@ def ulysses(
 def ring(ways: int) -> Callable[..., Array]:
   """Attention with keys and values passed around n = `ways` devices (Liu et al. 2023).
 
-  The softmax is made online; the backward pass passes keys and values around once more and their
-  gradients with them, so that no device ever keeps another's. A ring of one passes nothing on: it
-  is plain attention that keeps no logits, on a CPU faster than one that does. A query that may
-  attend to nothing gets zeros.
-  Source: Ring Attention, arXiv:2310.01889; the softmax's backward from its log-sum-exp: Dao et al.
-  2022, arXiv:2205.14135, algorithm 4.
-  Returns: (q, k, v, ids_q, ids_k) -> as q, each [B,s,...], see `ulysses`; in a ring of one, keys
-    may be of another number.
+  The softmax is computed online. The backward pass sends keys and values around once more, together
+  with their gradients, so that no device stores those of another one. A ring of one device is plain
+  attention that does not store the logits, which is faster on a CPU. The output of a query that may
+  not attend to any key is zero.
+  Source: Ring Attention, arXiv:2310.01889; backward pass of the softmax from its log-sum-exp: Dao
+  et al. 2022, arXiv:2205.14135, algorithm 4.
+  Returns: (q, k, v, ids_q, ids_k) -> like q, each [B,s,...], see `ulysses`; in a ring of one, the
+    number of keys may differ.
   """
 
   @jax.custom_vjp
-  def attend(q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any) -> Array:
+  def attend(q: Array, k: Array, v: Array, ids_q: Ids, ids_k: Ids) -> Array:
     return _forward(q, k, v, ids_q, ids_k, ways)[0]
 
-  def forward(q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any) -> tuple[Array, Any]:
+  def forward(q: Array, k: Array, v: Array, ids_q: Ids, ids_k: Ids) -> tuple[Array, Any]:
     saved = checkpoint_name(_forward(q, k, v, ids_q, ids_k, ways), SAVED)
     return saved[0], (q, k, v, ids_q, ids_k, *saved)
 
@@ -74,22 +75,22 @@ def ring(ways: int) -> Callable[..., Array]:
   return attend
 
 
-def allowed(ids_q: Any, ids_k: Int[Array, "B L"]) -> Array:
-  """Who attends to whom, [B,1,S,L]; without ids_q all alike, [B,1,1,L]: see `ulysses`."""
+def allowed(ids_q: Ids, ids_k: Int[Array, "B L"]) -> Array:
+  """Attention mask [B,1,S,L]; without ids_q the same for all queries, [B,1,1,L]; see `ulysses`."""
   if ids_q is None:
     return (ids_k >= 0)[:, None, None]
   return ids_q[:, None, :, None] == ids_k[:, None, None, :]
 
 
-def _pass_on(x: Any, ways: int) -> Any:
-  """What the device before has; the last one's goes to the first."""
+def _pass_on(x: Array | None, ways: int) -> Array | None:
+  """Sends x to the next device of the ring; returns the previous device's x."""
   if x is None or ways == 1:
     return x
   return jax.lax.ppermute(x, AXIS, [(i, (i + 1) % ways) for i in range(ways)])
 
 
-def _logits(q: Array, k: Array, ids_q: Any, ids_k: Any) -> Float[Array, "B K s l"]:
-  """Scaled logits of one piece of keys (l tokens) in fp32; never where the ids differ."""
+def _logits(q: Array, k: Array, ids_q: Ids, ids_k: Ids) -> Float[Array, "B K s l"]:
+  """Scaled logits for one shard of keys (l tokens) in fp32; masked where the ids differ."""
   scores = jnp.einsum("bske,blke->bksl", q, k, preferred_element_type=jnp.float32)
   scores = scores * q.shape[-1] ** -0.5
   if ids_k is None:
@@ -97,14 +98,14 @@ def _logits(q: Array, k: Array, ids_q: Any, ids_k: Any) -> Float[Array, "B K s l
   return jnp.where(allowed(ids_q, ids_k), scores, _NEVER)
 
 
-def _weights(logits: Array, shift: Float[Array, "B K s"], ids_k: Any) -> Float[Array, "B K s l"]:
-  """exp(logits - shift); 0 where the ids differ, in rows too where they all do."""
+def _weights(logits: Array, shift: Float[Array, "B K s"], ids_k: Ids) -> Float[Array, "B K s l"]:
+  """exp(logits - shift); 0 where the ids differ, even in rows where all of them do."""
   p = jnp.exp(logits - shift[..., None])
   return p if ids_k is None else jnp.where(logits > _NEVER, p, 0.0)
 
 
 def _forward(
-  q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any, ways: int
+  q: Array, k: Array, v: Array, ids_q: Ids, ids_k: Ids, ways: int
 ) -> tuple[Float[Array, "B s K E"], Float[Array, "B K s"]]:
   """The output and the log-sum-exp of every row."""
   b, s, heads, e = q.shape
@@ -125,12 +126,12 @@ def _forward(
   start = jnp.zeros((b, s, heads, e), jnp.float32), jnp.full((b, heads, s), _NEVER)
   carry = piece((*start, jnp.zeros((b, heads, s)), k, v, ids_k))
   (out, top, total, *_), _ = jax.lax.scan(turn, carry, None, length=ways - 1)
-  total = jnp.maximum(total, jnp.finfo(jnp.float32).tiny)  # of a row that sees nothing
+  total = jnp.maximum(total, jnp.finfo(jnp.float32).tiny)  # 0 in rows where all keys are masked
   return (out / rows(total)).astype(q.dtype), top + jnp.log(total)
 
 
 def _backward(
-  q: Array, k: Array, v: Array, ids_q: Any, ids_k: Any, out: Array, lse: Array, g: Array, ways: int
+  q: Array, k: Array, v: Array, ids_q: Ids, ids_k: Ids, out: Array, lse: Array, g: Array, ways: int
 ) -> tuple[Array, Array, Array]:
   """Gradients of q, k and v."""
   f32 = dict(preferred_element_type=jnp.float32)
@@ -147,7 +148,7 @@ def _backward(
     return (dq, *(_pass_on(x, ways) for x in (k, v, ids_k, dk, dv))), None
 
   zeros = lambda x: jnp.zeros(x.shape, jnp.float32)
-  # After n turns keys, and with them their gradients, are where they began.
+  # After n turns the keys and their gradients are back on their own device.
   (dq, _, _, _, dk, dv), _ = jax.lax.scan(
     turn, (zeros(q), k, v, ids_k, zeros(k), zeros(v)), None, length=ways
   )

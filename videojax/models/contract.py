@@ -1,8 +1,8 @@
-"""What an architecture is: one file of this folder. Open this file first to write a new one.
+"""The contract of an architecture, one file in this folder. Read this first to write a new one.
 
-A file is an architecture if it has the members of `Architecture`; nothing else names it. It is a
-network and nothing else: it knows nothing of noise schedules, losses, samplers or meshes. Its FLOPs
-are those of its traced forward pass (scaling/flops.py), so it lists none.
+A file is an architecture if it has the members of `Architecture`; there is no registry. It defines
+only a network, without noise schedules, losses, samplers or meshes. FLOPs are counted from the
+traced forward pass (scaling/flops.py), so the file does not list them.
 """
 
 import importlib
@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float, Key
 
 from videojax import models, settings
@@ -22,10 +23,10 @@ from videojax.models.cond import Cond
 
 
 class Network(Protocol):
-  """An nnx module, deterministic and without state but for its parameters."""
+  """An nnx module: deterministic, with parameters but no other state."""
 
   def __init__(self, cfg: Any, *, rngs: nnx.Rngs):
-    """Parameters in fp32, each with the logical names of its axes (sharding.RULES) beside it."""
+    """Creates fp32 parameters, each annotated with its logical axis names (sharding.RULES)."""
 
   def __call__(
     self,
@@ -39,21 +40,21 @@ class Network(Protocol):
 
     Args:
       x: the noisy clip, scaled; an image is a clip with T=1.
-      t: noise level in the unit of the paper; L=1, or one level per frame (L=T).
+      t: noise level in the paper's unit; L=1, or one level per frame (L=T).
       cond: exactly the conditions that the Config declares (`check_cond`).
       key: for networks that draw random numbers.
     """
 
 
 class Sizes(Protocol):
-  """A frozen dataclass of settings, which checks itself in `__post_init__` (`check_sizes`).
+  """A frozen dataclass of settings, which validates itself in `__post_init__` (`check_sizes`).
 
-  Sizes have no defaults. A condition that is None or empty is not taken.
+  Sizes have no defaults. The network does not take a condition that is None or empty.
   """
 
   @property
   def width(self) -> int:
-    """Channels that grow with the model: muP's width."""
+    """The number of channels that muP scales: the width."""
 
   @property
   def channels(self) -> int:
@@ -65,7 +66,7 @@ class Sizes(Protocol):
 
   @property
   def text(self) -> Any:
-    """'bytes' (it trains an encoder), the width of the given embeddings, or None."""
+    """'bytes' (the model trains an encoder), the width of the given embeddings, or None."""
 
   @property
   def classes(self) -> int | None:
@@ -85,7 +86,7 @@ class Sizes(Protocol):
 
   @property
   def dtype(self) -> str:
-    """Of matrix products."""
+    """Dtype of matrix products."""
 
   @property
   def remat(self) -> str:
@@ -101,43 +102,43 @@ class Architecture(Protocol):
   """The members of an architecture's file."""
 
   Config: Any
-  """Its `Sizes`."""
+  """A class that satisfies `Sizes`."""
 
   Model: Any
-  """Its `Network`."""
+  """A class that satisfies `Network`."""
 
   SIZES: Mapping[str, Mapping[str, Any]]
-  """Arguments of Config by name: published sizes; 'nano', one for a CPU; 'tiny', for tests."""
+  """Size name -> arguments of Config: published sizes; 'nano', for a CPU; 'tiny', for tests."""
 
-  def describe(self, cfg: Any, mesh: Any) -> str:
-    """How it attends on this mesh, for people."""
+  def describe(self, cfg: Any, mesh: Mesh | AbstractMesh) -> str:
+    """How attention is computed on this mesh, in words for the console."""
 
   def wider(self, cfg: Any) -> Any:
-    """The same Config at twice the width: muP reads off it which axes grow."""
+    """The same Config at twice the width, from which muP infers which axes grow."""
 
 
 class Attends(Protocol):
-  """What the Config of a network that attends has besides."""
+  """Additional members of Config if the network has attention."""
 
   @property
   def num_heads(self) -> int:
-    """Of the layer with the fewest, which the mesh axis `tensor` must divide."""
+    """Heads of the layer with the fewest heads, which the mesh axis `tensor` must divide."""
 
   @property
   def head_dim(self) -> int:
-    """Channels of a head, on which the speed of attention depends."""
+    """Channels per head, on which the speed of attention depends."""
 
   @property
   def kernel(self) -> str:
-    """Of attention (attention.KERNELS)."""
+    """Attention kernel (attention.KERNELS)."""
 
   @property
   def context(self) -> str:
-    """Parallelism of attention over a sequence (attention.CONTEXTS)."""
+    """Context parallelism of attention (attention.CONTEXTS)."""
 
 
 class Repeats(Protocol):
-  """What the Config of a network whose blocks are all of one size has besides."""
+  """Additional members of Config if all blocks of the network have the same size."""
 
   @property
   def depth(self) -> int:
@@ -145,31 +146,31 @@ class Repeats(Protocol):
 
   @property
   def scan(self) -> bool:
-    """Blocks run as one compiled loop."""
+    """Whether blocks run as one compiled loop."""
 
 
 class Optional(Protocol):
-  """What the file of an architecture may have besides."""
+  """Optional members of an architecture's file."""
 
   PARTS: Mapping[str, str]
-  """Element of a parameter's path -> the part that it and its products are counted under; without
-  it they are counted under the first element of the path."""
+  """Element of a parameter's path -> the part under which its parameters and FLOPs are counted; by
+  default they are counted under the first element of the path."""
 
   OTHER_PARTS: tuple[str, ...]
-  """Prefixes of tensors that a published checkpoint holds for other networks."""
+  """Prefixes of tensors in a published checkpoint that belong to other networks."""
 
   def names(self, cfg: Any) -> dict[str, tuple[str, str]]:
     """Path of a parameter -> (its name in a published checkpoint, its layout there)."""
 
   def published_config(self, cfg: Any) -> dict[str, Any]:
-    """What the published config.json says of these sizes."""
+    """The published config.json's values for these sizes."""
 
 
 def check_sizes(cfg: Any) -> None:
-  """The first line of the `__post_init__` of a Config that attends.
+  """Validates a Config with attention; called first in its `__post_init__`.
 
   Raises:
-    ValueError: a field of another type, out of its range, or not among its choices, by name.
+    ValueError: a field has a wrong type, is out of range, or is not among its choices.
   """
   settings.check(cfg)
   object.__setattr__(cfg, "volumes", layers.as_volumes(cfg.volumes))
@@ -182,11 +183,11 @@ def check_sizes(cfg: Any) -> None:
 
 
 def architectures() -> dict[str, Architecture]:
-  """Every architecture of this folder, by the name of its file."""
+  """File name -> architecture, for every one in this folder."""
   return {name: file for name, file in modules().items() if isinstance(file, Architecture)}
 
 
 def modules() -> dict[str, ModuleType]:
-  """Every file of this folder, by its name."""
+  """File name -> module, for every file in this folder."""
   files = sorted(file.name for file in pkgutil.iter_modules(models.__path__))
   return {name: importlib.import_module(f"{models.__name__}.{name}") for name in files}

@@ -1,4 +1,4 @@
-"""Names of U-Nets' tensors in diffusers, whose image and video models share them."""
+"""Tensor names of U-Nets in diffusers, which its image and video models share."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from videojax.models.layers import ParamInfo
 
 Renames = Iterable[tuple[str, str]]
-# Our paths -> diffusers' names, one after the other.
+# Our paths -> diffusers' names, applied in order.
 RENAMES = (
   (r"^(down|up)/(\d+)/blocks/(\d+)/(\w+)", r"\1_blocks/\2/\4s/\3"),
   (r"^mid/blocks/(\d+)/(\w+)", r"mid_block/\2s/\1"),
@@ -32,7 +32,7 @@ RENAMES = (
 
 
 def renamed(path: str, renames: Renames) -> str:
-  """The path after all substitutions (pattern, new), one after the other."""
+  """The path after all substitutions (pattern, new), applied in order."""
   for pattern, new in renames:
     path = re.sub(pattern, new, path)
   return path

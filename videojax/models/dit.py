@@ -1,10 +1,10 @@
 """Video diffusion transformer over space-time patches (Peebles & Xie 2023, with time).
 
-Blocks are adaLN-zero; attention is joint over all tokens, or alternating (even blocks within a
-frame, odd blocks along time, as Latte). Positions are 3-D RoPE, or DiT's fixed sines.
+Blocks are adaLN-zero; attention is joint over all tokens, or alternates between spatial (even
+blocks) and temporal (odd blocks), as in Latte. Positions are 3-D RoPE, or DiT's fixed sines.
 
-Shapes: B batch, T frames, H W height width, C channels, t h w the token grid, N = h*w tokens per
-frame, S = t*N tokens, D width, K heads, E head dim, F mlp width, L text tokens, P numbers a patch.
+Shapes: B batch, T frames, H W height width, C channels, t h w token grid, N = h*w tokens per frame,
+S = t*N tokens, D width, K heads, E head dim, F mlp width, L text tokens, P numbers per patch.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float, Key
 
 from videojax.errors import check_choice
@@ -40,18 +41,19 @@ class Config:
     channels: C of the clip.
     head_dim: E; 0: D / K.
     attention: 'joint' or 'alternating' (depth must be even).
-    modulation: of adaLN: 'block', a matrix in each, or 'shared', one for all and six vectors in
-      each (PixArt-alpha's adaLN-single, Chen et al. 2023; Wan).
-    position: 'rope' or 'sincos' (with one sine table per axis kind, as DiT and Latte).
-    text: 'bytes' trains a ByteEncoder, a number takes embeddings of that width, None: no text.
+    modulation: of adaLN: 'block', one matrix per block; or 'shared', one matrix for all blocks and
+      six vectors per block (PixArt-alpha's adaLN-single, Chen et al. 2023; Wan).
+    position: 'rope' or 'sincos' (one sine table for space and one for time, as in DiT and Latte).
+    text: 'bytes': train a ByteEncoder; a number: take embeddings of that width; None: no text.
     classes: number of labels, without the null label.
     scalars: names of scalar conditions.
     known: None, or how the channels of known frames are filled.
-    volumes: channels of each aligned volume by name.
-    out_channels: channels of the head per input channel; 2 for DiT's learned variance (dropped).
+    volumes: name -> channels of each aligned volume.
+    out_channels: output channels per channel of the clip; 2 for DiT's learned variance, which is
+      discarded.
     dtype: of matmuls; parameters stay fp32.
     remat: what the backward pass recomputes (layers.REMATS).
-    scan: blocks as one compiled loop.
+    scan: whether blocks run as one compiled loop.
     kernel, context: of attention (attention.py).
   """
 
@@ -104,7 +106,7 @@ class Config:
 
   @property
   def text_width(self) -> int:
-    """Width of the text tokens that cross-attention sees; 0: no text."""
+    """Width of the text tokens in cross-attention; 0: no text."""
     if isinstance(self.text, int):
       return self.text
     return self.width if self.text == "bytes" else 0
@@ -131,18 +133,18 @@ SIZES = {
 
 
 def wider(cfg: Config) -> Config:
-  """The same model twice as wide, with twice the heads: what muP tells its axes apart by."""
+  """The same model with twice the width and heads, from which muP infers which axes grow."""
   return dataclasses.replace(cfg, width=2 * cfg.width, num_heads=2 * cfg.num_heads)
 
 
-# Exactly what the DiT paper has, on latents of 4 channels: for comparison with it.
+# The DiT paper's exact settings, on latents of 4 channels, for comparison.
 DIT_IMAGE = dict(
   channels=4, position="sincos", qk_norm=False, qkv_bias=True, classes=1000, out_channels=2
 )
 
 
 class SelfAttention(nnx.Module):
-  """Heads over the tokens of a clip ('joint'), of a frame ('space'), or of a place ('time')."""
+  """Self-attention over a clip ('joint'), within frames ('space'), or across frames ('time')."""
 
   def __init__(self, cfg: Config, over: Literal["joint", "space", "time"], *, rngs: nnx.Rngs):
     d, k, e = cfg.width, cfg.num_heads, cfg.head_dim
@@ -177,7 +179,7 @@ class SelfAttention(nnx.Module):
 
 
 class CrossAttention(nnx.Module):
-  """Heads from all tokens to the text, with one learned null token that is always there."""
+  """Attention from all tokens to the text, which begins with a learned null token."""
 
   def __init__(self, cfg: Config, text_width: int, *, rngs: nnx.Rngs):
     d, k, e = cfg.width, cfg.num_heads, cfg.head_dim
@@ -185,7 +187,7 @@ class CrossAttention(nnx.Module):
     self.q = Linear((d,), (k, e), ("embed", "heads", "head_dim"), bias=cfg.qkv_bias, **kw)
     axes = ("embed", None, "heads", "head_dim")
     self.kv = Linear((text_width,), (2, k, e), axes, bias=cfg.qkv_bias, **kw)
-    # Zero: the block is the identity at initialisation, with text as without.
+    # Zero: with or without text, the block is the identity at initialisation.
     self.out = Linear((k, e), (d,), ("heads", "head_dim", "embed"), init=layers.ZEROS, **kw)
     self.kernel = cfg.kernel
 
@@ -198,7 +200,7 @@ class CrossAttention(nnx.Module):
 
 
 class Block(nnx.Module):
-  """adaLN-zero: (shift, scale, gate) for attention and for the mlp from the condition."""
+  """adaLN-zero: the condition gives (shift, scale, gate) for attention and for the mlp."""
 
   def __init__(
     self, cfg: Config, over: Literal["joint", "space", "time"], text: int, *, rngs: nnx.Rngs
@@ -210,16 +212,16 @@ class Block(nnx.Module):
     self.ada = None if shared else Linear((d,), (6, d), axes, init=layers.ZEROS, **kw)
     self.ada_table = layers.param(rngs, layers.ZEROS, (6, d), (None, "embed")) if shared else None
     self.attention = SelfAttention(cfg, over, rngs=rngs)
-    # Text enters along the blocks that see a whole frame; a temporal block has no place for it.
+    # Only joint and spatial blocks, which see whole frames, attend to the text.
     self.cross = CrossAttention(cfg, text, rngs=rngs) if text and over != "time" else None
     self.up = Linear((d,), (f,), ("embed", "mlp"), **kw)
     self.down = Linear((f,), (d,), ("mlp", "embed"), **kw)
-    # Along time every frame of a place is on one device, else every place of a frame.
+    # Temporal blocks keep all frames of a position on one device, others all positions of a frame.
     self.grid = (None, "tokens") if over == "time" else ("frames", "tokens")
 
   def __call__(self, x, c, angles, text, lengths):
     x = constrain(x, "batch", *self.grid, None)
-    # c: [B,1|t,D], or, where they are shared, all six [B,1|t,6,D]
+    # c: [B,1|t,D], or with shared modulation all six vectors [B,1|t,6,D]
     six = c if self.ada is None else self.ada(c)
     if self.ada_table is not None:
       six = six + self.ada_table[...].astype(c.dtype)[None, None]
@@ -235,7 +237,7 @@ class Block(nnx.Module):
 
 
 class Pair(nnx.Module):
-  """A block within the frames, then a block along time."""
+  """A spatial block, then a temporal block."""
 
   def __init__(self, cfg: Config, text: int, *, rngs: nnx.Rngs):
     self.spatial = Block(cfg, "space", text, rngs=rngs)
@@ -246,7 +248,7 @@ class Pair(nnx.Module):
 
 
 class Model(nnx.Module):
-  """x [B,T,H,W,C] at noise level t -> like x. A network and nothing else."""
+  """x [B,T,H,W,C] at noise level t -> like x."""
 
   def __init__(self, cfg: Config, *, rngs: nnx.Rngs):
     self.cfg = cfg
@@ -273,7 +275,7 @@ class Model(nnx.Module):
     else:
       self.blocks = layers.stack(lambda r: Pair(cfg, text, rngs=r), cfg.depth // 2, rngs)
     self.head_ada = Linear((d,), (2, d), ("embed", None, None), init=layers.ZEROS, **kw)
-    # Zero: the model's output is zero at initialisation.
+    # Zero: the output is zero at initialisation.
     p_out = patch_numbers * cfg.channels * cfg.out_channels
     self.head = Linear((d,), (p_out,), ("embed", "patch"), init=layers.ZEROS, **kw)
 
@@ -288,17 +290,17 @@ class Model(nnx.Module):
     """The network's output for a noisy clip.
 
     Args:
-      x: noisy clip, about unit variance.
-      t: noise level in the unit of DiT's sinusoid (0 to 1000), one per clip or per frame; equal
+      x: noisy clip of about unit variance.
+      t: noise level in the unit of DiT's sinusoid (0 to 1000), one per clip or per frame; constant
         within a temporal patch.
       cond: exactly the conditions that Config declares.
-      key: unused, the model is deterministic.
+      key: unused: the model is deterministic.
     """
     cfg = self.cfg
     check_cond(cond, cfg)
     shape = x.shape
     x = layers.beside(x, cond, cfg)
-    if shape[1] == 1 and cfg.patch[0] > 1:  # an image is a clip of one frame, held for a patch
+    if shape[1] == 1 and cfg.patch[0] > 1:  # an image is one frame, repeated to fill a patch
       x = jnp.repeat(x, cfg.patch[0], axis=1)
     pt, ph, pw = cfg.patch
     grid = (x.shape[1] // pt, x.shape[2] // ph, x.shape[3] // pw)  # (t, h, w)
@@ -316,7 +318,7 @@ class Model(nnx.Module):
     c = self.time(t)  # [B,1|t,D]
     if self.label is not None:
       null = self.label.shape[0] - 1
-      # The null label's row is for what is dropped alone; a label that there is not becomes NaN.
+      # The last row is for dropped labels only; a label that does not exist gives NaN.
       row = jnp.where(cond.label < 0, null, jnp.where(cond.label < null, cond.label, null + 1))
       table = self.label[...].astype(c.dtype)
       c = c + table.at[row].get(mode="fill", fill_value=jnp.nan)[:, None]
@@ -327,7 +329,7 @@ class Model(nnx.Module):
 
     each = c if self.ada is None else self.ada(c)  # [B,1|t,D] or [B,1|t,6,D]
     if cfg.attention == "joint" and c.shape[1] == 1:
-      # One long frame: seq then splits all S tokens, where it may not divide the t frames.
+      # One long frame, so that seq shards all S tokens; it might not divide the t frames.
       x = x.reshape(x.shape[0], 1, -1, cfg.width)  # [B,1,S,D]
       angles = None if angles is None else angles.reshape(1, -1, angles.shape[-1])
     x = constrain(x, "batch", "frames", "tokens", None)
@@ -342,12 +344,12 @@ class Model(nnx.Module):
     return x[:, : shape[1], ..., : cfg.channels]  # [B,T,H,W,C]
 
   def encode_text(self, cond: Cond) -> tuple[Array | None, Array | None]:
-    """Text tokens with the null token in front, [B,1+L,D], and how many of them count, [B]."""
+    """Text tokens after the null token, [B,1+L,D], and the number of valid ones, [B]."""
     if self.null_text is None:
       return None, None
     b = cond.text.shape[0]
     lengths = cond.text_mask.sum(-1, dtype=jnp.int32)
-    # Real tokens to the front, wherever the padding stood: attention counts from there.
+    # Real tokens go first, wherever the padding is, because attention masks by length.
     order = jnp.argsort(~cond.text_mask, -1, stable=True)
     text = jnp.take_along_axis(
       cond.text, order.reshape(*order.shape, *(1,) * (cond.text.ndim - 2)), 1
@@ -357,15 +359,15 @@ class Model(nnx.Module):
     return jnp.concatenate([null, text], 1), 1 + lengths
 
 
-def describe(cfg: Config, mesh: Any) -> str:
-  """How attention is computed on this mesh, for people."""
+def describe(cfg: Config, mesh: Mesh | AbstractMesh) -> str:
+  """How attention is computed on this mesh, in words for the console."""
   kernel = choose_kernel(cfg.kernel, dtype=cfg.dtype, head_dim=cfg.head_dim)
   if cfg.attention == "joint" or mesh.shape["seq"] == 1:
     return how_attention(cfg.context, kernel=kernel, heads=cfg.num_heads, mesh=mesh)
   return f"{kernel}, frames and places in turn over seq={mesh.shape['seq']}, by all-to-all"
 
 
-# The parameters' first path element -> the part that they are listed under.
+# Element of a parameter's path -> the part that it is listed under.
 PARTS = {
   "patch": "patchify", "time": "time", "scalars": "scalars", "label": "label", "text": "text",
   "null_text": "text", "head_ada": "adaLN", "head": "head",

@@ -1,7 +1,7 @@
-"""Norms and gelu, what is between a transformer's products, with gradients of their own.
+"""Norms and gelu, the operations between a transformer's matrix products, with custom gradients.
 
-For the automatic gradients a GPU's compiler writes activations to memory in fp32, several to a
-block (docs/LOG.md, 2026-11-26). These keep their input and its statistics.
+With automatic gradients, XLA on a GPU writes several fp32 activations per block to memory
+(docs/LOG.md, 2026-11-26). These gradients save only the input and its statistics.
 
 Shapes: B batch, t token frames, N tokens per frame, D width, K heads, E head dim.
 """
@@ -26,11 +26,11 @@ def layer_norm(
   scale: Float[Array, " B #t D"] | None = None,
   eps: float = 1e-6,
 ) -> Float[Array, "*B D"]:
-  """Layer norm without parameters of its own, in fp32; then x (1 + scale) + shift.
+  """Layer norm without learned parameters, in fp32; then x (1 + scale) + shift.
 
   Args:
-    x: [B,t,N,D] where there are a shift and a scale.
-    shift, scale: adaLN's, of a clip or of its frames (Peebles & Xie 2023).
+    x: [B,t,N,D] if shift and scale are given.
+    shift, scale: of adaLN, per clip or per frame (Peebles & Xie 2023).
     eps: added to the variance.
   """
   return _layer_norm(x, shift, scale, eps)[0]
@@ -52,8 +52,8 @@ def _layer_norm(
 
 def _layer_norm_gradient(_: float, kept: Any, g: Array) -> tuple[Array | None, ...]:
   x, mean, inverse, shift, scale = kept
-  # The barrier keeps apart what is summed over tokens and what over features: together they would
-  # have their common terms written to memory, in fp32.
+  # The barrier separates the sums over tokens from those over features: if they were fused, XLA
+  # would write their common terms to memory in fp32.
   again = jax.lax.optimization_barrier(g)
   g, normal, shift_g, scale_g = g.astype(jnp.float32), (x - mean) * inverse, None, None
   if shift is not None and scale is not None:
@@ -78,7 +78,7 @@ class RMSNorm(nnx.Module):
   def __call__(
     self, x: Float[Array, "B t N K E"], angles: Float[ArrayLike, "t N half"] | None = None
   ) -> Float[Array, "B t N K E"]:
-    """Normalised, then rotated by `angles`, if there are any: see `rotate`."""
+    """Normalises x, then rotates it by `angles`, if given (see `rotate`)."""
     angles = None if angles is None else jnp.asarray(angles)
     return _rms_norm(x, self.scale[...], angles)
 
@@ -93,7 +93,7 @@ def _rms_norm_forward(x: Array, scale: Array, angles: Array | None) -> tuple[Arr
   inverse = jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)
   inverse = checkpoint_name(inverse, STATISTICS)
   y = y * lead(scale, y)
-  # A rotation and a number commute: with the number last nothing in fp32 is written in between.
+  # Rotation and scaling by a number commute; with the scaling last, XLA writes no fp32 in between.
   y = (y if angles is None else rotate(y, angles)) * inverse
   return y.astype(x.dtype), (x, inverse, scale, angles)
 
@@ -105,7 +105,7 @@ def _rms_norm_gradient(kept: Any, g: Array) -> tuple[Array | None, ...]:
   gs, xs = cut(g), cut(x)
   if angles is not None:
     gs = turn(gs[0], gs[1], -angles)
-  # Over tokens first: a GPU sums long rows of few columns slowly.
+  # Over tokens first: on a GPU, sums over long columns of few features are slow.
   total = lambda y: jax.lax.optimization_barrier(y.sum(range(y.ndim - 2))).sum(0)
   scale_g = jnp.concatenate([total(g * y * inverse) for g, y in zip(gs, xs)])
   gs = [g * lead(s, g) for g, s in zip(gs, jnp.split(scale, pieces))]
@@ -118,18 +118,19 @@ _rms_norm.defvjp(_rms_norm_forward, _rms_norm_gradient)
 
 
 def gelu(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-  """x times the normal distribution below x (Hendrycks & Gimpel 2016), exact.
+  """The exact gelu: x times the normal CDF at x (Hendrycks & Gimpel 2016).
 
-  By erf: jax.nn.gelu has erfc, whose gradient takes a CPU five times as long.
+  Uses erf: jax.nn.gelu uses erfc, whose gradient takes five times as long on a CPU.
   """
   return 0.5 * x * (1 + jax.lax.erf(x / math.sqrt(2)))
 
 
 @jax.custom_vjp
 def gelu_tanh(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-  """`gelu` as the transformers have it, approximated by a tanh.
+  """The tanh approximation of gelu that transformers use.
 
-  The gradient by the equal sigmoid: with one tanh for both, a GPU's compiler writes it down.
+  The gradient uses the equivalent sigmoid: if both shared one tanh, XLA on a GPU would write it to
+  memory.
   """
   return jax.nn.gelu(x, approximate=True)
 

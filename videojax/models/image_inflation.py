@@ -1,7 +1,9 @@
-"""What inflates an image U-Net to video, as Lumiere does; all of it starts as nothing, or nearest.
+"""Layers that inflate an image U-Net to video, as in Lumiere.
 
-Source: Bar-Tal et al. 2024, arXiv:2401.12945. The kernels, two frames at a stride of two and three
-frames within blocks, and the norms before each are our reading.
+At initialisation they are the identity, or nearest-frame resampling.
+
+Source: Bar-Tal et al. 2024, arXiv:2401.12945. The kernels (two frames at stride two, three frames
+within blocks) and the norms before each are our interpretation.
 
 Shapes: B batch, T frames, H W height width, C channels.
 """
@@ -12,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from videojax.models import layers
@@ -30,10 +33,10 @@ from videojax.sharding import constrain
 
 
 class Nearest(Init):
-  """Nearest frame: of two frames [2C] the first, or of one frame [C] two alike."""
+  """Nearest frame: of two frames [2C] the first, or one frame [C] twice."""
 
   def std(self, fan_in: int | float, fan_out: int | float) -> float:
-    # Of one 1 among the inputs: muP then leaves it as it is at every width.
+    # One 1 among the inputs: with this std muP does not rescale it at any width.
     return 1 / math.sqrt(fan_in)
 
   def draw(self, key: Array, shape: tuple[int, ...], inputs: int) -> Array:
@@ -45,9 +48,9 @@ NEAREST = Nearest("nearest frame")
 
 
 class Halve(nnx.Module):
-  """Two frames -> one, by a convolution along time of two frames at stride two."""
+  """Two frames -> one, with a temporal convolution of two frames at stride two."""
 
-  def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Any):
+  def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
     axes, kw = (None, "embed", None), dict[str, Any](rngs=rngs, dtype=dtype, init=NEAREST)
     self.conv = Linear((2, channels), (channels,), axes, **kw)
 
@@ -60,7 +63,7 @@ class Halve(nnx.Module):
 class Double(nnx.Module):
   """One frame -> two, the transpose of Halve's convolution."""
 
-  def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Any):
+  def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
     axes, kw = ("embed", None, None), dict[str, Any](rngs=rngs, dtype=dtype, init=NEAREST)
     self.conv = Linear((channels,), (2, channels), axes, **kw)
 
@@ -71,9 +74,9 @@ class Double(nnx.Module):
 
 
 class Convolutions(nnx.Module):
-  """Inflation by convolutions: within each frame, along time, and a projection that starts at 0."""
+  """Inflation with a spatial and a temporal convolution, and a projection that starts at 0."""
 
-  def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any):
+  def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
     axes = ("embed", None)
     self.norm1 = GroupNorm(channels, groups, frames=False, eps=1e-5, rngs=rngs)
@@ -89,9 +92,9 @@ class Convolutions(nnx.Module):
 
 
 class TimeAttention(nnx.Module):
-  """Inflation by attention along time at each place, and a projection that starts at 0.
+  """Inflation with temporal attention at each position, and a projection that starts at 0.
 
-  It has no positions: the convolutions of the other levels, with zeros around the clip, have.
+  It has no position embeddings: the zero-padded convolutions of the other levels encode positions.
   """
 
   def __init__(self, cfg: Any, channels: int, *, rngs: nnx.Rngs):

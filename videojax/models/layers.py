@@ -1,4 +1,4 @@
-"""What several architectures share: parameters with logical axes, embeddings, patches, stacks.
+"""Shared building blocks: parameters with logical axis names, embeddings, patches, stacks.
 
 Shapes: B batch, T frames, H W height width, C channels, t h w the token grid, N = h*w tokens per
 frame, D width, K heads, E head dim, P numbers per patch.
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from videojax.models.cond import Cond
@@ -23,14 +24,14 @@ from videojax.sharding import splits
 Axes = tuple[str | None, ...]
 REMATS = ("none", "attention_dots", "attention_narrow", "attention", "offload", "full")
 KNOWN_FILLS = ("zeros", "last")
-BLOCK_INPUT, STATISTICS = "block input", "statistics"  # what remat policies may keep, with SAVED
+BLOCK_INPUT, STATISTICS = "block input", "statistics"  # remat policies may save these and SAVED
 
 
 # --- parameters -------------------------------------------------------------------------------
 
 
 class Init(NamedTuple):
-  """How a parameter starts; its std can be asked at other fans too, as muP does (scaling/mup.py).
+  """A parameter's initialiser; muP also asks for its std at other fans (scaling/mup.py).
 
   Attributes:
     kind: 'xavier' (Glorot & Bengio 2010, uniform), 'normal' or 'constant'.
@@ -41,13 +42,13 @@ class Init(NamedTuple):
   value: float = 0.0
 
   def std(self, fan_in: int | float, fan_out: int | float) -> float:
-    """Standard deviation; 0 of a constant."""
+    """Standard deviation; 0 for a constant."""
     if self.kind == "xavier":
       return math.sqrt(2 / (fan_in + fan_out))
     return self.value if self.kind == "normal" else 0.0
 
   def draw(self, key: Array, shape: tuple[int, ...], inputs: int) -> Array:
-    """The initial value; kernels may have several input and output axes (heads, head dim)."""
+    """Draws an initial value; kernels may have several input and output axes (heads, head dim)."""
     if self.kind == "constant":
       return jnp.full(shape, self.value, jnp.float32)
     if self.kind == "normal":
@@ -66,21 +67,21 @@ def normal(std: float) -> Init:
 def param(
   rngs: nnx.Rngs, init: Init, shape: tuple[int, ...], axes: Axes, inputs: int = 0
 ) -> nnx.Param:
-  """An fp32 master parameter that knows its logical axes, its start and which axes are inputs.
+  """An fp32 master parameter, annotated with its logical axes, input axes and initialiser.
 
   Args:
     rngs: for the initial value.
-    init: how it starts.
+    init: the initialiser.
     shape: without the axes of a stack.
-    axes: logical names (sharding.RULES), one per axis of `shape`.
-    inputs: leading axes that a matrix product contracts; 0: not a matrix.
+    axes: logical axis names (sharding.RULES), one per axis of `shape`.
+    inputs: number of leading axes that a matrix product contracts; 0: not a matrix.
   """
   value = init.draw(rngs.params(), shape, inputs)
   return nnx.Param(value, axes=axes, inputs=inputs, start=init)
 
 
 class ParamInfo(NamedTuple):
-  """What a parameter says of itself: logical axes (those of its stack first), inputs, start."""
+  """A parameter's logical axes (those of its stack first), number of input axes, initialiser."""
 
   axes: Axes
   inputs: int
@@ -88,7 +89,7 @@ class ParamInfo(NamedTuple):
 
 
 def param_info(model: nnx.Module) -> dict[str, ParamInfo]:
-  """ParamInfo of every parameter by path ('blocks/attention/qkv/kernel')."""
+  """Path ('blocks/attention/qkv/kernel') -> ParamInfo of every parameter."""
 
   def info(variable: Any) -> ParamInfo:
     stacked = len(variable.shape) - len(variable.axes)
@@ -101,7 +102,7 @@ def param_info(model: nnx.Module) -> dict[str, ParamInfo]:
 class Linear(nnx.Module):
   """x [..., *d_in] -> [..., *d_out]; d_in and d_out may be several axes (heads, head dim).
 
-  Initialised as DiT does: Xavier uniform on the two-dimensional matrix, zero bias.
+  Initialised as in DiT: Xavier uniform on the two-dimensional matrix, zero bias.
   """
 
   def __init__(
@@ -111,7 +112,7 @@ class Linear(nnx.Module):
     axes: Axes,
     *,
     rngs: nnx.Rngs,
-    dtype: Any,
+    dtype: DTypeLike,
     init: Init = XAVIER,
     bias: bool = True,
   ):
@@ -124,9 +125,9 @@ class Linear(nnx.Module):
     return self._product(x, self.kernel[...], bias)
 
   def parts(self, x: Array) -> list[Array]:
-    """The result cut along its first axis (queries, keys, values), each by a product of its own.
+    """The result split along its first axis (queries, keys, values), with one product for each.
 
-    Cut from one product they would be copied: kernels want each in one piece.
+    Slices of a single product would be copied, because kernels need contiguous arrays.
     """
     kernels = apart(self.kernel[...].astype(self.dtype), self.contract)
     biases = [None] * len(kernels) if self.bias is None else apart(self.bias[...], 0)
@@ -138,10 +139,10 @@ class Linear(nnx.Module):
 
 
 def product(x: Array, kernel: Array, contract: int = 1) -> Array:
-  """jnp.tensordot, on one axis of rows where no other than the first can be split.
+  """jnp.tensordot, with the row axes merged into one unless one after the first may be sharded.
 
-  Of several axes a GPU's compiler makes transposed copies for the gradients, and on a CPU they take
-  three times as long.
+  With several row axes, XLA makes transposed copies for the gradients on a GPU, and the product
+  takes three times as long on a CPU.
   """
   rows, inputs = x.shape[: x.ndim - contract], x.shape[x.ndim - contract :]
   if len(rows) < 2 or splits("tokens"):
@@ -152,10 +153,9 @@ def product(x: Array, kernel: Array, contract: int = 1) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def apart(x: Array, axis: int) -> list[Array]:
-  """`x` cut along an axis that goes, as by jnp.unstack.
+  """jnp.unstack, whose gradients are stacked only once.
 
-  The gradients are put together once: a compiler that merges that with what uses the whole does it
-  again for every use, from as many pieces.
+  If XLA fused the stacking into its consumers, it would repeat it for each of them.
   """
   return list(jnp.unstack(x, axis=axis))
 
@@ -167,7 +167,7 @@ apart.defvjp(
 
 
 def lead(p: Array, like: Array) -> Array:
-  """`p` with leading axes of one, to go along the last axes of `like`."""
+  """`p` with leading axes of size one, so that it broadcasts against the last axes of `like`."""
   return p.reshape((1,) * (like.ndim - p.ndim) + p.shape)
 
 
@@ -183,16 +183,16 @@ def sinusoid(t: Float[Array, "*B"], dim: int, max_period: float = 1e4) -> Float[
 
 
 class ScalarEmbed(nnx.Module):
-  """A scalar -> sinusoid (256) -> Linear, SiLU, Linear -> [*B, D]; NaN is the learned null.
+  """A scalar -> sinusoid (256) -> Linear, SiLU, Linear -> [*B, D]; NaN gives the learned null.
 
-  The noise level, 0 to 1000, has no null and is told as it is; others, of about one, in tenths: as
-  they are the sinusoid would hardly tell them apart.
+  The noise level, 0 to 1000, has no null and is not scaled. Other scalars are of order one and are
+  multiplied by ten, because the sinusoid would hardly distinguish them otherwise.
   """
 
   FEATURES, TENTHS = 256, 10.0
 
-  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: Any, null: bool):
-    init = normal(0.02)  # DiT initialises its timestep MLP so
+  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: DTypeLike, null: bool):
+    init = normal(0.02)  # as DiT's timestep MLP
     self.hidden = Linear(
       (self.FEATURES,), (width,), (None, "embed"), rngs=rngs, dtype=dtype, init=init
     )
@@ -215,9 +215,9 @@ def known_channels(
 
   Args:
     x: noisy clip, for the shape.
-    cond: with `known_mask` and `known`.
-    fill: what stands at unknown positions: 'zeros' (F = 1 + C), or 'last', the last known value
-      in time and its change since the known value before it (F = 1 + 2C).
+    cond: has `known_mask` and `known`.
+    fill: values at unknown positions: 'zeros' (F = 1 + C), or 'last': the last known value in time
+      and its change since the known value before it (F = 1 + 2C).
   """
   mask = jnp.broadcast_to(cond.known_mask, (*x.shape[:-1], 1)).astype(x.dtype)  # [B,T,H,W,1]
   values = jnp.where(mask > 0, cond.known.astype(x.dtype), 0)
@@ -240,35 +240,35 @@ def known_channel_count(channels: int, fill: str | None) -> int:
 
 
 def beside(x: Float[Array, "B T H W C"], cond: Cond, cfg: Any) -> Float[Array, "B T H W I"]:
-  """The clip with the conditions that have its shape as further channels: known, volumes by name.
+  """The clip with all aligned conditions as further channels: known frames, volumes by name.
 
   Args:
     x: noisy clip.
     cond: conditions.
-    cfg: a model's, with `known` and `volumes`.
+    cfg: a model's config, with `known` and `volumes`.
   Raises:
-    ValueError: a volume whose shape is not the clip's.
+    ValueError: a volume's shape is not the clip's.
   """
   parts = [x] + ([known_channels(x, cond, cfg.known)] if cfg.known else [])
   for name, channels in cfg.volumes:
     want = (*x.shape[:-1], channels)
     if cond.volumes[name].shape != want:
-      raise ValueError(f"volume {name!r} has shape {cond.volumes[name].shape}, not {want}")
+      raise ValueError(f"volume {name!r} has shape {cond.volumes[name].shape}, wanted {want}")
     parts.append(cond.volumes[name].astype(x.dtype))
   return jnp.concatenate(parts, -1)
 
 
 def channels_in(cfg: Any) -> int:
-  """I of `beside`."""
+  """I, the number of channels that `beside` returns."""
   volumes = sum(channels for _, channels in cfg.volumes)
   return cfg.channels + known_channel_count(cfg.channels, cfg.known) + volumes
 
 
 def as_volumes(volumes: Any) -> tuple[tuple[str, int], ...]:
-  """A model's `volumes` as pairs of name and channels, by name; from such pairs or a mapping.
+  """A model's `volumes` as (name, channels) pairs sorted by name; from such pairs or a mapping.
 
   Raises:
-    ValueError: they are neither.
+    ValueError: they are neither pairs nor a mapping.
   """
   try:
     pairs = tuple(sorted(dict(volumes).items()))
@@ -277,7 +277,7 @@ def as_volumes(volumes: Any) -> tuple[tuple[str, int], ...]:
   if not all(isinstance(name, str) and type(n) is int and n > 0 for name, n in pairs):
     raise ValueError(
       f"volumes={volumes!r} must give the channels of each by name, as volumes=dict(low=3) in the "
-      "experiment's file; --config.model.volumes.low=1 changes what the file has"
+      "experiment's file; --config.model.volumes.low=1 then overrides the file"
     )
   return pairs
 
@@ -289,7 +289,7 @@ def patchify(x: Float[Array, "B T H W C"], patch: tuple[int, int, int]) -> Float
   """Cuts a clip into space-time patches, one token each.
 
   Raises:
-    ValueError: where the patch does not divide the clip.
+    ValueError: the patch does not divide the clip.
   """
   b, frames, height, width, c = x.shape
   pt, ph, pw = patch
@@ -317,9 +317,9 @@ def unpatchify(
 def rope_angles(
   grid: tuple[int, int, int], head_dim: int, theta: float
 ) -> Float[np.ndarray, "t N half"]:
-  """Angles of 3-D rotary embeddings: the head's pairs are shared among t, h and w.
+  """Angles of 3-D rotary embeddings: each head's pairs are divided between t, h and w.
 
-  Source: Su et al. 2021 per axis; a third of the pairs each for h and w, the rest for t.
+  Source: Su et al. 2021, for each axis; h and w get a third of the pairs each, t the rest.
   """
   pairs = head_dim // 2
   per_axis = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
@@ -338,14 +338,14 @@ def rotate(x: Float[Array, "B t N K E"], angles: Float[ArrayLike, "t N half"]) -
 
 
 def turn(a: Array, b: Array, angles: Array) -> list[Array]:
-  """The halves of heads, rotated."""
+  """Rotates the two halves (a, b) of each head."""
   cos, sin = (f(angles)[None, :, :, None] for f in (jnp.cos, jnp.sin))  # [1,t,N,1,E/2]
   return [a * cos - b * sin, b * cos + a * sin]
 
 
 @functools.lru_cache
 def sincos_2d(h: int, w: int, dim: int) -> Float[np.ndarray, "N dim"]:
-  """DiT's fixed positions: half the features for the column, half for the row, sines first."""
+  """DiT's fixed positions: half of the features for the column, half for the row, sines first."""
   rows, columns = np.meshgrid(np.arange(h), np.arange(w), indexing="ij")
   halves = [sincos_1d(axis.reshape(-1), dim // 2) for axis in (columns, rows)]
   return np.concatenate(halves, -1).astype(np.float32)
@@ -372,7 +372,7 @@ def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rn
 
 
 def remat_policy(remat: str) -> Any:
-  """The jax.checkpoint policy of a name in REMATS but 'none'."""
+  """The jax.checkpoint policy of a name in REMATS, except 'none'."""
   policies = jax.checkpoint_policies
   if remat == "full":
     return policies.nothing_saveable
@@ -381,7 +381,7 @@ def remat_policy(remat: str) -> Any:
       names_which_can_be_saved=[], names_which_can_be_offloaded=[SAVED, BLOCK_INPUT],
       offload_src="device", offload_dst="pinned_host",
     )  # fmt: skip
-  # cuDNN's kernel has residuals of its own that no name reaches.
+  # cuDNN's kernel has additional residuals that cannot be saved by name.
   cudnn = lambda primitive, *_, **__: "dot_product_attention_fwd" in primitive.name
   attention = policies.save_from_both_policies(
     policies.save_only_these_names(SAVED, STATISTICS), cudnn
@@ -393,7 +393,7 @@ def remat_policy(remat: str) -> Any:
 
 
 def _narrow_dots(primitive: Any, *shapes: Any, **params: Any) -> bool:
-  """Weight products that do not widen what they are given: not the mlp's first."""
+  """Whether this is a weight product that does not widen its input (the mlp's first one does)."""
   dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
   if not dots(primitive, *shapes, **params):
     return False
@@ -402,14 +402,15 @@ def _narrow_dots(primitive: Any, *shapes: Any, **params: Any) -> bool:
 
 
 def run_stack(blocks: nnx.Module, x: Array, *args: Any, remat: str, scan: bool) -> Array:
-  """x through all blocks in order: `x = block(x, *args)`.
+  """Applies all blocks in order: `x = block(x, *args)`.
 
   Args:
     blocks: from `stack`.
-    remat: what is kept for the backward pass, the rest is recomputed. 'none': every activation is
-      kept; 'attention_dots': outputs of attention and of weight products; 'attention_narrow': the
-      same without the mlp's hidden ones; 'attention': outputs of attention; 'offload': they and
-      each block's input, in the host's memory; 'full': each block's input.
+    remat: what is saved for the backward pass; everything else is recomputed. 'none': all
+      activations are saved; 'attention_dots': outputs of attention and of weight products;
+      'attention_narrow': the same without the mlp's hidden activations; 'attention': outputs of
+      attention; 'offload': those and each block's input, in host memory; 'full': each block's
+      input.
     scan: one compiled body for all layers (compile time does not grow with depth), or unrolled.
   """
   graphdef, params = nnx.split(blocks)

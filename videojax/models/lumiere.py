@@ -1,14 +1,14 @@
 """Lumiere's Space-Time U-Net: an image U-Net that also halves and doubles the number of frames.
 
-After each block of the image U-Net comes what inflates it to video: convolutions within the frames
-and along time, or, at the coarsest level, attention along time. These start as the identity; the
-temporal halving keeps the first of two frames and the doubling repeats a frame, at first. So a clip
-whose frames are held for 2^(levels - 1) frames at a time, a still one above all, starts as what the
-image model makes of each frame; a moving clip does not. Where there is one frame there is no time:
-an image passes through the image model alone.
+After each block of the image U-Net come layers that inflate it to video: spatial and temporal
+convolutions or, at the coarsest level, temporal attention. At initialisation they are the identity;
+temporal halving keeps the first of two frames, and doubling repeats a frame. So at initialisation
+the output for a clip in which each frame is repeated 2^(levels - 1) times, such as a still clip, is
+the image model's output for each frame; for a moving clip it is not. An image, a clip of one frame,
+passes only through the image model.
 
-Source: Bar-Tal et al. 2024, arXiv:2401.12945. The image model is not public: here Imagen's kind of
-U-Net (Saharia et al. 2022, arXiv:2205.11487), with ModelScope's blocks.
+Source: Bar-Tal et al. 2024, arXiv:2401.12945. The image model is not public: we use a U-Net like
+Imagen's (Saharia et al. 2022, arXiv:2205.11487), with ModelScope's blocks.
 
 Shapes: B batch, T frames, H W height width, C channels, L text tokens, M width of time embedding.
 """
@@ -30,15 +30,15 @@ from videojax.settings import Depth, Natural
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(unet_config.Config):
-  """Each level has half the frames of the one before, as it has half the resolution.
+  """Each level has half the frames and half the resolution of the previous one.
 
   Attributes:
-    attends: how many of the levels attend within the frames, the coarsest ones; the middle does.
-    temporal_blocks: of attention along time after each block of the coarsest level.
-    temporal: False is the image model, whose parameters are some of the video model's.
+    attends: number of levels with spatial attention, the coarsest ones; the middle always has it.
+    temporal_blocks: number of temporal attentions after each block of the coarsest level.
+    temporal: False: the image model, whose parameters are a subset of the video model's.
     scalars: names of scalar conditions, such as "low_noise", the noise in the volume "low".
-    known: 'zeros' is the paper's.
-    volumes: such as "low", the enlarged low resolution.
+    known: 'zeros' in the paper.
+    volumes: such as "low", the upsampled low-resolution clip.
   """
 
   attends: Natural
@@ -53,7 +53,7 @@ class Config(unet_config.Config):
 
   @property
   def frames_per_step(self) -> int:
-    """Frames of the clip that one frame of the coarsest level stands for."""
+    """Number of frames of the clip per frame of the coarsest level."""
     return 2 ** (len(self.multipliers) - 1) if self.temporal else 1
 
   def stages(self) -> list[Stage]:
@@ -66,7 +66,7 @@ class Config(unet_config.Config):
 
 
 SIZES = {
-  # Our reading of the base model and of its super-resolution; neither is public.
+  # Our interpretation of the base model and of its super-resolution model; neither is public.
   "base": dict(
     width=512, multipliers=(1, 2, 3, 4), blocks=3, attends=2, head_dim=64, temporal_blocks=2,
     groups=32,
@@ -89,7 +89,7 @@ wider = unet_config.wider
 
 
 class Block(nnx.Module):
-  """The image model's residual block and transformer, then what inflates them."""
+  """The image model's residual block and transformer, then the layers that inflate them."""
 
   def __init__(self, cfg: Config, stage: Stage, shape: BlockShape, *, rngs: nnx.Rngs):
     c, kw = shape.c_out, dict[str, Any](rngs=rngs, dtype=jnp.dtype(cfg.dtype))
@@ -106,7 +106,7 @@ class Block(nnx.Module):
     self, x: Float[Array, "B t H W C"], c: Float[Array, " B #T M"], text: Array | None
   ) -> Array:
     if c.shape[1] > 1:
-      c = c[:, :: c.shape[1] // x.shape[1]]  # [B,t,M]: of the first frame that each stands for
+      c = c[:, :: c.shape[1] // x.shape[1]]  # [B,t,M]: from the first of each frame's frames
     x = self.resnet(x, c)  # [B,t,H,W,c_out]
     if self.attention is not None:
       x = self.attention(x, text)
@@ -117,7 +117,7 @@ class Block(nnx.Module):
 
 
 class Level(unet.Level):
-  """What changes the resolution changes it in space, then in time."""
+  """A level whose samplers change the resolution in space, then in time."""
 
   def make_sampler(self, model: unet.UNet, stage: Stage, rngs: nnx.Rngs) -> Any:
     cfg, make = model.cfg, Halve if stage.place == "down" else Double
@@ -126,7 +126,7 @@ class Level(unet.Level):
     return super().make_sampler(model, stage, rngs)
 
   def shrink(self, x: Float[Array, "B T H W C"]) -> Array:
-    """-> [B,T/2,H/2,W/2,C]; one frame stays one."""
+    """-> [B,T/2,H/2,W/2,C]; a single frame remains one."""
     y = super().shrink(x)  # [B,T,H/2,W/2,C]
     return y if self.temporal_sampler is None or x.shape[1] == 1 else self.temporal_sampler(y)
 
@@ -137,7 +137,7 @@ class Level(unet.Level):
 
 
 class Model(unet.UNet):
-  """A coarse frame is told the noise level of the first frame that it stands for."""
+  """A U-Net in which each coarse frame has the noise level of the first of its frames."""
 
   Block, Level = Block, Level
 
@@ -145,7 +145,7 @@ class Model(unet.UNet):
     """The first skip.
 
     Raises:
-      ValueError: for a number of frames that cannot be halved as often as there are levels.
+      ValueError: the number of frames cannot be halved at every level but the last.
     """
     cfg, frames = self.cfg, x.shape[1]
     if frames > 1 and frames % cfg.frames_per_step:

@@ -1,13 +1,14 @@
-"""Make-A-Video's U-Nets: after every convolution and attention of an image U-Net one along time.
+"""Make-A-Video's U-Nets: image U-Nets with temporal layers after all convolutions and attentions.
 
-Those along time start as the identity, so that the video model starts as the image model, frame by
-frame. An image, a clip of one frame, passes them by. One class makes the decoder, the interpolation
-network (with known frames) and the super-resolution ones (volume 'low'; the last without time).
+Temporal layers start as the identity, so that the video model starts as the image model applied to
+each frame. An image, a clip of one frame, skips them. One class makes the decoder, the
+interpolation network (with known frames) and the super-resolution networks (volume 'low'; the last
+one without temporal layers).
 
 Source: Singer et al. 2022, arXiv:2209.14792, Sec. 3. No code was published: residual blocks are
 those of Dhariwal & Nichol 2021 (noise level as scale and shift), on which DALL-E 2's (Ramesh et al.
-2022) are built. Ours: attention to the text is a layer of its own, no kernel of the image model
-starts at zero, and levels are joined by convolutions, with stride 2 or after doubling.
+2022) are based. Our choices: attention to the text is a separate layer, no kernel of the image
+model starts at zero, and levels are joined by convolutions, with stride 2 or after doubling.
 
 Shapes: B batch, T frames, H W height width, C channels, L text tokens, M width of time embedding.
 """
@@ -42,16 +43,16 @@ from videojax.sharding import constrain
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(unet_config.Config):
-  """An image model's, and whether there are layers along time.
+  """The image model's config, and whether there are temporal layers.
 
   Attributes:
-    attends: levels that attend; where any does, so does the middle.
-    temporal: False: the image model, with the same names and shapes less the layers along time; of
-      a clip it treats each frame alone.
-    text: the paper's: one embedding, CLIP's of an image.
+    attends: levels with attention; if there are any, the middle has it, too.
+    temporal: False: the image model, with the same names and shapes without the temporal layers; it
+      treats each frame of a clip independently.
+    text: in the paper one embedding, CLIP's of an image.
     scalars: names of scalar conditions: 'fps', and 'low_noise', the noise in the volume 'low'.
-    known: the paper's: 'zeros'.
-    volumes: low=3 is the clip to enlarge, at full size.
+    known: 'zeros' in the paper.
+    volumes: low=3 is the clip to upsample, at full size.
   """
 
   attends: tuple[Natural, ...]
@@ -63,15 +64,15 @@ class Config(unet_config.Config):
     if not set(self.attends) <= set(range(len(self.multipliers))):
       raise ValueError(f"attends={self.attends} must be levels, 0 to {len(self.multipliers) - 1}")
     if self.text and not self.attends:
-      raise ValueError(f"text={self.text}, but attends={self.attends}: no level sees it")
+      raise ValueError(f"text={self.text}, but attends={self.attends}: no level attends to it")
 
   def stages(self) -> list[Stage]:
     return unet_config.stages(self, self.attends, middle=bool(self.attends))
 
 
 SIZES = {
-  # DALL-E 2's decoder and upsamplers (Ramesh et al. 2022, Table 3), for which Make-A-Video's sizes,
-  # which we do not have, are taken to be.
+  # DALL-E 2's decoder and upsamplers (Ramesh et al. 2022, Table 3); we do not have Make-A-Video's
+  # own sizes and assume that they are the same.
   "decoder": dict(
     width=512, multipliers=(1, 2, 3, 4), blocks=3, attends=(1, 2, 3), head_dim=64, groups=32
   ),
@@ -88,13 +89,13 @@ PUBLISHED = dict(channels=3)
 wider = unet_config.wider
 
 
-# --- within a frame, then along time ----------------------------------------------------------
+# --- spatial layers followed by temporal layers -----------------------------------------------
 
 
 class Dirac(Init):
-  """The tap of a kernel's middle is the identity matrix, the others zero.
+  """The middle tap of a kernel is the identity matrix, the others are zero.
 
-  Its root mean square falls as 1 / sqrt(fan in), so that muP leaves it as it is.
+  Its root mean square is proportional to 1 / sqrt(fan in), so that muP does not rescale it.
   """
 
   def std(self, fan_in: int | float, fan_out: int | float) -> float:
@@ -128,9 +129,9 @@ class PseudoConv(nnx.Module):
 
 
 class Attend(nnx.Module):
-  """x + attention(norm(x)) over the places of each frame, to the text, or along time.
+  """x + attention(norm(x)): within each frame, to the text, or temporal.
 
-  Along time its last matrix starts at zero. It has no positions: convolutions tell the order.
+  Temporal attention starts at zero. It has no position embeddings: convolutions encode the order.
   """
 
   def __init__(self, c: int, over: Over, cfg: Config, *, source: int = 0, rngs: nnx.Rngs):
@@ -150,7 +151,7 @@ class Attend(nnx.Module):
 
 
 class Block(nnx.Module):
-  """Two pseudo-3D convolutions with the noise level between them, then pseudo-3D attention."""
+  """Two pseudo-3D convolutions, modulated by the noise level, then pseudo-3D attention."""
 
   def __init__(self, cfg: Config, stage: Stage, shape: BlockShape, *, rngs: nnx.Rngs):
     c_in, c, attends = shape
@@ -183,7 +184,7 @@ class Block(nnx.Module):
 
 
 class Model(unet.UNet):
-  """Its convolutions into the network, out of it and between levels are pseudo-3D too."""
+  """A U-Net whose first and last convolutions and those between levels are pseudo-3D, too."""
 
   Block = Block
 
@@ -194,7 +195,7 @@ class Model(unet.UNet):
 
 
 describe = unet_config.describe
-# The first element of a parameter's path that stands here -> the part that it is listed under.
+# The first element of a parameter's path that is listed here -> its part.
 PARTS = {
   "temporal": "temporal convolutions", "within": "spatial convolutions",
   "shortcut": "spatial convolutions", "time": "time", "scalars": "scalars", "cross": "text",

@@ -1,11 +1,11 @@
-"""ModelScopeT2V's U-Net: an image U-Net with convolutions and attention along time in every block.
+"""ModelScopeT2V's U-Net: an image U-Net with temporal convolutions and attention in every block.
 
-A block is a residual block and a transformer within each frame (with cross-attention to the text),
-each followed by its like along time. The temporal convolutions start as the identity.
+A block is a spatial residual block and a spatial transformer (with cross-attention to the text),
+each followed by its temporal counterpart. The temporal convolutions start as the identity.
 
-Source: Wang et al. 2023, arXiv:2308.06571. What is computed, and every parameter, is that of
-diffusers' UNet3DConditionModel (0.42.1); its dropout of 0.1 in temporal convolutions is left out,
-and biases start at zero.
+Source: Wang et al. 2023, arXiv:2308.06571. The computation and all parameters are those of
+diffusers' UNet3DConditionModel (0.42.1), but without its dropout of 0.1 in temporal convolutions,
+and with zero initial biases.
 
 Shapes: B batch, T frames, H W height width, C channels, L text tokens, M width of time embedding.
 """
@@ -26,10 +26,12 @@ from videojax.settings import Width
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(unet_config.Config):
-  """All levels but the last attend, as does the middle. `known` and `volumes` are not the paper's.
+  """All levels but the last have attention, and so has the middle.
+
+  `known` and `volumes` are not in the paper.
 
   Attributes:
-    in_heads: of the temporal transformer after the first convolution.
+    in_heads: heads of the temporal transformer after the first convolution.
   """
 
   in_heads: Width
@@ -56,12 +58,12 @@ PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP
 
 
 def wider(cfg: Config) -> Config:
-  """The same model twice as wide, with twice the heads: what muP tells its axes apart by."""
+  """The same model with twice the width and heads, from which muP infers which axes grow."""
   return dataclasses.replace(cfg, width=2 * cfg.width, in_heads=2 * cfg.in_heads)
 
 
 class Block(nnx.Module):
-  """Within the frames, along time, and both again with attention."""
+  """Spatial and temporal convolutions, then spatial and temporal attention."""
 
   def __init__(self, cfg: Config, stage: Stage, shape: BlockShape, *, rngs: nnx.Rngs):
     c, kw = shape.c_out, dict[str, Any](rngs=rngs, dtype=jnp.dtype(cfg.dtype))
@@ -80,7 +82,7 @@ class Block(nnx.Module):
 
 
 class Model(unet.UNet):
-  """A transformer along time comes before the blocks."""
+  """A U-Net with a temporal transformer before the blocks."""
 
   Block = Block
 
@@ -103,7 +105,7 @@ def names(cfg: Config) -> dict[str, tuple[str, str]]:
 
 
 def published_config(cfg: Config) -> dict[str, Any]:
-  """The arguments of UNet3DConditionModel that make it this network; known frames are not its."""
+  """The arguments of UNet3DConditionModel that give this network, which has no known frames."""
   attends = [i < len(cfg.multipliers) - 1 for i in range(len(cfg.multipliers))]
   block = lambda way, a: f"CrossAttn{way}Block3D" if a else f"{way}Block3D"
   return dict(

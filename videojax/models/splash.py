@@ -1,4 +1,4 @@
-"""Splash attention, the TPU's kernel, for any length and any head dim; interpreted on a CPU.
+"""Splash attention, the TPU kernel, for any length and any head dim; interpreted on a CPU.
 
 Shapes: B batch, S query tokens, L key tokens, K heads, E head dim.
 """
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from videojax.models.context import SAVED
 
-LANES = 128  # a TPU's vectors: lengths are padded to a multiple
+LANES = 128  # length of TPU vectors; sequence lengths are padded to a multiple
 BLOCK_Q, BLOCK_KV = 512, 1024
 
 
@@ -24,10 +24,10 @@ def splash(
   *,
   interpret: bool,
 ) -> Float[Array, "B S K E"]:
-  """Full attention between tokens of the same id; None: of all.
+  """Full attention between tokens of the same id; None: between all tokens.
 
-  The kernel takes no scale (q is scaled) and whole blocks: queries and keys are padded, and the
-  added keys have an id of their own.
+  The kernel has no scale argument, so q is scaled. It needs whole blocks, so queries and keys are
+  padded; padded keys have an id that no query has.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as sk
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as sm
@@ -38,7 +38,7 @@ def splash(
   pad_q, pad_k = _up(s, block_q) - s, _up(length, block_kv) - length
   ids = None
   if pad_k or ids_k is not None:
-    # A padded query attends like query 0's clip does: a row without keys would be NaN.
+    # Padded queries get the last query's id, since a row without keys would be NaN.
     zeros = lambda x: jnp.zeros(x.shape[:2], jnp.int32)
     ids_q = zeros(q) if ids_q is None else ids_q
     ids_k = zeros(k) if ids_k is None else ids_k

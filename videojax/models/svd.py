@@ -1,13 +1,13 @@
-"""Stable Video Diffusion's U-Net: an image U-Net whose every layer is blended with one along time.
+"""Stable Video Diffusion's U-Net: an image U-Net whose layers are blended with temporal layers.
 
-A block is a residual block and a transformer within each frame; each is followed by its like along
-time, and what goes on is s * within + (1 - s) * along, s = sigmoid of one learned number. A clip of
-one frame is an image: there s is 1, and nothing along time is computed.
+A block is a spatial residual block and a spatial transformer; each is followed by its temporal
+counterpart, and the output is s * spatial + (1 - s) * temporal, where s is the sigmoid of a learned
+number. For an image, a clip of one frame, s is 1 and temporal layers are not computed.
 
-Source: Blattmann et al. 2023, arXiv:2311.15127; the layers along time are those of Blattmann et al.
-2023, arXiv:2304.08818. What is computed, and every parameter, is that of diffusers'
-UNetSpatioTemporalConditionModel (0.42.1); there an image has to be told by an indicator, which its
-forward pass fixes to 0. Biases start at zero.
+Source: Blattmann et al. 2023, arXiv:2311.15127; the temporal layers are those of Blattmann et al.
+2023, arXiv:2304.08818. The computation and all parameters are those of diffusers'
+UNetSpatioTemporalConditionModel (0.42.1), except that images are marked there with an indicator,
+which its forward pass fixes to 0. Biases start at zero.
 
 Shapes: B batch, T frames, H W height width, C channels, L tokens of the image or text, S = H*W,
 D width of tokens, M width of the noise level's embedding.
@@ -18,6 +18,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
 from videojax.models import diffusers_names, layers, time_blending, unet, unet_config
@@ -26,22 +27,22 @@ from videojax.models.cond import Cond
 from videojax.settings import Width
 from videojax.sharding import constrain
 
-FEATURES = 256  # sines and cosines of a scalar
+FEATURES = 256  # number of sines and cosines per scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(unet_config.Config):
-  """All levels but the last attend, as does the middle.
+  """All levels but the last have attention, and so has the middle.
 
   Attributes:
-    image: width of the image tokens that every layer attends to; None: none. Published: CLIP's
-      embedding of the first frame, one token.
-    text: the same of text (the paper's text-to-video model); at most one of the two.
-    scalars: embedded and added to the noise level, in this order. 'fps' is embedded less one, as
-      published; 'motion' 0 to 255 (127 usual); 'augmentation': noise in the volume.
+    image: width of the image tokens that every transformer attends to; None: no tokens. Published:
+      CLIP's embedding of the first frame, one token.
+    text: the same for text (the paper's text-to-video model); at most one of the two.
+    scalars: embedded and added to the noise level, in this order. 'fps': fps - 1 is embedded, as
+      published; 'motion': 0 to 255 (usually 127); 'augmentation': std of the noise in the volume.
     volumes: published: 'first', the first frame's latents in every frame, before the scaling to
       unit variance.
-    known: not the paper's.
+    known: not in the paper.
   """
 
   image: Width | None = None
@@ -50,7 +51,9 @@ class Config(unet_config.Config):
   def __post_init__(self):
     super().__post_init__()
     if self.image and self.text:
-      raise ValueError(f"image={self.image} and text={self.text}: the model attends to one of them")
+      raise ValueError(
+        f"image={self.image} and text={self.text}: the model can attend to only one of them"
+      )
 
   @property
   def uses(self) -> tuple[str, ...]:
@@ -72,8 +75,10 @@ wider = unet_config.wider
 
 
 class Model(unet.UNet):
-  """The noise level is ln(sigma) / 4 (time_unit 'edm'). What is dropped is zeros: image and text
-  tokens outside the mask, the features of a scalar that is NaN, volumes.
+  """A U-Net whose noise-level input is ln(sigma) / 4 (time_unit 'edm').
+
+  Dropped conditions are zeros: image and text tokens outside the mask, features of scalars that are
+  NaN, volumes.
   """
 
   Block = time_blending.Block
@@ -95,15 +100,15 @@ class Model(unet.UNet):
 
 
 def scalar_features(cond: Cond, cfg: Config) -> Float[Array, "B F"]:
-  """Sines and cosines of all scalars; zeros of those that are NaN."""
+  """Sines and cosines of all scalars; zeros for scalars that are NaN."""
   values = jnp.stack([cond.scalars[name] - (name == "fps") for name in cfg.scalars], -1)  # [B,n]
   gone = jnp.isnan(values)
   features = layers.sinusoid(jnp.where(gone, 0, values), FEATURES)  # [B,n,FEATURES]
   return jnp.where(gone[..., None], 0, features).reshape(len(values), -1)
 
 
-def describe(cfg: Config, mesh: Any) -> str:
-  """How attention is computed on this mesh, for people."""
+def describe(cfg: Config, mesh: Mesh | AbstractMesh) -> str:
+  """How attention is computed on this mesh, in words for the console."""
   kernel = choose_kernel(cfg.kernel, dtype=cfg.dtype, head_dim=cfg.head_dim)
   return unet_config.in_turn(kernel, mesh, "places")
 
@@ -117,7 +122,7 @@ PARTS = unet_config.PARTS | {
   "norm_in": "norms",
 }
 
-# Our paths -> diffusers' names, one after the other.
+# Our paths -> diffusers' names, applied in order.
 _RENAMES = (
   (r"^(down|up)/(\d+)/blocks/(\d+)/", r"\1_blocks/\2/@/\3/"),
   (r"^mid/blocks/(\d+)/", r"mid_block/@/\1/"),
@@ -150,13 +155,13 @@ _RENAMES = (
 
 
 def names(cfg: Config) -> dict[str, tuple[str, str]]:
-  """Path of a parameter -> its name in UNetSpatioTemporalConditionModel, and the layout there."""
+  """Path of a parameter -> its name in UNetSpatioTemporalConditionModel, and its layout there."""
   model = nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0)))
   return diffusers_names.names(layers.param_info(model), _RENAMES)
 
 
 def published_config(cfg: Config) -> dict[str, Any]:
-  """The arguments of UNetSpatioTemporalConditionModel that make it this network."""
+  """The arguments of UNetSpatioTemporalConditionModel that give this network."""
   widths = [cfg.width * m for m in cfg.multipliers]
   attends = [i < len(widths) - 1 for i in range(len(widths))]
   block = lambda way, a: f"{'CrossAttn' * a}{way}BlockSpatioTemporal"

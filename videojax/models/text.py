@@ -1,13 +1,12 @@
 """A small text encoder that is trained with the model: bytes -> one transformer block -> tokens.
 
-Enough for the captions of simulated worlds; large runs give precomputed embeddings instead.
+It suffices for the captions of simulated worlds; large runs use precomputed embeddings instead.
 Shapes: B batch, L text tokens (bytes), D width, K heads, E head dim.
 """
 
-from typing import Any
-
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from videojax.models.attention import attention
@@ -20,7 +19,7 @@ class ByteEncoder(nnx.Module):
 
   MLP_RATIO = 4
 
-  def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs, dtype: Any):
+  def __init__(self, width: int, num_heads: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
     d, k, e = width, num_heads, width // num_heads
     self.table = param(rngs, normal(0.02), (256, d), ("vocab", "embed"))
     self.qkv = Linear(

@@ -1,7 +1,7 @@
-"""Layers within frames, blended with layers along time: Stable Video Diffusion's blocks.
+"""Spatial layers blended with temporal layers: Stable Video Diffusion's blocks.
 
-What goes on from a pair of layers is s * within + (1 - s) * along, s the sigmoid of one learned
-number. A clip of one frame is an image: there s is 1, and nothing along time is computed.
+The output of a pair of layers is s * spatial + (1 - s) * temporal, where s is the sigmoid of a
+learned number. For an image, a clip of one frame, s is 1 and temporal layers are not computed.
 
 Source: Blattmann et al. 2023, arXiv:2304.08818, section 3.1, as in diffusers' (0.42.1)
 SpatioTemporalResBlock and TransformerSpatioTemporalModel.
@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from videojax.models import layers
@@ -36,20 +37,20 @@ from videojax.sharding import constrain
 
 
 class Blend(nnx.Module):
-  """s a + (1 - s) b, s the sigmoid of one learned number."""
+  """s a + (1 - s) b, where s is the sigmoid of a learned number."""
 
   def __init__(self, start: float, *, rngs: nnx.Rngs):
     self.factor = layers.param(rngs, layers.Init("constant", start), (1,), (None,))
 
   def __call__(self, a: Float[Array, "*B C"], b: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
     s = layers.lead(jax.nn.sigmoid(self.factor[...]), a).astype(a.dtype)
-    return b + s * (a - b)  # so that the gradient of s is one sum, and not two that cancel
+    return b + s * (a - b)  # in this form the gradient of s is one sum, not two that cancel
 
 
 class Embed(nnx.Module):
   """Linear, SiLU, Linear."""
 
-  def __init__(self, features: int, hidden: int, out: int, *, rngs: nnx.Rngs, dtype: Any):
+  def __init__(self, features: int, hidden: int, out: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
     self.hidden = Linear((features,), (hidden,), (None, "embed"), **kw)
     self.out = Linear((hidden,), (out,), ("embed", None), **kw)
@@ -59,7 +60,7 @@ class Embed(nnx.Module):
 
 
 class TemporalBlock(nnx.Module):
-  """Feed-forward, then what TransformerBlock does, over the frames of each place."""
+  """Feed-forward, then a TransformerBlock over the frames at each position."""
 
   def __init__(self, cfg: Any, width: int, *, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
@@ -76,10 +77,7 @@ def transformer_block(cfg: Any, width: int, *, rngs: nnx.Rngs) -> TransformerBlo
 
 
 class Transformer(nnx.Module):
-  """A block over the places of each frame, blended with one over the frames of each place.
-
-  The one along time also sees the frame's number.
-  """
+  """A spatial transformer block blended with a temporal one, which also sees the frame's number."""
 
   def __init__(self, cfg: Any, channels: int, *, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
@@ -108,11 +106,11 @@ class Transformer(nnx.Module):
 
 
 class Block(nnx.Module):
-  """Within the frames blended with along time, and both again with attention."""
+  """Blended spatial and temporal convolutions, then blended spatial and temporal attention."""
 
   def __init__(self, cfg: Any, stage: Stage, shape: BlockShape, *, rngs: nnx.Rngs):
     c, kw = shape.c_out, dict[str, Any](rngs=rngs, dtype=jnp.dtype(cfg.dtype))
-    # The reference's, which differ by the class of its blocks.
+    # As in the reference, where eps depends on the class of the block.
     eps = 1e-5 if stage.place == "mid" or (stage.place == "down" and not shape.attends) else 1e-6
     self.resnet = ResNet(shape.c_in, c, 4 * cfg.width, cfg.groups, eps=eps, **kw)
     self.temporal = ResNet(c, c, 4 * cfg.width, cfg.groups, eps=eps, over="time", **kw)

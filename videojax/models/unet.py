@@ -1,6 +1,6 @@
-"""The U of video U-Nets: blocks on the way down, in the middle and on the way up, with skips.
+"""The common structure of video U-Nets: down, middle and up blocks, with skip connections.
 
-A model file has its Config (unet_config.Config), its Block, and a UNet that says what differs.
+A model file has its Config (unet_config.Config), its Block, and a UNet that overrides what differs.
 
 Shapes: B batch, T frames, H W height width, C channels, L tokens, D width of tokens, M width of the
 time embedding, I channels into the network.
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from videojax.models import layers
@@ -24,9 +25,9 @@ from videojax.sharding import constrain
 
 
 class TimeEmbed(nnx.Module):
-  """A noise level -> sinusoid of the U-Net's width -> Linear, SiLU, Linear -> four times it."""
+  """A noise level -> sinusoid of the U-Net's width -> Linear, SiLU, Linear -> 4 x the width."""
 
-  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: Any):
+  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
     self.hidden = Linear((width,), (4 * width,), (None, "embed"), **kw)
     self.out = Linear((4 * width,), (4 * width,), ("embed", None), **kw)
@@ -37,7 +38,7 @@ class TimeEmbed(nnx.Module):
 
 
 def run(block: nnx.Module, x: Array, *args: Any, remat: str) -> Array:
-  """block(x, *args); its backward pass keeps what the policy says (layers.run_stack)."""
+  """block(x, *args), with this remat policy in the backward pass (see layers.run_stack)."""
   graphdef, params = nnx.split(block)
 
   def body(params: Any, x: Array, *args: Any) -> Array:
@@ -54,12 +55,12 @@ def numbered(modules: Iterable[nnx.Module]) -> Any:
 
 
 def in_order(modules: Any) -> list[Any]:
-  """The modules of `numbered`."""
+  """The modules from `numbered`, in order."""
   return [modules[key] for key in sorted(modules, key=int)]
 
 
 class Level(nnx.Module):
-  """The blocks of a stage, and the convolution that comes with a change of resolution."""
+  """The blocks of a stage, and the convolution that changes the resolution."""
 
   def __init__(self, model: "UNet", stage: Stage, *, rngs: nnx.Rngs):
     block = lambda shape: model.Block(model.cfg, stage, shape, rngs=rngs)
@@ -75,15 +76,16 @@ class Level(nnx.Module):
     return constrain(self.sampler(x), *GRID, None)
 
   def grow(self, x: Float[Array, "B T H W C"], like: Float[Array, "B _ h w _"]) -> Array:
-    """-> [B,T,h,w,C]: `like` is the skip that comes next, which no factor of two gives."""
+    """-> [B,T,h,w,C], the next skip's size (`like`), which may not be exactly twice the input's."""
     return constrain(self.sampler(double(x, *like.shape[2:4])), *GRID, None)
 
 
 class UNet(nnx.Module):
-  """x [B,T,H,W,C] at noise level t -> like x. A network and nothing else.
+  """x [B,T,H,W,C] at noise level t -> like x.
 
-  A model names its Block and overrides what differs. Starts are drawn in the order in which
-  parameters are made here, and paths are the names here: both belong to every checkpoint.
+  A model names its Block and overrides what differs. Initial values are drawn in the order in which
+  parameters are created here, and attribute names become parameter paths: checkpoints depend on
+  both.
   """
 
   Block: ClassVar[Any]  # Block(cfg, stage, shape, rngs=rngs)(x, c, seen) -> like x, c_out channels
@@ -106,24 +108,24 @@ class UNet(nnx.Module):
 
   @property
   def inputs(self) -> Any:
-    """The config whose known frames and volumes are channels beside the clip's."""
+    """The config whose known frames and volumes are concatenated to the clip's channels."""
     return self.cfg
 
   def conv(
     self, c_in: int, c_out: int, axes: tuple[str, str | None], *, stride: int = 1, rngs: nnx.Rngs
   ) -> Any:
-    """A convolution into the network, out of it, or from one level to the next."""
+    """The first or last convolution, or one between levels."""
     dtype = jnp.dtype(self.cfg.dtype)
     return Conv(c_in, c_out, SPACE, axes, stride=stride, rngs=rngs, dtype=dtype)
 
   def make_scalars(self, rngs: nnx.Rngs) -> Any:
-    """What `embed` embeds scalars with."""
+    """The layers with which `embed` embeds scalars."""
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(self.cfg.dtype), null=True)
     width = 4 * self.cfg.width
     return nnx.Dict({name: layers.ScalarEmbed(width, **kw) for name in self.cfg.scalars})
 
   def make_first(self, rngs: nnx.Rngs) -> None:
-    """What else comes before the levels: nothing."""
+    """Creates additional layers before the levels; none by default."""
 
   def embed(self, t: Float[Array, " B #T"], cond: Cond) -> Float[Array, " B #T M"]:
     """The noise level and the scalars as one vector."""
@@ -133,14 +135,14 @@ class UNet(nnx.Module):
     return c
 
   def see(self, x: Float[Array, "B T H W C"], cond: Cond) -> Any:
-    """What every block is given beside its input and the noise level: text [B,L,D], or None.
+    """The third argument of every block: text [B,L,D], or None.
 
-    A token outside its mask is a zero vector: it is attended to and says nothing.
+    A token outside the mask is a zero vector: it is attended to, but carries no information.
     """
     return visible(cond.text, cond.text_mask) if self.cfg.text else None
 
   def enter(self, x: Float[Array, "B T H W C"], cond: Cond) -> Float[Array, "B T H W width"]:
-    """The clip, with what lies beside it, as the first skip."""
+    """The first skip: the clip with its aligned conditions, after the first convolution."""
     x = constrain(layers.beside(x, cond, self.inputs), *GRID, None)  # [B,T,H,W,I]
     return constrain(self.conv_in(x), *GRID, None)
 
@@ -155,10 +157,10 @@ class UNet(nnx.Module):
     """The network's output for a noisy clip.
 
     Args:
-      x: noisy clip, about unit variance; any height and width.
+      x: noisy clip of about unit variance; any height and width.
       t: noise level, 0 to 1000 unless the model says otherwise, one per clip or per frame.
       cond: exactly the conditions that Config declares.
-      key: unused, the model is deterministic.
+      key: unused: the model is deterministic.
     """
     check_cond(cond, self.cfg)
     c, seen = self.embed(t, cond), self.see(x, cond)  # [B,1|T,M], [B,L,D]
@@ -166,7 +168,7 @@ class UNet(nnx.Module):
 
     x = self.enter(x, cond)  # [B,T,H,W,width]
     skips = [x]
-    for level in in_order(self.down):  # [B,T,H,W,C] of this level, each half of the one before
+    for level in in_order(self.down):  # [B,T,H,W,C]; H and W halve from level to level
       for block in in_order(level.blocks):
         x = run_on(block, x)  # [B,T,H,W,C]
         skips.append(x)
@@ -186,5 +188,5 @@ class UNet(nnx.Module):
 
 
 def visible(tokens: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
-  """Tokens, with zeros for those outside the mask."""
+  """The tokens, with zeros outside the mask."""
   return jnp.where(mask[..., None], tokens, 0)

@@ -1,9 +1,11 @@
-"""What the configs of all U-Nets have in common: fields, checks, how they attend, parts."""
+"""The common part of all U-Nets' configs: fields, checks, attention in words, parts."""
 
 import dataclasses
 import math
 from collections.abc import Collection
 from typing import Any, ClassVar, NamedTuple
+
+from jax.sharding import AbstractMesh, Mesh
 
 from videojax.models.attention import choose_kernel
 from videojax.models.contract import check_sizes
@@ -11,7 +13,7 @@ from videojax.settings import Depth, Width
 
 
 class BlockShape(NamedTuple):
-  """Channels into and out of a block, and whether it attends."""
+  """Input and output channels of a block, and whether it has attention."""
 
   c_in: int
   c_out: int
@@ -19,7 +21,7 @@ class BlockShape(NamedTuple):
 
 
 class Stage(NamedTuple):
-  """Blocks at one resolution, 1 / 2^level; `sampler`: on to the next."""
+  """Blocks at one resolution, 1 / 2^level; `sampler`: whether it changes the resolution after."""
 
   place: str
   level: int
@@ -28,12 +30,12 @@ class Stage(NamedTuple):
 
 
 def stages(cfg: "Config", attends: Collection[int], middle: bool) -> list[Stage]:
-  """The U in the order of its forward pass.
+  """All stages of the U-Net, in the order of its forward pass.
 
   Args:
-    cfg: with `width`, `multipliers` of each level, and `blocks` of each on the way down.
-    attends: levels that attend.
-    middle: whether the first of the two blocks in the middle does.
+    cfg: has `width`, `multipliers` (one per level), and `blocks` per level on the way down.
+    attends: levels with attention.
+    middle: whether the first of the two middle blocks has attention.
   """
   widths, last = [cfg.width * m for m in cfg.multipliers], len(cfg.multipliers) - 1
   out, skips, c = list[Stage](), [cfg.width], cfg.width
@@ -55,19 +57,19 @@ def stages(cfg: "Config", attends: Collection[int], middle: bool) -> list[Stage]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """The fields of every U-Net. Sizes have no default; see SIZES of each.
+  """The fields of every U-Net. Sizes have no default; see each model's SIZES.
 
   Attributes:
     width: channels at full resolution.
-    multipliers: channels of each level in units of `width`; each has half the resolution of the one
-      before.
-    blocks: per level on the way down; one more on the way up.
-    head_dim: channels of a head; a level has as many heads as fit.
+    multipliers: channels of each level in units of `width`; each level has half the resolution of
+      the previous one.
+    blocks: number per level on the way down; one more on the way up.
+    head_dim: channels per head; a level has as many heads as fit into its channels.
     groups: of group norm.
     channels: C of the clip.
     text: width of the given embeddings; None: no cross-attention.
     known: None, or how the channels of known frames are filled (layers.KNOWN_FILLS).
-    volumes: channels of each aligned volume by name.
+    volumes: name -> channels of each aligned volume.
     dtype: of matmuls and convolutions; parameters stay fp32.
     remat: what the backward pass of a block recomputes (layers.REMATS).
     kernel, context: of attention (attention.py).
@@ -98,7 +100,9 @@ class Config:
       if self.width % getattr(self, name):
         raise ValueError(f"width={self.width} is not divisible by {name}={getattr(self, name)}")
     if self.width % 2:
-      raise ValueError(f"width={self.width} must be even: sines and cosines of the noise level")
+      raise ValueError(
+        f"width={self.width} must be even: half sines, half cosines of the noise level"
+      )
 
   @property
   def uses(self) -> tuple[str, ...]:
@@ -108,41 +112,41 @@ class Config:
 
   @property
   def num_heads(self) -> int:
-    """Heads at full resolution, the fewest of any level."""
+    """Number of heads at full resolution, where there are the fewest."""
     return self.width // self.head_dim
 
   def stages(self) -> list[Stage]:
-    """The U in the order of its forward pass: all levels but the last attend, and the middle."""
+    """All stages in forward order; the middle and all levels but the last have attention."""
     return stages(self, range(len(self.multipliers) - 1), middle=True)
 
   def grid(self, shape: tuple[int, int, int, int], level: int) -> tuple[int, int, int]:
-    """Frames, height and width at a level, of a clip [T,H,W,C]."""
+    """Frames, height and width of a clip [T,H,W,C] at a level."""
     return shape[0], -(-shape[1] // 2**level), -(-shape[2] // 2**level)
 
   def stream(self, shape: tuple[int, int, int, int]) -> int:
-    """Numbers that blocks hand on to each other in one clip [T,H,W,C], summed over the blocks."""
+    """Size of all blocks' outputs for one clip [T,H,W,C], in numbers."""
     at = lambda stage: math.prod(self.grid(shape, stage.level))
     return sum(at(stage) * block.c_out for stage in self.stages() for block in stage.blocks)
 
 
 def wider(cfg: Any) -> Any:
-  """The same model twice as wide, with twice the heads: what muP tells its axes apart by."""
+  """The same model with twice the width and heads, from which muP infers which axes grow."""
   return dataclasses.replace(cfg, width=2 * cfg.width)
 
 
-def describe(cfg: Any, mesh: Any) -> str:
-  """How attention is computed on this mesh, for people."""
+def describe(cfg: Any, mesh: Mesh | AbstractMesh) -> str:
+  """How attention is computed on this mesh, in words for the console."""
   return in_turn(choose_kernel(cfg.kernel, dtype=cfg.dtype, head_dim=cfg.head_dim), mesh, "rows")
 
 
-def in_turn(kernel: str, mesh: Any, places: str) -> str:
-  """The kernel's name, and how frames and places are split where a mesh splits them."""
+def in_turn(kernel: str, mesh: Mesh | AbstractMesh, places: str) -> str:
+  """The kernel's name, and how frames and positions are sharded if the mesh shards them."""
   if mesh.shape["seq"] == 1:
     return kernel
   return f"{kernel}, frames and {places} in turn over seq={mesh.shape['seq']}, by all-to-all"
 
 
-# The first element of a parameter's path that stands here -> the part that it is listed under.
+# The first element of a parameter's path that is listed here -> its part.
 PARTS = {
   "conv_in": "in and out", "conv_out": "in and out", "norm_out": "norms", "time": "time",
   "sampler": "samplers", "conv1": "spatial convolutions", "conv2": "spatial convolutions",

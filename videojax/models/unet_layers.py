@@ -1,11 +1,12 @@
 """Layers that video U-Nets share; a clip keeps its five axes throughout, [B,T,H,W,C].
 
-Convolutions within a frame have kernels (1,3,3), along time (3,1,1), so that no axis that a mesh
-splits is ever merged with another. Frames are split by seq; where they do not divide, attention
-alone is: XLA's partitioner sums a kernel's gradient wrongly over rows in pieces on some meshes.
+Spatial convolutions have kernels (1,3,3), temporal ones (3,1,1), so that no sharded axis is ever
+merged with another. Frames are sharded over seq; if seq does not divide them, only attention is
+sharded, because on some meshes XLA's partitioner sums a kernel's gradient wrongly over sharded
+rows.
 
-Shapes: B batch, T frames, H W height width, C channels, D width of the tokens, S tokens that attend
-to each other, K heads, E head dim, L text tokens, M width of the time embedding.
+Shapes: B batch, T frames, H W height width, C channels, D width of tokens, S tokens that attend to
+each other, K heads, E head dim, L text tokens, M width of the time embedding.
 """
 
 import functools
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from videojax.models import layers
@@ -27,7 +29,7 @@ from videojax.sharding import constrain, splits
 
 
 class FanIn(Init):
-  """Uniform within 1 / sqrt(fan in): what PyTorch gives its layers, so what U-Nets start from."""
+  """Uniform within +-1 / sqrt(fan in): PyTorch's default, with which published U-Nets start."""
 
   def std(self, fan_in: int | float, fan_out: int | float) -> float:
     return 1 / math.sqrt(3 * fan_in)
@@ -39,9 +41,10 @@ GRID = ("batch", "frames", None, None)  # logical names of [B,T,H,W]
 
 
 class Conv(nnx.Module):
-  """A convolution over [B,T,H,W,C]; zeros around the clip, as many as keep its size.
+  """A convolution over [B,T,H,W,C], zero padded so that stride 1 keeps the size.
 
-  after: zeros at the end of each axis alone, which a stride of 2 takes from latent diffusion's VAE.
+  Args:
+    after: pad only the end of each axis, as latent diffusion's VAE does with stride 2.
   """
 
   def __init__(
@@ -52,7 +55,7 @@ class Conv(nnx.Module):
     axes: tuple[str | None, str | None],
     *,
     rngs: nnx.Rngs,
-    dtype: Any,
+    dtype: DTypeLike,
     stride: int = 1,
     after: bool = False,
     init: Init = FAN_IN,
@@ -63,20 +66,20 @@ class Conv(nnx.Module):
     self.stride, self.after, self.dtype = (1, stride, stride), after, dtype
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
-    # Gathered first, and never split over tensor: of a convolution whose channels are in pieces
-    # XLA's partitioner can make wrong sums.
+    # Gathered first, and never sharded over tensor: XLA's partitioner can compute wrong sums for a
+    # convolution with sharded channels.
     kernel = constrain(self.kernel[...].astype(self.dtype), *[None] * 5)
     x = x.astype(self.dtype)
     if kernel.shape[1:3] == (1, 1):
-      # As matrix products: the partitioner counts this gradient once per replica on some meshes.
+      # As matrix products: on some meshes the partitioner counts this gradient once per replica.
       n, t = kernel.shape[0], x.shape[1]
       x = jnp.pad(x, ((0, 0), (n // 2, n // 2), (0, 0), (0, 0), (0, 0)))
       taps = [layers.product(x[:, i : i + t], kernel[i, 0, 0]) for i in range(n)]
       return functools.reduce(operator.add, taps) + last(self.bias, x)
     zeros = [(0 if self.after else n // 2, n // 2) for n in kernel.shape[:3]]
     if kernel.shape[0] == 1 and not splits("frames"):
-      # The frames of all clips as images: two axes, of which at most the first is in pieces, become
-      # one. On a CPU a convolution in 3-D takes eight times as long.
+      # Frames as a batch of images: merges two axes, of which at most the first is sharded. A 3-D
+      # convolution takes eight times as long on a CPU.
       flat = x.reshape(-1, *x.shape[2:])
       how: dict[str, Any] = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
       y = jax.lax.conv_general_dilated(flat, kernel[0], self.stride[1:], zeros[1:], **how)
@@ -87,13 +90,13 @@ class Conv(nnx.Module):
     return y + last(self.bias, y)
 
 
-def last(p: Any, x: Array) -> Array:
-  """A vector along the last axis of x."""
+def last(p: nnx.Param, x: Array) -> Array:
+  """A vector, reshaped to broadcast along the last axis of x."""
   return layers.lead(p[...].astype(x.dtype), x)
 
 
 class GroupNorm(nnx.Module):
-  """Group norm of each frame, or of all frames together; statistics in fp32 (Wu & He 2018)."""
+  """Group norm over each frame, or over all frames; statistics in fp32 (Wu & He 2018)."""
 
   def __init__(self, channels: int, groups: int, *, frames: bool, eps: float, rngs: nnx.Rngs):
     self.scale = layers.param(rngs, layers.ONES, (channels,), ("embed",))
@@ -108,7 +111,7 @@ class GroupNorm(nnx.Module):
     return (y + last(self.bias, y)).astype(x.dtype)
 
   def mean(self, y: Float[Array, "B T H W C"]) -> Float[Array, " B #T 1 1 C"]:
-    """Of the group that a channel is in; first of each channel, so that y is not cut in groups."""
+    """The mean of each channel's group, via means of channels, so that y is not split in groups."""
     mean = y.mean(self.over, keepdims=True)
     groups = mean.reshape(*mean.shape[:-1], self.groups, -1).mean(-1)
     return jnp.repeat(groups, y.shape[-1] // self.groups, axis=-1)
@@ -127,7 +130,10 @@ class LayerNorm(nnx.Module):
 
 
 class Keys(nnx.Rngs):
-  """Keys counted in Python: nnx.Rngs counts in the program, in time squared for 1,600 tensors."""
+  """Counts keys in Python.
+
+  nnx.Rngs counts in the program, which takes quadratic time (U-Nets have up to 1,600 tensors).
+  """
 
   def __init__(self, key: Array):
     self.key, self.drawn = key, 0
@@ -141,14 +147,16 @@ class Keys(nnx.Rngs):
 
 
 class ResNet(nnx.Module):
-  """Two convolutions within each frame, the noise level added between them, and a shortcut.
+  """Two spatial convolutions, with the noise level added between them, and a shortcut.
 
-  over 'time': they go along time, and norms are of all frames. time=0: no noise level.
+  Args:
+    time: width of the noise level's embedding; 0: no noise level.
+    over: 'time': temporal convolutions, with norms over all frames.
   """
 
   def __init__(
-    self, c_in: int, c_out: int, time: int, groups: int, *, eps: float, rngs: nnx.Rngs, dtype: Any,
-    over: Literal["space", "time"] = "space",
+    self, c_in: int, c_out: int, time: int, groups: int, *, eps: float, rngs: nnx.Rngs,
+    dtype: DTypeLike, over: Literal["space", "time"] = "space",
   ):  # fmt: skip
     kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype)
     kernel, frames = (SPACE, False) if over == "space" else (TIME, True)
@@ -173,9 +181,9 @@ class ResNet(nnx.Module):
 
 
 class TemporalConv(nnx.Module):
-  """Four convolutions along time; the last starts at zero, so that frames start apart."""
+  """Four temporal convolutions; the last starts at zero: frames are independent at first."""
 
-  def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any):
+  def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
     for n in range(1, 5):
       init = layers.ZEROS if n == 4 else FAN_IN
       conv = Conv(channels, channels, TIME, ("embed", None), init=init, rngs=rngs, dtype=dtype)
@@ -191,7 +199,7 @@ class TemporalConv(nnx.Module):
 
 
 def double(x: Float[Array, "B T H W C"], height: int, width: int) -> Array:
-  """Every place of every frame four times, cut to [B,T,height,width,C]: nearest neighbours."""
+  """Nearest-neighbour upsampling by two, cropped to [B,T,height,width,C]."""
   b, t, h, w, c = x.shape
   x = jnp.broadcast_to(x[:, :, :, None, :, None], (b, t, h, 2, w, 2, c))
   return x.reshape(b, t, 2 * h, 2 * w, c)[:, :, :height, :width]
@@ -200,12 +208,12 @@ def double(x: Float[Array, "B T H W C"], height: int, width: int) -> Array:
 # --- attention --------------------------------------------------------------------------------
 
 
-Over = Literal["space", "time"]  # tokens attend within each frame, or along time at each place
-SPLIT: dict[Over, tuple[str | None, ...]] = {  # logical names of tokens with their channels
+Over = Literal["space", "time"]  # attention within each frame, or across frames at each position
+SPLIT: dict[Over, tuple[str | None, ...]] = {  # logical axis names of tokens with their channels
   "space": ("batch", "frames", "tokens", None),  # [B,T,HW,C]
   "time": ("batch", "tokens", None, "frames", None),  # [B,H,W,T,C]
 }
-ATTEND: dict[Over, tuple[str | None, ...]] = {  # the same as attention names them, without channels
+ATTEND: dict[Over, tuple[str | None, ...]] = {  # the `axes` argument of `attention`
   "space": ("batch", "frames", "sequence"),
   "time": ("batch", "tokens", None, "sequence"),
 }
@@ -214,10 +222,10 @@ ATTEND: dict[Over, tuple[str | None, ...]] = {  # the same as attention names th
 def on_tokens(
   x: Float[Array, "B T H W C"], over: Over, steps: Iterable[Callable[[Array], Array]]
 ) -> Float[Array, "B T H W C"]:
-  """The steps, one after the other, on x laid out as tokens (SPLIT)."""
+  """Applies the steps in order to x in token layout (SPLIT)."""
   y = x.reshape(*x.shape[:2], -1, x.shape[-1]) if over == "space" else jnp.moveaxis(x, 1, 3)
-  # Split alike before and after each matrix: where the two differ, XLA's partitioner can leave
-  # the sum over devices out of the matrix's gradient.
+  # The same sharding before and after each matrix: if they differ, XLA's partitioner can omit the
+  # sum over devices in the matrix's gradient.
   y = constrain(y, *SPLIT[over])
   for step in steps:
     y = constrain(step(y), *SPLIT[over])
@@ -225,7 +233,7 @@ def on_tokens(
 
 
 class Attention(nnx.Module):
-  """Heads over the tokens of x, or from them to others of width `source`; no bias but the last."""
+  """Self-attention, or attention to tokens of width `source`; only the output has a bias."""
 
   def __init__(self, cfg: Any, width: int, source: int, *, rngs: nnx.Rngs):
     heads = (width // cfg.head_dim, cfg.head_dim)
@@ -247,7 +255,7 @@ class Attention(nnx.Module):
     q = self.q(x)  # [*B,S,K,E]
     if text is None:
       return self.out(attention(q, self.k(x), self.v(x), **how))
-    # Of the text once a clip, then seen by every frame.
+    # Keys and values of the text are computed once per clip and broadcast to every frame.
     k, v = (
       jnp.broadcast_to(y[:, None], (*q.shape[:2], *y.shape[1:]))
       for y in (self.k(text), self.v(text))
@@ -256,9 +264,9 @@ class Attention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-  """Up to four times the width, gated by GELU, and back (GEGLU, Shazeer 2020)."""
+  """An mlp of four times the width, gated with GELU (GEGLU, Shazeer 2020)."""
 
-  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: Any):
+  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=dtype, init=FAN_IN)
     self.up = Linear((width,), (2, 4 * width), ("embed", None, "mlp"), **kw)
     self.down = Linear((4 * width,), (width,), ("mlp", "embed"), **kw)
@@ -269,7 +277,7 @@ class FeedForward(nnx.Module):
 
 
 class TransformerBlock(nnx.Module):
-  """Self-attention, attention to the text or to itself again, feed-forward; norms before each."""
+  """Self-attention, cross-attention or a second self-attention, feed-forward; all pre-norm."""
 
   def __init__(self, cfg: Any, width: int, *, text: int, again: bool, rngs: nnx.Rngs):
     make = lambda source: Attention(cfg, width, source, rngs=rngs)
@@ -289,14 +297,14 @@ class TransformerBlock(nnx.Module):
 
 
 class Transformer(nnx.Module):
-  """One block over the places of each frame ('space'), or along time at each place ('time').
+  """One transformer block within each frame ('space'), or across frames at each position ('time').
 
-  Group norm before it: of each frame in space, of all frames along time. Along time it attends
-  twice and sees no text.
+  Group norm comes first: over each frame for 'space', over all frames for 'time'. A temporal block
+  has two self-attentions and sees no text.
 
   Args:
-    cfg: with head_dim, groups, text, dtype, kernel and context.
-    heads: None: as many as fit into the channels.
+    cfg: has head_dim, groups, text, dtype, kernel and context.
+    heads: number of heads; None: as many as fit into the channels.
   """
 
   def __init__(

@@ -1,15 +1,15 @@
-"""Stable Video Diffusion's autoencoder: latent diffusion's encoder, and a decoder that sees time.
+"""Stable Video Diffusion's autoencoder: latent diffusion's encoder, and a temporal decoder.
 
 Each frame is encoded alone, to a mean and a log variance. In the decoder every residual block is
-blended with one along time, and the last convolution goes along time: what flickers between frames
-is smoothed there.
+blended with a temporal one, and the last convolution is temporal, which reduces flicker between
+frames.
 
-Source: Rombach et al. 2022, arXiv:2112.10752, and the decoder's layers along time of Blattmann et
-al. 2023, arXiv:2304.08818, section 3.1.1. What is computed, and every parameter, is that of
-diffusers' AutoencoderKLTemporalDecoder (0.42.1) with layers_per_block=2; of other numbers it leaves
+Source: Rombach et al. 2022, arXiv:2112.10752; the decoder's temporal layers: Blattmann et al. 2023,
+arXiv:2304.08818, section 3.1.1. The computation and all parameters are those of diffusers'
+AutoencoderKLTemporalDecoder (0.42.1) with layers_per_block=2; with other numbers diffusers leaves
 layers of its middle unused. Biases start at zero.
 
-Shapes: B batch, T frames, H W height width of pixels, h w of latents, C channels, Z of latents.
+Shapes: B batch, T frames, H W height width in pixels, h w in latents, C channels, Z of latents.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ from videojax.sharding import constrain
 
 PIXELS = 3  # channels of a video
 SCALING = 0.18215  # brings latents to unit variance (Rombach et al. 2022, appendix D.1)
-EPS = 1e-6  # of norms, but for those along time
+EPS = 1e-6  # of norms outside temporal layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Config:
 
   Attributes:
     width: channels at full resolution.
-    multipliers: channels of each level in units of `width`; each has half the resolution of the one
-      before.
-    blocks: per level in the encoder; one more in the decoder.
+    multipliers: channels of each level in units of `width`; each level has half the resolution of
+      the previous one.
+    blocks: number per level in the encoder; one more in the decoder.
     groups: of group norm.
     channels: Z.
     dtype: of matmuls and convolutions; parameters stay fp32.
@@ -96,15 +96,15 @@ PUBLISHED = dict(channels=4)
 
 
 class Level(NamedTuple):
-  """Blocks at one resolution, 1 / 2^level; `sampler`: on to the next."""
+  """Blocks at one resolution, 1 / 2^level; `sampler`: whether it changes the resolution after."""
 
   level: int
-  blocks: tuple[tuple[int, int], ...]  # channels into and out of each
+  blocks: tuple[tuple[int, int], ...]  # input and output channels of each
   sampler: bool
 
 
 def levels(cfg: Config, down: bool) -> list[Level]:
-  """Of the encoder (`down`) or the decoder, in the order of the forward pass."""
+  """The levels of the encoder (`down`) or the decoder, in the order of the forward pass."""
   widths = list(enumerate(cfg.width * m for m in cfg.multipliers))
   c, out = cfg.width if down else widths[-1][1], list[Level]()
   for level, width in widths if down else reversed(widths):
@@ -115,7 +115,7 @@ def levels(cfg: Config, down: bool) -> list[Level]:
 
 
 class Attention(nnx.Module):
-  """One head over the places of each frame, all channels wide."""
+  """Self-attention within each frame, with one head over all channels."""
 
   def __init__(self, cfg: Config, c: int, *, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype), init=FAN_IN)
@@ -132,7 +132,7 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-  """A residual block within each frame; in the decoder blended with one along time."""
+  """A spatial residual block; in the decoder blended with a temporal one."""
 
   def __init__(self, cfg: Config, c_in: int, c_out: int, *, time: bool, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
@@ -149,7 +149,7 @@ class Block(nnx.Module):
 
 
 class Blocks(nnx.Module):
-  """The blocks of a level, and the convolution that comes with a change of resolution."""
+  """The blocks of a level, and the convolution that changes the resolution."""
 
   def __init__(self, cfg: Config, level: Level, *, down: bool, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
@@ -166,7 +166,7 @@ class Blocks(nnx.Module):
 
 
 class Coder(nnx.Module):
-  """What encoder and decoder share: in, levels, middle, out; the two differ in their order."""
+  """The layers of the encoder or decoder, which differ in the order of levels and middle."""
 
   def __init__(self, cfg: Config, c_in: int, c_out: int, *, down: bool, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
@@ -212,7 +212,7 @@ class Model(nnx.Module):
     return mean, jnp.clip(log_var, -30, 20)
 
   def decode(self, latent: Float[Array, "B T h w Z"]) -> Float[Array, "B T H W 3"]:
-    """Video of all these frames together."""
+    """Decodes all frames together."""
     d = self.decoder
     x = d.middle(constrain(d.conv_in(constrain(latent, *GRID, None)), *GRID, None))
     for level in in_order(d.levels):
@@ -223,7 +223,7 @@ class Model(nnx.Module):
     return self.time_out(d.out(x)).astype(jnp.float32)
 
 
-# Our paths -> diffusers' names, one after the other.
+# Our paths -> diffusers' names, applied in order.
 _RENAMES = (
   (r"^moments", "quant_conv"),
   (r"^time_out", "decoder/time_conv_out"),
@@ -250,7 +250,7 @@ _RENAMES = (
 
 
 def names(cfg: Config) -> dict[str, tuple[str, str]]:
-  """Path of a parameter -> its name in AutoencoderKLTemporalDecoder, and the layout there."""
+  """Path of a parameter -> its name in AutoencoderKLTemporalDecoder, and its layout there."""
 
   def layout(path: str, inputs: int) -> str:
     if path.endswith(("shortcut/kernel", "moments/kernel")):
@@ -266,7 +266,7 @@ def names(cfg: Config) -> dict[str, tuple[str, str]]:
 
 
 def published_config(cfg: Config) -> dict[str, Any]:
-  """The arguments of AutoencoderKLTemporalDecoder that make it this network."""
+  """The arguments of AutoencoderKLTemporalDecoder that give this network."""
   return dict(
     _class_name="AutoencoderKLTemporalDecoder", in_channels=PIXELS, out_channels=PIXELS,
     block_out_channels=[cfg.width * m for m in cfg.multipliers], layers_per_block=cfg.blocks,

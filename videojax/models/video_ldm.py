@@ -1,21 +1,22 @@
-"""NVIDIA's video LDM: Stable Diffusion's U-Net, and between its layers others that align frames.
+"""NVIDIA's video LDM: Stable Diffusion's U-Net with temporal layers that align its frames.
 
-After each residual block within the frames, l, comes one along time, and after each transformer
-attention along time, with a sine table of the frame's number. What goes on is
+After each spatial residual block comes a temporal one, and after each transformer a temporal
+transformer, with a sine table of the frame's number. With z the output of the spatial layer and
+l_t the temporal layer, the output of the pair is
 
-  z' = a z + (1 - a) l_t(z),  a in [0, 1] learned, one per layer along time.
+  z' = a z + (1 - a) l_t(z),  a in [0, 1] learned, one per temporal layer.
 
-a is 1 - |s|. At the start s = 0, so z' is z and the video model the image model, to the last bit;
-the slope of |s| at 0 is taken to be 1, so that s leaves it and l_t begins to learn. An image, a
-clip of one frame, passes the layers along time by.
+a is 1 - |s|. Initially s = 0, so z' = z and the video model equals the image model bit for bit; the
+slope of |s| at 0 is defined as 1, so that s can leave 0 and l_t begins to learn. An image, a clip
+of one frame, skips the temporal layers.
 
-Every parameter that the image model lacks has 'temporal' in its path: FREEZE is all the others.
-Known frames and their mask, shrunk by convolutions, reach the layers along time alone, so that the
-image model may stay as it is.
+Every parameter that the image model lacks has 'temporal' in its path; FREEZE matches all others.
+Known frames and their mask, downsampled with convolutions, are inputs of the temporal layers only,
+so that the image model can remain unchanged.
 
 Source: Blattmann et al. 2023, arXiv:2304.08818, Sec. 3; no code was published. Kernels of (3,1,1)
-are those of its successor, Stable Video Diffusion. Ours: two attentions and a feed-forward along
-time, how a is made, and that it starts at 1.
+are those of its successor, Stable Video Diffusion. Our choices: two temporal attentions and a
+feed-forward, the parametrisation of a, and its initial value of 1.
 
 Shapes: B batch, T frames, H W height width, C channels, L text tokens, M width of time embedding.
 """
@@ -41,15 +42,15 @@ FREEZE = "(?!.*temporal)"  # for optim.freeze: the image model
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(unet_config.Config):
-  """An image model's, and whether there are layers along time.
+  """The image model's config, and whether there are temporal layers.
 
   Attributes:
-    attends: levels that attend; the middle does.
-    temporal: False: the image model, with the same names and shapes less the layers along time; of
-      a clip it treats each frame alone.
+    attends: levels with attention; the middle always has it.
+    temporal: False: the image model, with the same names and shapes without the temporal layers; it
+      treats each frame of a clip independently.
     scalars: names of scalar conditions; 'low_noise' is the noise in the volume 'low'.
-    known: the paper's: 'zeros'.
-    volumes: 'low' is the clip to enlarge, at full size.
+    known: 'zeros' in the paper.
+    volumes: 'low' is the clip to upsample, at full size.
   """
 
   attends: tuple[Natural, ...]
@@ -61,11 +62,11 @@ class Config(unet_config.Config):
     if not set(self.attends) <= set(range(len(self.multipliers))):
       raise ValueError(f"attends={self.attends} must be levels, 0 to {len(self.multipliers) - 1}")
     if self.known and not self.temporal:
-      raise ValueError(f"known={self.known!r}, but temporal=False: layers along time see it")
+      raise ValueError(f"known={self.known!r}, but temporal=False: only temporal layers see it")
 
   @property
   def image(self) -> "Config":
-    """The image model's."""
+    """The image model's config."""
     return dataclasses.replace(self, temporal=False, known=None)
 
   def stages(self) -> list[Stage]:
@@ -87,7 +88,7 @@ PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP
 wider = unet_config.wider
 
 
-# --- along time -------------------------------------------------------------------------------
+# --- temporal layers --------------------------------------------------------------------------
 
 
 class Merge(nnx.Module):
@@ -98,21 +99,21 @@ class Merge(nnx.Module):
 
   def __call__(self, z: Float[Array, "*B C"], z_t: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
     s = self.s[...]
-    s = jnp.where(s < 0, -s, s)  # |s|, but of slope 1 at 0
-    s = s - jax.lax.stop_gradient(jnp.maximum(s - 1, 0))  # its slope goes on beyond 1
+    s = jnp.where(s < 0, -s, s)  # |s|, but with slope 1 at 0
+    s = s - jax.lax.stop_gradient(jnp.maximum(s - 1, 0))  # min(|s|, 1), but with slope 1 beyond 1
     s = layers.lead(s, z)
     return (1 - s).astype(z.dtype) * z + s.astype(z.dtype) * z_t
 
 
 class Seen(NamedTuple):
-  """What blocks see: the text [B,L,D], and of each level the known frames [B,T,H,W,width]."""
+  """Inputs of blocks: the text [B,L,D], and for each level the known frames [B,T,H,W,width]."""
 
   text: Array | None
-  known: list[Array]  # none of an image, or where the model takes no known frames
+  known: list[Array]  # empty for an image, or if the model takes no known frames
 
 
 class TemporalConv(nnx.Module):
-  """A residual block along time that also sees which frames are known."""
+  """A temporal residual block that also sees the known frames."""
 
   def __init__(self, c: int, cfg: Config, *, rngs: nnx.Rngs):
     kw: dict[str, Any] = dict(rngs=rngs, dtype=jnp.dtype(cfg.dtype))
@@ -129,7 +130,7 @@ class TemporalConv(nnx.Module):
 
 
 class TemporalAttention(nnx.Module):
-  """A transformer along time that is told the frame's number."""
+  """A temporal transformer with an embedding of the frame's number."""
 
   def __init__(self, c: int, cfg: Config, *, rngs: nnx.Rngs):
     self.layer = Transformer(cfg, c, "time", rngs=rngs)
@@ -142,7 +143,7 @@ class TemporalAttention(nnx.Module):
 
 
 class Block(nnx.Module):
-  """A residual block and a transformer within the frames, each followed by its like along time."""
+  """A spatial residual block and transformer, each followed by its temporal counterpart."""
 
   def __init__(self, cfg: Config, stage: Stage, shape: BlockShape, *, rngs: nnx.Rngs):
     (c_in, c, attends), along = shape, cfg.temporal
@@ -166,7 +167,7 @@ class Block(nnx.Module):
 
 
 class Model(unet.UNet):
-  """Known frames and their mask, shrunk to each level, go to the layers along time alone."""
+  """A U-Net whose temporal layers see known frames and their mask, downsampled to each level."""
 
   Block = Block
 
@@ -202,7 +203,7 @@ PARTS = unet_config.PARTS | {
 def names(cfg: Config) -> dict[str, tuple[str, str]]:
   """Path of a parameter of the image model -> its name in UNet2DConditionModel, and its layout.
 
-  What goes along time has none: `init_from` takes it with `init_fresh='.*temporal'`.
+  Temporal layers have none: use `init_from` with `init_fresh='.*temporal'`.
   """
   image = nnx.eval_shape(lambda: Model(cfg.image, rngs=nnx.Rngs(0)))
   return diffusers_names.names(layers.param_info(image))

@@ -1,14 +1,14 @@
-"""VideoCrafter's U-Net: an image U-Net with attention along time in every block that attends.
+"""VideoCrafter's U-Net: an image U-Net with temporal attention after every spatial attention.
 
-A block is a residual block, in two variants with convolutions along time, then a transformer within
-each frame (with attention to the text, and in one variant to an image) and one along time, which in
-the other two knows how far apart frames are. The frame rate joins the noise level. Every branch and
-the last convolution start at zero.
+A block is a residual block (in two variants with temporal convolutions), a spatial transformer
+(with attention to the text, in one variant also to an image), and a temporal transformer (in the
+two other variants with embeddings of the distance between frames). The frame rate's embedding is
+added to that of the noise level. Every branch and the last convolution start at zero.
 
 Source: Chen et al. 2023, arXiv:2310.19512 (VideoCrafter1); Chen et al. 2024, arXiv:2401.09047
-(VideoCrafter2). What is computed, and every parameter, is that of UNetModel in openaimodel3d.py of
-github.com/AILab-CVC/VideoCrafter (commit 11bcd76) as its four configs set it; its dropout of 0.1 in
-temporal convolutions is left out, and biases start at zero.
+(VideoCrafter2). The computation and all parameters are those of UNetModel in openaimodel3d.py of
+github.com/AILab-CVC/VideoCrafter (commit 11bcd76) under its four configs, but without its dropout
+of 0.1 in temporal convolutions, and with zero initial biases.
 
 Shapes: B batch, T frames, H W height width, C channels, L text tokens, I image tokens, M width of
 time embedding.
@@ -19,6 +19,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
 from videojax.models import layers, unet, unet_config, videocrafter_names
@@ -32,17 +33,19 @@ from videojax.settings import Count, Natural, Width
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(unet_config.Config):
-  """All levels but the last attend, as does the middle. `known` and `volumes` are not the paper's.
+  """All levels but the last have attention, and so has the middle.
+
+  `known` and `volumes` are not in the paper.
 
   Attributes:
-    in_heads: of the temporal transformer after the first convolution.
-    temporal_conv: convolutions along time in every residual block.
-    image_tokens: I, of the text's width, attended to beside the text with keys and values of their
-      own; 0: none.
-    scalars: names of scalar conditions, each embedded as the noise level is; the paper's is 'fps'.
-    reach: frames apart that attention along time tells apart, farther ones count as so far; None:
-      it knows nothing of distance.
-    kernel: where attention knows distances it is XLA's.
+    in_heads: heads of the temporal transformer after the first convolution.
+    temporal_conv: whether every residual block has temporal convolutions.
+    image_tokens: I, number of image tokens, which have the text's width and separate keys and
+      values; 0: none.
+    scalars: names of scalar conditions, each embedded like the noise level; 'fps' in the paper.
+    reach: maximum distance between frames, to which temporal attention clips distances; None: it
+      has no distance embeddings.
+    kernel: attention with distances always uses XLA's kernel.
   """
 
   in_heads: Width
@@ -57,8 +60,8 @@ class Config(unet_config.Config):
       raise ValueError(f"multipliers={self.multipliers} must be numbers >= 1, by level, 1 first")
     if self.image_tokens < 0 or (self.image_tokens and not self.text):
       raise ValueError(
-        f"image_tokens={self.image_tokens} with text={self.text}: image tokens are seen beside a "
-        "text and have its width, so set text"
+        f"image_tokens={self.image_tokens} with text={self.text}: image tokens accompany a text "
+        "and have its width, so set text"
       )
 
   @property
@@ -68,7 +71,8 @@ class Config(unet_config.Config):
 
 _PAPER = dict(width=320, multipliers=(1, 2, 4, 4), blocks=2, head_dim=64, in_heads=8, groups=32)
 SIZES: dict[str, dict[str, Any]] = {
-  # The published ones, by their configs' names: parameters in tests/models/test_videocrafter.py.
+  # The published ones, named as their configs; tests/models/test_videocrafter.py has their
+  # parameter counts.
   "512-v2": dict(**_PAPER, temporal_conv=True, scalars=("fps",)),  # VideoCrafter2
   "1024-v1": dict(**_PAPER, temporal_conv=False, scalars=("fps",), reach=16),
   "512-v1": dict(**_PAPER, temporal_conv=False, reach=16),
@@ -86,12 +90,12 @@ PUBLISHED = dict(channels=4, text=1024)  # latents of Stable Diffusion, OpenCLIP
 
 
 def wider(cfg: Config) -> Config:
-  """The same model twice as wide, with twice the heads: what muP tells its axes apart by."""
+  """The same model with twice the width and heads, from which muP infers which axes grow."""
   return dataclasses.replace(cfg, width=2 * cfg.width, in_heads=2 * cfg.in_heads)
 
 
 class Block(nnx.Module):
-  """Within the frames, along time, and both again with attention."""
+  """Spatial and temporal convolutions, then spatial and temporal attention."""
 
   def __init__(self, cfg: Config, stage: Stage, shape: BlockShape, *, rngs: nnx.Rngs):
     c, kw = shape.c_out, dict[str, Any](rngs=rngs, dtype=jnp.dtype(cfg.dtype))
@@ -113,11 +117,11 @@ class Block(nnx.Module):
 
 
 class Model(unet.UNet):
-  """A transformer along time comes before the blocks.
+  """A U-Net with a temporal transformer before the blocks.
 
-  Image tokens are what CLIP's resampler makes of an image; it is no part of the U-Net. A token
-  outside its mask is attended to, as the reference attends to its padding. A scalar that is NaN
-  adds nothing (the reference always has one; of the frame rate 16 if none is given).
+  Image tokens are the output of CLIP's resampler, which is not part of the U-Net. Tokens outside
+  the mask are attended to, as the reference attends to its padding. A scalar that is NaN adds
+  nothing (the reference always has a value; its default frame rate is 16).
   """
 
   Block = Block
@@ -143,20 +147,22 @@ class Model(unet.UNet):
     return c
 
   def see(self, x: Array, cond: Cond) -> Float[Array, "B S D"] | None:
-    """Text tokens, and image tokens behind them: S = L + I."""
+    """Text tokens followed by image tokens: S = L + I."""
     text = super().see(x, cond)  # [B,L,D]
     if not self.cfg.image_tokens:
       return text
     if cond.image.shape[1] != self.cfg.image_tokens:
-      raise ValueError(f"{cond.image.shape[1]} image tokens, not {self.cfg.image_tokens}")
+      raise ValueError(
+        f"got {cond.image.shape[1]} image tokens, not {self.cfg.image_tokens} as in the config"
+      )
     return jnp.concatenate([text, unet.visible(cond.image, cond.image_mask)], 1)
 
   def enter(self, x: Array, cond: Cond) -> Array:
     return self.transformer_in(super().enter(x, cond))
 
 
-def describe(cfg: Config, mesh: Any) -> str:
-  """How attention is computed on this mesh, for people."""
+def describe(cfg: Config, mesh: Mesh | AbstractMesh) -> str:
+  """How attention is computed on this mesh, in words for the console."""
   kernel = choose_kernel(cfg.kernel, dtype=cfg.dtype, head_dim=cfg.head_dim)
   kernel += ", xla along time (distances)" if cfg.reach else ""
   return unet_config.in_turn(kernel, mesh, "rows")

@@ -1,4 +1,4 @@
-"""VideoCrafter's attentions: along time with distances, and to an image beside the text.
+"""VideoCrafter's attention layers: temporal with distance embeddings, and to a text and an image.
 
 Shapes: B batch, T frames, S tokens of a frame, D width, K heads, E head dim, L text tokens, I image
 tokens.
@@ -21,22 +21,22 @@ from videojax.sharding import constrain
 
 
 def from_zero(layer: Any) -> Any:
-  """The same layer with a kernel that starts at zero."""
+  """The same layer, with its kernel initialised to zero."""
   kernel, zeros = layer.kernel, jnp.zeros_like(layer.kernel[...])
   layer.kernel = nnx.Param(zeros, axes=kernel.axes, inputs=kernel.inputs, start=layers.ZEROS)
   return layer
 
 
 class DistanceAttention(unet_layers.Attention):
-  """Attention along time, with a vector for each distance on top of keys and one of values.
+  """Temporal attention with an embedding of the distance added to keys, and another to values.
 
-  Source: Shaw et al. 2018, arXiv:1803.02155, Eq. 3 and 4. Distances beyond `reach` count as it.
+  Source: Shaw et al. 2018, arXiv:1803.02155, Eq. 3 and 4. Distances are clipped to `reach`.
   """
 
   def __init__(self, cfg: Any, width: int, *, rngs: nnx.Rngs):
     super().__init__(cfg, width, width, rngs=rngs)
     rows, head_dim = 2 * cfg.reach + 1, cfg.head_dim
-    start = layers.normal(math.sqrt(2 / (rows + head_dim)))  # Glorot's spread, as the reference's
+    start = layers.normal(math.sqrt(2 / (rows + head_dim)))  # Glorot's std, as in the reference
     table = lambda: layers.param(rngs, start, (rows, head_dim), (None, "head_dim"))
     self.key_distance, self.value_distance, self.reach = table(), table(), cfg.reach
 
@@ -60,7 +60,7 @@ class DistanceAttention(unet_layers.Attention):
 
 
 class ImageAttention(unet_layers.Attention):
-  """From the tokens of a frame to the text and, with the same queries, to an image; their sum."""
+  """The sum of attention to the text and, with the same queries, to an image."""
 
   def __init__(self, cfg: Any, width: int, *, rngs: nnx.Rngs):
     super().__init__(cfg, width, cfg.text, rngs=rngs)
@@ -89,7 +89,7 @@ class ImageAttention(unet_layers.Attention):
 
 
 class Transformer(unet_layers.Transformer):
-  """The shared one with this model's attentions, and an end that starts at zero."""
+  """unet_layers.Transformer with this model's attention layers; its output starts at zero."""
 
   def __init__(
     self, cfg: Any, channels: int, over: unet_layers.Over, *, heads: int | None = None,

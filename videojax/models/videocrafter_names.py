@@ -1,4 +1,4 @@
-"""Names of VideoCrafter's tensors in its published checkpoints."""
+"""Tensor names of VideoCrafter in its published checkpoints."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from videojax.models.diffusers_names import renamed
 from videojax.models.layers import ParamInfo
 
-# Our paths -> the reference's names, one after the other.
+# Our paths -> the reference's names, applied in order.
 _RENAMES = (
   (r"^conv_in", "input_blocks/0/0"), (r"^norm_out", "out/0"), (r"^conv_out", "out/2"),
   (r"^time/hidden", "time_embed/0"), (r"^time/out", "time_embed/2"),
@@ -29,7 +29,7 @@ _RENAMES = (
   (r"/ff/up/", "/ff/net/0/proj/"), (r"/ff/down/", "/ff/net/2/"),
   (r"/(kernel|scale)$", "/weight"), (r"^", "model/diffusion_model/"), (r"/", "."),
 )  # fmt: skip
-# What a published checkpoint has beside the U-Net: its VAE, encoders and schedule.
+# The other contents of a published checkpoint: its VAE, encoders and schedule.
 OTHER_PARTS = (
   "first_stage_model.", "cond_stage_model.", "embedder.", "image_proj_model.", "scale_arr",
   "betas", "alphas_", "sqrt_", "log_", "posterior_",
@@ -39,15 +39,15 @@ OTHER_PARTS = (
 def names(info: Mapping[str, ParamInfo], blocks: int) -> dict[str, tuple[str, str]]:
   """Path of a parameter -> its name and layout in a published checkpoint (runs/weights.py).
 
-  They begin with 'model.diffusion_model.'; behind it they are those of the reference's UNetModel.
+  Names are 'model.diffusion_model.' followed by those of the reference's UNetModel.
 
   Args:
     info: of the model's parameters.
-    blocks: per level on the way down.
+    blocks: number per level on the way down.
   """
 
   def numbered(match: re.Match) -> str:
-    """A block, or the sampler behind a stage's last, in the reference's list of one way."""
+    """A block, or a stage's sampler, in the reference's list of down or up blocks."""
     way, stage, block = match[1], int(match[2]), match[3]
     n = stage * (blocks + 1) + int(blocks if block is None else block)
     if way == "down":
