@@ -178,7 +178,7 @@ def statement(jobs: Sequence[Job], workdir: Path) -> str:
   how = f"{ASSUMED_MFU:.0%} of the peak" if peak else f"{ASSUMED_FLOPS_PER_S:.0e} FLOP/s"
   own = sum(job.flops * own_share(job, jobs) for job in todo)
   price = price_per_hour(jax.devices()[0].device_kind, jax.device_count())
-  money = f", {own / rate / 3600 * price:.2f} dollars at {price:.2f} an hour" if price else ""
+  money = f", {own / rate / 3600 * price:.2f} dollars at {price:.2f} per hour" if price else ""
   return (
     f"{len(jobs)} cells, {len(todo)} to run: {sum(j.flops for j in todo):.3g} FLOP of training "
     f"({own:.3g} to compute: longer runs continue shorter ones), "
