@@ -25,6 +25,7 @@ from videojax.runs.program import (
 )
 from videojax.scaling import flops, roofline
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh
+from videojax.state import TrainState
 from videojax.task import Task
 
 
@@ -91,7 +92,7 @@ def fps(task: Task) -> float:
   return float(getattr(task.source, "config").fps)  # noqa: B009 (only some sources have it)
 
 
-def state_bytes(abstract: Any, shardings: Any) -> dict[str, int]:
+def state_bytes(abstract: TrainState, shardings: TrainState) -> dict[str, int]:
   """Bytes of the training state on one device, by kind."""
 
   def size(tree: Any, shards: Any) -> int:

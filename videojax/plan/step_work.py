@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 from videojax.config import Experiment
 from videojax.plan import hlo
@@ -42,7 +41,7 @@ class Sent:
   dcn: float
 
   @classmethod
-  def compiled(cls, collectives: Mapping[str, Any]) -> "Sent":
+  def compiled(cls, collectives: Mapping[str, Mapping[str, Mapping[str, int | float]]]) -> "Sent":
     """From `hlo.table`."""
     cells = [(axes, cell["bytes"]) for by in collectives.values() for axes, cell in by.items()]
     size = lambda outside: float(sum(n for axes, n in cells if (axes == hlo.SLICES) == outside))

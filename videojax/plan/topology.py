@@ -10,7 +10,7 @@ import importlib.util
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -182,7 +182,9 @@ def compile_for(e: Experiment, devices: list[jax.Device], step: str = "train") -
   return {"attention": attention, "step": step} | flags | worst
 
 
-def compiled(make: Any, program: Program, task: Task, mesh: Mesh) -> dict[str, Any]:
+def compiled(
+  make: Callable[[Program, Task], Any], program: Program, task: Task, mesh: Mesh
+) -> dict[str, Any]:
   """Memory and collectives of one compiled program."""
   held = roofline.memory(mesh.devices.flat[0].device_kind)
   limit = held.hbm_bytes if held else math.inf

@@ -19,7 +19,7 @@ from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import interval
 from videojax.scaling.fit import FREE, Fit, fit_table
 from videojax.scaling.isoflop import IsoFlop, parabola
-from videojax.scaling.law_forms import Rate, Survival, fit_rate, fit_survival
+from videojax.scaling.law_forms import Rate, Survival, Values, fit_rate, fit_survival
 from videojax.scaling.run_table import Table
 from videojax.scaling.sweep_groups import Group
 
@@ -83,7 +83,7 @@ class Line:
 
 
 def power_line(
-  flops: Any, above: Any, relative: Any, *, offset: float = 0.0, sign: int = 1
+  flops: Values, above: Array, relative: Array, *, offset: float = 0.0, sign: int = 1
 ) -> Line:
   """Fits a Line.
 
@@ -139,7 +139,7 @@ class RateCurve:
     }  # fmt: skip
 
 
-def rate_curve(flops: Any, share: Any, stderr: Any, clips: int) -> RateCurve:
+def rate_curve(flops: Values, share: Array, stderr: Array, clips: int) -> RateCurve:
   """Fits the share that fails, 1 - share, by maximum binomial likelihood.
 
   Args:

@@ -28,11 +28,12 @@ from videojax.scaling.bootstrap import (
 )
 from videojax.scaling.command import Parser, positive
 from videojax.scaling.isoflop import IsoFlop, Minimum
-from videojax.scaling.law_forms import Additive, Power
+from videojax.scaling.law_forms import Additive, Number, Power
 from videojax.scaling.optimum import Flops, Optimum, optimum
 from videojax.scaling.run_table import Rows, Table, check, read_table, select, too_far
 
 Array = np.ndarray
+AnyLaw = Additive | IsoFlop | Power
 
 METHODS = ("variable_projection", "parametric", "isoflop", "power")
 DATA = ("tokens", "pixels", "seconds")
@@ -51,8 +52,8 @@ class Fit:
   method: str
   target: str
   data: str  # column used as D
-  law: Additive | IsoFlop | Power
-  draws: Additive | IsoFlop | Power | None  # [R]
+  law: AnyLaw
+  draws: AnyLaw | None  # [R]
   objective: float | None  # minimum of the estimator's objective; None for isoflop
   table: Table  # rows used
   residuals: Array  # [n], log(observed / fitted)
@@ -63,18 +64,27 @@ class Fit:
   warnings: tuple[str, ...]
   held_out: Table
 
-  def predict(self, params: Any = None, tokens: Any = None, flops: Any = None) -> Any:
+  def predict(
+    self, params: Number | None = None, tokens: Number | None = None, flops: Number | None = None
+  ) -> Any:
     """The measure at N and D; for isoflop (the best model) and power, at C."""
     return _evaluate(self.law, params, tokens, flops)
 
-  def predict_draws(self, params: Any = None, tokens: Any = None, flops: Any = None) -> Array:
+  def predict_draws(
+    self, params: Number | None = None, tokens: Number | None = None, flops: Number | None = None
+  ) -> Array:
     """`predict` under each bootstrap draw: [R, *shape]."""
     if self.draws is None:
       raise ConfigError("this fit has no bootstrap draws: fit with bootstrap > 0")
     return _evaluate(self.draws, params, tokens, flops)
 
   def predict_interval(
-    self, params: Any = None, tokens: Any = None, flops: Any = None, *, run: bool = False
+    self,
+    params: Number | None = None,
+    tokens: Number | None = None,
+    flops: Number | None = None,
+    *,
+    run: bool = False,
   ) -> tuple[Any, Any]:
     """95 % interval of the law; with `run`, of one new run, which scatters about the law."""
     draws = self.predict_draws(params, tokens, flops)
@@ -124,7 +134,9 @@ class Fit:
     return finite(out)
 
 
-def _evaluate(law: Any, params: Any, tokens: Any, flops: Any) -> Any:
+def _evaluate(
+  law: AnyLaw, params: Number | None, tokens: Number | None, flops: Number | None
+) -> Any:
   if isinstance(law, Additive):
     if params is None or tokens is None:
       raise ConfigError("the additive law predicts from params and tokens")
@@ -134,13 +146,13 @@ def _evaluate(law: Any, params: Any, tokens: Any, flops: Any) -> Any:
   return law.at(flops)
 
 
-def _optimum(law: Any, flops: Scalar, flops_of: Flops) -> Optimum:
+def _optimum(law: AnyLaw, flops: Scalar, flops_of: Flops) -> Optimum:
   if isinstance(law, Power):
     raise ConfigError("a power law in FLOPs does not determine the model size: use another method")
   return law.optimum(flops) if isinstance(law, IsoFlop) else optimum(law, flops, flops_of)
 
 
-def _named(law: Any) -> dict[str, Any]:
+def _named(law: AnyLaw) -> dict[str, Any]:
   return law.as_dict() | ({"a": law.a, "b": law.b} if isinstance(law, Additive) else {})
 
 
@@ -187,8 +199,8 @@ def _resampling(method: str, resample: str, n: int) -> str:
 class _Fitted:
   """The result of one method, for `fit_table`."""
 
-  law: Any
-  draws: Any
+  law: AnyLaw
+  draws: AnyLaw | None  # [R]
   fitted: Array  # [n]
   hat: Array  # [n]
   objective: float | None
@@ -202,7 +214,7 @@ def _fit_law(
 ) -> _Fitted:
   power = method == "power"
   axes = [rows.flops] if power else [rows.params, rows.tokens]
-  form: Any = Power if power else Additive
+  form: type[Power] | type[Additive] = Power if power else Additive
   kind = _resampling(method, resample, len(rows.y))
   first, many, hat = resampled(
     np.log(np.stack(axes)), rows.y, rows.groups, robust=method == "parametric", floor=floor,

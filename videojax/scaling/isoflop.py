@@ -41,7 +41,7 @@ class IsoFlop(Law):
   k: Number
   gamma: Number
 
-  def at(self, flops: Any) -> Any:
+  def at(self, flops: Number) -> Any:
     """Loss of the best model at C; [R, *shape] for draws."""
     return Power(self.floor, self.k, self.gamma).at(flops)
 

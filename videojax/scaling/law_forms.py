@@ -4,6 +4,7 @@ Letters: N parameters, D data (tokens, pixels or seconds of video), C FLOPs of t
 draws, n runs or clips.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,7 +15,8 @@ from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import Fits, Scalar, variable_projection
 
 Array = np.ndarray
-Number = Scalar | np.ndarray  # a law's coefficient: one number, or one per bootstrap draw [R]
+Number = Scalar | np.ndarray  # one number or an array; a coefficient has one per draw [R]
+Values = Array | Sequence[Scalar]  # [n], converted with np.asarray
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Additive(Law):
     """Exponent of the best D ~ C^b, if C ~ N D."""
     return self.alpha / (self.alpha + self.beta)
 
-  def loss(self, params: Any, tokens: Any) -> Any:
+  def loss(self, params: Number, tokens: Number) -> Any:
     """L at N and D (any shape); [R, *shape] for draws."""
     x, y = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
     E, A, B, alpha, beta = (_outer(value, x) for value in self.as_dict().values())
@@ -83,14 +85,14 @@ class Power(Law):
     constant = c[:, 1] if floor is None else np.full(len(c), float(floor))
     return Power(constant, c[:, 0], fits.exponents[:, 0])
 
-  def at(self, x: Any) -> Any:
+  def at(self, x: Number) -> Any:
     """m at x (any shape); [R, *shape] for draws."""
     x = np.asarray(x, float)
     floor, k, gamma = (_outer(value, x) for value in self.as_dict().values())
     return floor + k * x**-gamma
 
 
-def fit_power(x: Any, y: Any, *, floor: Scalar | None = None) -> Power:
+def fit_power(x: Values, y: Values, *, floor: Scalar | None = None) -> Power:
   """Fits m = floor + k x^-gamma by variable projection; also fits the floor if it is None.
 
   For sampling steps, q(S) = q_inf + k S^-kappa is fit_power(steps, quality).
@@ -115,7 +117,7 @@ class Predictor:
   n: int  # runs with positive values; others are left out
 
 
-def predictors(measure: Any, by_level: Any) -> list[Predictor]:
+def predictors(measure: Values, by_level: Array | Sequence[Sequence[Scalar]]) -> list[Predictor]:
   """How well each noise level, and noisiest minus cleanest ("dynamics"), predicts coherence.
 
   Args: measure [n] of n runs; by_level [n,K], their loss at each noise level, cleanest first.
@@ -185,11 +187,11 @@ class Rate:
   dispersion: float
   quantile: float
 
-  def at(self, flops: Any) -> Any:
+  def at(self, flops: Number) -> Any:
     """p at C."""
     return special.expit(self.a - self.gamma * np.log(flops))
 
-  def interval(self, flops: Any) -> tuple[Any, Any]:
+  def interval(self, flops: Number) -> tuple[Any, Any]:
     """95 % interval of p at C."""
     x = np.stack([np.ones_like(np.asarray(flops, float)), -np.log(flops)])
     half = self.quantile * np.sqrt(np.einsum("i...,ij,j...->...", x, self.covariance, x))
@@ -202,7 +204,7 @@ class Rate:
     return self.gamma - half, self.gamma + half
 
 
-def fit_rate(flops: Any, events: Any, trials: Any) -> Rate:
+def fit_rate(flops: Values, events: Values, trials: Values) -> Rate:
   """Fits a rate to counts per run, by maximum binomial likelihood.
 
   If runs differ by more than binomial chance (seeds), intervals are widened by the square root of
@@ -245,7 +247,9 @@ class Survival:
     return np.exp(-np.cumsum(self.hazard) * (flops / self.reference) ** -self.gamma)
 
 
-def fit_survival(flops: Any, frames: Any, violated: Any, *, baseline: str = "free") -> Survival:
+def fit_survival(
+  flops: Array, frames: Array, violated: Array, *, baseline: str = "free"
+) -> Survival:
   """Fits the frames until the first violation, with a hazard proportional to C^-gamma.
 
   Discrete proportional hazards: log(-log(1 - P(violated in f | not before))) is linear (Prentice &

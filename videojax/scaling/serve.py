@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +30,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def plans(flags: argparse.Namespace) -> list[dict[str, Any]]:
+def plans(flags: argparse.Namespace) -> list[dict[str, float | int]]:
   """The cheapest plan for each number of minutes.
 
   Raises:
