@@ -262,7 +262,7 @@ def huber(
   bounds = _at_bounds(exponents, c)
   columns = np.exp(-exponents[:, None, :] * (x - centre).T)  # [R,n,k]
   fitted = np.einsum("rnk,rk->rn", columns, c[:, :k]) + c[:, k:].sum(1, keepdims=True)
-  with np.errstate(over="ignore"):  # the search is not bounded: a resample may run away
+  with np.errstate(over="ignore"):  # the search is not bounded: a resample may diverge
     c[:, :k] *= np.exp(exponents * centre[:, 0])
   converged &= np.isfinite(c).all(-1)
   warm = (theta[0], ends[0][3], unit)

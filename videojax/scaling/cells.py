@@ -102,8 +102,10 @@ def cells(
   ]
   names = [cell.name for cell in made]
   twice = sorted({name for name in names if names.count(name) > 1})
-  if twice or not made:
-    raise ConfigError(f"the sweep has equal cells: {', '.join(twice) or 'it has none'}")
+  if twice:
+    raise ConfigError(f"the sweep has equal cells: {', '.join(twice)}")
+  if not made:
+    raise ConfigError("the sweep has no cells: it needs at least one point")
   return made
 
 
@@ -317,7 +319,7 @@ def read_sweep(directory: Path) -> list[Row]:
   path, made = directory / "sweep.json", read_notes(directory)["cells"]
   names = [cell["name"] for cell in made]
   if len(set(names)) < len(names):
-    raise ConfigError(f"{path} is damaged: two cells have one name")
+    raise ConfigError(f"{path} is damaged: two cells have the same name")
   known = {field.name for field in dataclasses.fields(Cell)}
   return [_read_row(directory, {k: cell[k] for k in cell.keys() & known}) for cell in made]
 

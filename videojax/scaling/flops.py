@@ -37,10 +37,10 @@ PEAK_FLOPS_PER_S = {
   "TPU v5e": 197e12,  # Google Cloud TPU documentation
   "TPU v5p": 459e12,  # Google Cloud TPU documentation
   "TPU v6e": 918e12,  # Google Cloud TPU documentation, Trillium
-  "TPU7x": 2307e12 / 2,  # Google Cloud TPU documentation, Ironwood: 2307 a chip of two devices
+  "TPU7x": 2307e12 / 2,  # Google Cloud TPU documentation, Ironwood: 2307 per chip of two devices
 }  # fmt: skip
 
-PF_DAY = 8.64e19  # FLOP: 1e15 a second for 86,400 seconds
+PF_DAY = 8.64e19  # FLOP: 1e15 FLOP/s for 86,400 seconds
 
 PER_MAC = {"mac": 1, "flop": 2}  # the units of `count`
 FORWARDS = {"forward": 1, "step": 3, "hardware": 4}  # what `count` counts, in forward passes

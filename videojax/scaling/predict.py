@@ -67,7 +67,7 @@ def predict(
   path = path_of(sweep.directory, budget)
   damaged = path.exists()
   if not unpredicted(sweep.directory, budget):
-    raise ConfigError(f"{path} is there already: predictions are made once and never replaced")
+    raise ConfigError(f"{path} exists already: predictions are made once and never replaced")
   asked = [row for row in sweep.rows if row.cell.held_out and same_budget(row, sweep, budget)]
   _refuse_after_the_fact(asked, budget)
   if irreducible is None:
@@ -131,8 +131,8 @@ def _planned(sweep: Sweep, row: Row) -> Mapping[str, float]:
   planned = sweep.notes.get("planned", {}).get(row.cell.name, {})
   if not all(planned.get(key, 0) > 0 for key in ("params", "tokens", "flops")):
     raise ConfigError(
-      f"{sweep.directory / 'sweep.json'} does not say under 'planned' how many params, tokens and "
-      f"flops {row.cell.name} will have: start the sweep again, which writes them"
+      f"{sweep.directory / 'sweep.json'} has no 'planned' params, tokens and flops for "
+      f"{row.cell.name}: start the sweep again, which writes them"
     )
   return {key: float(planned[key]) for key in ("params", "tokens", "flops")}
 

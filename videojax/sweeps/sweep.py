@@ -77,7 +77,7 @@ def run_part(
     run_all(held_out, every, workdir, deadline, console)
   elif held_out:
     console.print(f"held-out cells wait for the others: {', '.join(waiting)}", markup=False)
-  # If several machines share the sweep, none of them has all cells, and none reports.
+  # Only a process that runs all cells (no --cells) writes the report.
   if part == slice(None) and any(row.status == "finished" for row in read_sweep(workdir)):
     console.print(f"report: {report(workdir)}", markup=False)
 
