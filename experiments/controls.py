@@ -1,19 +1,19 @@
-"""Small models that take the controls, on worlds where what each should do is known.
+"""Small models with all controls, on worlds where the correct effect of each control is known.
 
   python -m videojax.launch --config=experiments/controls.py --workdir=runs/controls
   python -m videojax.launch --config=experiments/controls.py --workdir=runs/controls --mode=effects
 
 The DiT of experiments/quickstart.py is given the first frame (in half of the rows), or the first
-and the last, every fourth, all but a box, or a box alone; strokes of a motion brush; blurred edges;
-strength of motion, frame rate, pan and zoom of the camera. Each is left out in half of the rows, so
-that any one of them steers alone. A third of the discs stand still; where the camera moves all of
-them do: with both at once a pan says little of what will be seen, and nothing is learned of it.
-A sixth of the steps are single frames, for temporal guidance.
+and the last, every fourth, all but a box, or only a box; strokes of a motion brush; blurred edges;
+strength of motion, frame rate, pan and zoom of the camera. Each control is dropped in half of the
+rows, so that any one of them also steers alone. A third of the discs stand still; if the camera
+moves, all of them do: with both motions combined, a pan hardly determines what is seen, and the
+model does not learn it. A sixth of the steps are single frames, for temporal guidance.
 
-':scalars' takes the scalars alone. Beside strokes and edges, which say more, they are needed in
-about one row of twenty, and 12,000 steps do not teach them.
-Expect, on two cores: frozen loss .087 (affine denoiser .807), a stroke of .541 px a frame followed
-at .438, 13 min 5 s; ':scalars' 7 min 49 s, its loss not given: docs/controls.md.
+':scalars' takes only the scalars. Beside strokes and edges, which are more informative, scalars are
+needed in about one row in twenty, and 12,000 steps do not teach them.
+Expect, on two cores: frozen loss .087 (affine denoiser .807), a stroke of .541 px per frame
+followed at .438, 13 min 5 s; ':scalars' 7 min 49 s, loss not given: docs/controls.md.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +27,7 @@ SCALARS = ("motion", "fps", "pan_x", "pan_y", "zoom")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg '': all controls; 'scalars': those; 'smoke': two steps of a tiny model, for tests."""
+  """arg '': all controls; 'scalars': only scalars; 'smoke': two steps of a tiny model for tests."""
   check_choice("variant", arg, ("", "scalars", "smoke"))
   smoke, alone = arg == "smoke", arg == "scalars"
   c = quickstart.get_config("smoke" if smoke else "")

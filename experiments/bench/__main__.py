@@ -1,9 +1,9 @@
-"""All bench cases on this machine's devices, measured beside the estimate: a table.
+"""Times all bench cases on this machine's devices and prints them beside the estimates.
 
 python -m experiments.bench --workdir=DIR [CASE ...]
 
-Each case is `--mode=bench` in a process of its own, so that none has another's memory; one that
-fails (out of memory) is a row. Cases that are measured already are not run again.
+Each case runs `--mode=bench` in a separate process, so that it starts with free memory; a case that
+fails (out of memory) still gets a row. Cases that have been measured are not run again.
 """
 
 import json
@@ -32,13 +32,13 @@ def main(arguments: list[str]) -> int:
     print(f"{__doc__}\ncases: {', '.join(map(repr, CASES))}", file=sys.stderr)
     return 1
   rows = [row(case, Path(places[0])) for case in wanted]
-  head = f"{'case':16} {'ms a step':>10} {'TFLOP/s':>8} {'MFU':>6} {'estimate':>9} {'off by':>7}"
+  head = f"{'case':16} {'ms/step':>10} {'TFLOP/s':>8} {'MFU':>6} {'estimate':>9} {'off by':>7}"
   print("\n".join([head, *rows]))
   return 0
 
 
 def row(case: str, workdir: Path) -> str:
-  """Measures a case, if it is not yet, and says what is in its bench.json."""
+  """Measures a case unless it has been measured; returns its row of the table."""
   name, overrides = CASES[case]
   place = workdir / case.replace(", ", "_").replace(" ", "_")
   path = place / "bench.json"

@@ -1,7 +1,7 @@
 """Case C: DiT-XL's size on 16 latent frames of 32x32: 4,096 tokens, 128 text tokens.
 
-Heads of 72 as published; ':head64' and ':head128' cut the same width otherwise (18 and 9 heads).
-Measured on one H100: 476 ms a step, MFU .332; heads of 64 414 ms, .382, of 128 385 ms, .410
+Head dim 72 as published; ':head64' and ':head128' split the same width into 18 and 9 heads.
+Measured on one H100: 476 ms per step, MFU .332; ':head64' 414 ms, .382; ':head128' 385 ms, .410
 (docs/LOG.md, 2026-11-26).
 """
 

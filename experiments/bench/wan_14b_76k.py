@@ -1,8 +1,7 @@
 """14B, 720p, 81 frames: 75,600 tokens; a quarter of a clip per device, as published for TPUs.
 
-MaxDiffusion's README: 36.0 s a step on 4 chips of v5p, global batch 1, sequence over 4 chips, full
-remat.
-Compiled for pods, not measured: docs/pods.md.
+MaxDiffusion's README: 36.0 s per step on 4 v5p chips, global batch 1, sequence over 4 chips, full
+remat. Here it is compiled for pods, not measured: docs/pods.md.
 """
 
 from ml_collections import ConfigDict

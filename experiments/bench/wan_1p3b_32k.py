@@ -1,7 +1,7 @@
 """Case A: 1.3B, 480p, 81 frames: 32,760 tokens, one clip per device.
 
 On 16 GiB chips: --config.mesh.seq=4 --config.clips_per_device=.25 --config.model.remat=full.
-Measured on one H100: 1,918 ms a step, MFU .448 (docs/LOG.md, 2026-11-26).
+Measured on one H100: 1,918 ms per step, MFU .448 (docs/LOG.md, 2026-11-26).
 """
 
 from ml_collections import ConfigDict

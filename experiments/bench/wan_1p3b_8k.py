@@ -1,6 +1,6 @@
 """Case B: 1.3B, 480p, 17 frames: 7,800 tokens, two clips per device; ':half' has one.
 
-Measured on one H100: 432 ms a step, MFU .444; ':half' 240 ms, .399 (docs/LOG.md, 2026-11-26).
+Measured on one H100: 432 ms per step, MFU .444; ':half' 240 ms, .399 (docs/LOG.md, 2026-11-26).
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
-"""Published systems, one experiment each: the published form, and one for two CPU cores.
+"""Published systems, one experiment each: the published form, and a small form for two CPU cores.
 
-The small forms of the U-Nets share data, objective and batch, and take as many steps as cost what
-the quickstart's DiT does, 1.4e13 FLOP, so that they compare. Those of latents see squares of 2x2
-pixels as one position, in place of an autoencoder's.
+The small forms of the U-Nets share data, objective and batch size, and train with as many FLOPs as
+the quickstart's DiT, 1.4e13, so that they can be compared. Small forms of latent models see squares
+of 2x2 pixels as one position, instead of an autoencoder's latents.
 """
 
 from typing import Any
@@ -23,15 +23,15 @@ def on_worlds(
 ) -> ConfigDict:
   """A small U-Net on the world of experiments/quickstart.py, with its objective and measures.
 
-  8 frames of 16x16 pixels, the first 2 given, so that motion can be measured; no text. All are
-  told the last known frame and its change (known="last"), whatever their papers do.
+  8 frames of 16x16 pixels, the first 2 given, so that motion can be measured; no text. All models
+  are given the last known frame and its change (known="last"), unlike in their papers.
 
   Args:
     model: name and sizes.
-    steps: of training, in the small form.
-    least: sizes of the smoke form: two steps, for tests; None: the small form.
-    side: of the squares of pixels that are one position of the model.
-    world: what differs in the world (size, frames, known, fps): for stages of cascades.
+    steps: training steps of the small form.
+    least: sizes of the smoke form (two steps, for tests); None: the small form.
+    side: side in pixels of the squares that are one position of the model.
+    world: settings of the world to change (size, frames, known, fps), for stages of cascades.
   """
   c = quickstart.get_config("" if least is None else "smoke")
   c.total_steps = steps if least is None else 2

@@ -2,21 +2,21 @@
 
   python -m videojax.launch --config=experiments/papers/dit.py:XL/2 --workdir=runs/plan --mode=plan
 
-The paper's: sizes S, B, L, XL and patches 2, 4, 8; 32x32x4 latents of 256x256 images; sine
+As in the paper: sizes S, B, L, XL and patches 2, 4, 8; 32x32x4 latents of 256x256 images; sine
 positions, qkv bias, no qk-norm, adaLN-zero, a class table of 1001, learned variance (its channels
-are computed, and dropped); AdamW 1e-4 without decay, batch 256, 400K steps; DDPM noise prediction.
-Different: latents need an autoencoder that is not in the repository, so that Gaussian numbers of
-their shape stand in for them; our VP schedule is continuous. Run: parameters and FLOPs
-(--mode=plan), tests/models/test_dit.py; no training.
+are computed and dropped); AdamW 1e-4 without decay, batch 256, 400K steps; DDPM noise prediction.
+Differences: latents need an autoencoder that is not in the repository, so Gaussian noise of their
+shape replaces them; our VP schedule is continuous. Verified: parameters and FLOPs (--mode=plan),
+tests/models/test_dit.py; not trained.
 
   python -m videojax.launch --config=experiments/papers/dit.py:cpu --workdir=runs/dit
 
 Two CPU cores, minutes: the same architecture and objective, width 128 and depth 4, on 16x16 pixels
-instead of latents, without classes: single frames of worlds with one or two discs, judged on those
-of another seed. Learning rate and its schedule are ours. Its 3,000 steps of 16 images teach more
-than each pixel's own statistics; samples are patches of the right colours, not yet discs.
-Expect: frozen loss .617 +- .015 (affine denoiser .799); an error of motion is none of images, and
-seconds are not measured: docs/LOG.md, 2026-11-24, PhyWorld.
+instead of latents, without classes: single frames of worlds with one or two discs, evaluated on
+those of another seed. Learning rate and its schedule are ours. 3,000 steps of 16 images teach more
+than the statistics of each pixel; samples are patches of the right colours, not yet discs.
+Expect: frozen loss .617 +- .015 (affine denoiser .799); images have no motion error; seconds are
+not measured: docs/LOG.md, 2026-11-24, PhyWorld.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +29,7 @@ PUBLISHED = [f"{size}/{patch}" for size in ("S", "B", "L", "XL") for patch in (2
 
 
 def get_config(arg: str = "S/2") -> ConfigDict:
-  """arg: SIZE/PATCH, e.g. 'XL/2'; 'cpu': for two cores; 'smoke': its two steps, for tests."""
+  """arg: SIZE/PATCH, e.g. 'XL/2'; 'cpu': for two cores; 'smoke': two steps, for tests."""
   check_choice("variant", arg, ("cpu", "smoke", *PUBLISHED))
   return _small(arg == "smoke") if arg in ("cpu", "smoke") else _paper(*arg.split("/"))
 

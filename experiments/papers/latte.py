@@ -3,23 +3,24 @@
   python -m videojax.launch --config=experiments/papers/latte.py:XL/2 --workdir=runs/plan \\
     --mode=plan
 
-The paper's: sizes S, B, L, XL (DiT's) and patches 2, 4, 8; 16 frames of 256x256, 32x32x4 latents
-each; variant 1, a block within the frames, then one along time, and so on; sine positions, qkv
-bias, no qk-norm, adaLN-zero, learned variance (its channels are computed, and dropped);
-unconditional, or with the 101 classes of UCF-101 (':XL/2,ucf101'); AdamW 1e-4 without decay, 8 x 5
-clips, DDPM noise prediction, at most 1M steps (its configuration's bound).
-Different: as in experiments/papers/dit.py latents are Gaussian numbers and our VP schedule is
-continuous; sines of time are added before the first block, Latte's after it; adaLN works once a
-clip, where its code repeats it for every frame and place: 3,725.7 GFLOP a clip, not 3,785.9.
-Gradients are clipped from the start, Latte's from step 100K.
-Run: parameters (673.68M, the published number) and FLOPs, tests/test_experiments.py; no training.
+As in the paper: sizes S, B, L, XL (DiT's) and patches 2, 4, 8; 16 frames of 256x256, 32x32x4
+latents each; variant 1, which alternates blocks within frames and blocks along time; sine
+positions, qkv bias, no qk-norm, adaLN-zero, learned variance (its channels are computed and
+dropped); unconditional, or with the 101 classes of UCF-101 (':XL/2,ucf101'); AdamW 1e-4 without
+decay, 8 x 5 clips, DDPM noise prediction, at most 1M steps (the limit in its configuration).
+Differences: as in experiments/papers/dit.py, latents are Gaussian noise and our VP schedule is
+continuous; temporal sine positions are added before the first block, in Latte after it; adaLN runs
+once per clip, while Latte's code repeats it for every frame and position: 3,725.7 GFLOP per clip,
+not 3,785.9. Gradients are clipped from the start, in Latte from step 100K.
+Verified: parameters (673.68M, the published number) and FLOPs, tests/test_experiments.py; not
+trained.
 
   python -m videojax.launch --config=experiments/papers/latte.py:cpu --workdir=runs/latte
 
 Two CPU cores, minutes: the same architecture at width 64 and depth 4, on the worlds of
 experiments/quickstart.py (8 frames of 16x16 pixels, the first 2 given, so that motion can be
 measured), with that file's objective.
-Expect: frozen loss .190, velocity 1.72 world units/s off (repeated frame 2.34), permanence .58;
+Expect: frozen loss .190, velocity error 1.72 world units/s (repeated frame 2.34), permanence .58;
 seconds are not measured: docs/LOG.md, 2026-11-24, PhyWorld.
 """
 

@@ -1,4 +1,4 @@
-"""Make-A-Video (Singer et al. 2022, arXiv:2209.14792): an image cascade with layers along time.
+"""Make-A-Video (Singer et al. 2022, arXiv:2209.14792): an image cascade with temporal layers.
 
   python -m videojax.launch --config=experiments/papers/make_a_video.py --workdir=runs/plan \\
     --mode=plan
@@ -6,15 +6,16 @@
 Stages, as arguments: '' the decoder, 16 frames of 64x64; 'interpolation', 16 -> 76 frames, every
 fifth given with a mask; 'sr_l', to 256x256; 'sr_h', to 768x768 within each frame.
 
-The sizes are not the paper's, which we do not have, but DALL-E 2's (Ramesh et al. 2022, Table 3).
-Parameters: decoder 2,781,912,097 (2,136,846,851 without time), interpolation 2,781,930,529, sr_l
-843,948,193 (681,691,523 without time), sr_h 253,804,995: 6.66 B together. Later papers list about
-9.7 B for Make-A-Video. Not here: the prior, and the decoder's text transformer; both belong to
-DALL-E 2's 1 B and 3.5 B, and its two upsamplers have 0.7 B and 0.3 B. The rest is unknown.
-Different: the decoder attends to one Gaussian embedding, the paper's is CLIP's of an image; clips
-are Gaussian numbers; batch and learning rate are ours. The paper draws the same noise for all
-frames in sr_h, here each frame has its own. Frame skips do not vary.
-Run: parameters, tests/test_experiments.py; no training.
+The sizes are DALL-E 2's (Ramesh et al. 2022, Table 3), because the paper's are not known to us.
+Parameters: decoder 2,781,912,097 (2,136,846,851 without temporal layers), interpolation
+2,781,930,529, sr_l 843,948,193 (681,691,523 without temporal layers), sr_h 253,804,995: 6.66 B
+together. Later papers list about 9.7 B for Make-A-Video. Missing here are the prior and the
+decoder's text transformer; they are part of DALL-E 2's 1 B and 3.5 B, and its two upsamplers have
+0.7 B and 0.3 B. The rest is unknown.
+Differences: the decoder attends to one Gaussian embedding, in the paper to CLIP's embedding of an
+image; clips are Gaussian noise; batch size and learning rate are ours. The paper draws the same
+noise for all frames in sr_h; here each frame has its own. Frame skips do not vary.
+Verified: parameters, tests/test_experiments.py; not trained.
 
   python -m videojax.launch --config=experiments/papers/make_a_video.py:cpu \\
     --workdir=runs/make_a_video
@@ -22,17 +23,17 @@ Run: parameters, tests/test_experiments.py; no training.
 Two CPU cores: a small decoder on the worlds of experiments/quickstart.py (8 frames of 16x16 pixels,
 the first 2 given, so that motion can be measured), with that file's objective, without text.
 
-The cascade, small: 4 frames of 8x8 pixels at 3.5 a second, the first 2 given (cpu_decoder); 7
-frames at 7 a second, every second given (cpu_interpolation); 16x16 pixels (cpu_sr):
+A small cascade: 4 frames of 8x8 pixels at 3.5 fps, the first 2 given (cpu_decoder); 7 frames at
+7 fps, every second one given (cpu_interpolation); 16x16 pixels (cpu_sr):
 
   for stage in decoder interpolation sr; do python -m videojax.launch \\
     --config=experiments/papers/make_a_video.py:cpu_$stage --workdir=runs/mav_$stage; done
   python -m videojax.launch --config=experiments/papers/make_a_video.py:cpu_sr \\
     --workdir=runs/mav_sr --mode=cascade --after=runs/mav_decoder,runs/mav_interpolation
 
-Expect of ':cpu': frozen loss .197 (affine denoiser .801), 1.70 px off (repeated frame 1.754),
-421 s on two cores: docs/unets.md. The cascade's stages .129, .021 and .091, the
-whole 1.18 px; its seconds are not measured.
+Expect, for ':cpu': frozen loss .197 (affine denoiser .801), position error 1.70 px (repeated frame
+1.754), 421 s on two cores: docs/unets.md. The cascade's stages: .129, .021 and .091; the whole
+cascade: 1.18 px, seconds not measured.
 """
 
 from typing import Any
@@ -47,7 +48,7 @@ from videojax.models.make_a_video import PUBLISHED, SIZES
 CLIP = 768  # width of ViT-L/14's embedding
 LOW = dict(scalars=("fps", "low_noise"), volumes=dict(low=3))
 FRAME = dict(temporal=False, scalars=("low_noise",), volumes=dict(low=3))
-# Stage -> size, frames, height and width, what the model takes.
+# Stage -> size, frames, height and width, inputs of the model.
 STAGES: dict[str, tuple[str, int, int, dict[str, Any]]] = {
   "": ("decoder", 16, 64, dict(scalars=("fps",), text=CLIP)),
   "interpolation": ("decoder", 76, 64, dict(scalars=("fps",), text=CLIP, known="zeros")),
@@ -64,7 +65,7 @@ CASCADE: dict[str, tuple[dict[str, Any], int]] = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg '': the decoder; another stage; for two cores 'cpu', CASCADE; 'smoke': two steps."""
+  """arg '': the decoder; another stage; for two cores 'cpu' or one of CASCADE; 'smoke': 2 steps."""
   check_choice("variant", arg, (*STAGES, *CASCADE, "cpu", "smoke"))
   if arg in CASCADE:
     return _stage(arg)
@@ -113,5 +114,5 @@ def _stage(stage: str) -> ConfigDict:
     c.controls.every = 2
   if stage == "cpu_sr":
     c.controls.low = (1, 2, 2)
-    c.objective.mean = 0.0  # what is left to draw is fine detail
+    c.objective.mean = 0.0  # only fine detail is left to generate
   return c

@@ -1,24 +1,24 @@
-"""ModelScopeT2V (Wang et al. 2023, arXiv:2308.06571): an image U-Net with layers along time.
+"""ModelScopeT2V (Wang et al. 2023, arXiv:2308.06571): an image U-Net with temporal layers.
 
   python -m videojax.launch --config=experiments/papers/modelscope.py --workdir=runs/plan \\
     --mode=plan
 
 The published U-Net: 1,411,233,860 parameters, diffusers' UNet3DConditionModel. 16 frames of
 256x256, latents of 32x32x4; 77 text embeddings of width 1024 (OpenCLIP ViT-H/14); noise
-prediction under latent diffusion's schedule; DDIM with 50 steps, eta 0, guidance 9. Images and
-videos train together.
-Different: latents and text are Gaussian numbers; a dropped text is zeros, the paper's an empty
-prompt; batch, learning rate and the share of images, one step of eight, are ours.
-Run: parameters, tests/test_experiments.py; no training.
+prediction with latent diffusion's schedule; DDIM with 50 steps, eta 0, guidance scale 9. Trained on
+images and videos together.
+Differences: latents and text are Gaussian noise; a dropped text is zeros, in the paper an empty
+prompt; batch size, learning rate and the share of images, one step in eight, are ours.
+Verified: parameters, tests/test_experiments.py; not trained.
 
   python -m videojax.launch --config=experiments/papers/modelscope.py:cpu --workdir=runs/modelscope
 
 Two CPU cores: a small U-Net of the same kind on the worlds of experiments/quickstart.py (8 frames
 of 16x16 pixels, 8x8 latents of 12 channels, the first 2 given, so that motion can be measured),
-with that file's objective. Worlds have captions in bytes and this model takes embeddings, so it
+with that file's objective. The worlds' captions are bytes and this model takes embeddings, so it
 trains without text.
-Expect of ':cpu': frozen loss .187 (affine denoiser .801), 1.42 px off (repeated frame 1.754),
-398 s on two cores: docs/unets.md.
+Expect, for ':cpu': frozen loss .187 (affine denoiser .801), position error 1.42 px (repeated frame
+1.754), 398 s on two cores: docs/unets.md.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@
     --workdir=runs/phyworld
 
 Scenario uniform, parabola or collision; size S, B, L or XL; grid 30K, 300K or 3M. Then the paper's
-own measure, as published and mended (data_pipelines/phyworld_parser.py), beside the same of the
-true clips:
+own measure, as published and corrected (data_pipelines/phyworld_parser.py), for the samples and for
+the true clips:
 
   python -m experiments.papers.phyworld runs/phyworld
 
@@ -14,20 +14,21 @@ Its grid of data and model sizes, nine runs (or ':uniform,cpu', nine small ones)
   python -m videojax.launch --mode=sweep --config=experiments/papers/phyworld.py:uniform \\
     --workdir=runs/phyworld_uniform
 
-The paper's: scenarios, grids, speeds and radii in and out of distribution; 32 frames of 128x128,
-the first 3 given as extra channels with a mask, zeros elsewhere; joint space-time attention, 3-D
-RoPE, v-prediction, batch 256, 100,000 steps. Published velocity errors of uniform motion: in
-distribution .022 (S, 30K) and .012 (L, 3M), where true clips have .010, all of it the parser's
-scale; out of distribution .427 (L, 3M) and .433, .328, .358 (B at 30K, 300K, 3M).
-Different: pixels in patches of 4x8x8 (2,048 tokens) instead of latents of a video autoencoder that
-was not released; adaLN with its own weights in each block: 33.4M, 131.5M, 459.3M and 676.5M
-parameters, against the paper's 22.5M, 89.5M, 310M and 456M, which are those of the same widths and
+As in the paper: scenarios, grids, speeds and radii in and out of distribution; 32 frames of
+128x128, the first 3 given as extra channels with a mask, zeros elsewhere; joint space-time
+attention, 3-D RoPE, v-prediction, batch 256, 100,000 steps. Published velocity errors of uniform
+motion: in distribution .022 (S, 30K) and .012 (L, 3M), while true clips have .010, all of it due to
+the parser's scale; out of distribution .427 (L, 3M) and .433, .328, .358 (B at 30K, 300K, 3M).
+Differences: pixels in patches of 4x8x8 (2,048 tokens) instead of latents of a video autoencoder
+that was not released; separate adaLN weights in each block: 33.4M, 131.5M, 459.3M and 676.5M
+parameters, compared with the paper's 22.5M, 89.5M, 310M and 456M, which match the same widths and
 depths with one adaLN for all blocks. Learning rate, warm-up and noise schedule (linear) are ours.
 Data and measure: data_pipelines/phyworld.py and phyworld_parser.py.
-Run: the small form alone, ':SCENARIO,cpu', on two cores: 16 frames of 16x16, .2 s apart, 1.4M
-parameters, the recipe of experiments/quickstart.py.
-Expect: frozen loss .0078, .0093 and .0419 (uniform, parabola, collision), velocity in distribution
-.042, .045 and .28 units/s off, 320 to 370 s on one core: docs/LOG.md, 2026-11-24, PhyWorld.
+Verified: only the small form was run, ':SCENARIO,cpu', on two cores: 16 frames of 16x16, .2 s
+apart, 1.4M parameters, the recipe of experiments/quickstart.py.
+Expect: frozen loss .0078, .0093 and .0419 (uniform, parabola, collision), velocity error in
+distribution .042, .045 and .28 units/s, 320 to 370 s on one core: docs/LOG.md, 2026-11-24,
+PhyWorld.
 """
 
 import json
@@ -51,7 +52,7 @@ SPLITS = ("id", "r_out", "v_out", "rv_out")
 
 
 def read(arg: str) -> tuple[str, str, str]:
-  """(scenario, size, grid) of an arg; size may be 'cpu' or 'smoke'."""
+  """Parses an arg: (scenario, size, grid); size may be 'cpu' or 'smoke'."""
   parts = ("uniform," + arg if arg in SMALL else arg or "uniform").split(",")
   scenario, size, grid, *rest = parts + ["S", "30K"][len(parts) - 1 :]
   check_choice("scenario", scenario, SCENARIOS)
@@ -88,7 +89,7 @@ def _paper(scenario: str, size: str, grid: str) -> ConfigDict:
 
 
 def _small(scenario: str, smoke: bool) -> ConfigDict:
-  known = 2 if scenario == "collision" else 3  # balls may meet soon after these
+  known = 2 if scenario == "collision" else 3  # balls may collide soon after these frames
   c = ConfigDict()
   c.total_steps = 2 if smoke else 5000
   c.batch_size = 2 if smoke else 8
@@ -125,7 +126,7 @@ def _small(scenario: str, smoke: bool) -> ConfigDict:
 
 
 def get_sweep(arg: str = "uniform") -> list[Cell]:
-  """Data by model size. arg: 'SCENARIO', 'SCENARIO,cpu' (grids and sizes are ours), 'smoke'."""
+  """Model size by data grid. arg: 'SCENARIO', 'SCENARIO,cpu' (our grids and sizes), 'smoke'."""
   _, size, _ = read(arg)
   if size in SMALL:
     grids = ("300", "3K") if size == "smoke" else ("300", "3K", "30K")
@@ -139,12 +140,12 @@ def get_sweep(arg: str = "uniform") -> list[Cell]:
 
 
 def get_notes(arg: str = "uniform") -> dict[str, Any]:
-  """What the report should know: the known frames determine the rest, so that E is 0."""
+  """Notes for sweep.json; E is 0, because the known frames determine the rest."""
   return {"title": f"PhyWorld, {read(arg)[0]} motion", "irreducible": 0.0}
 
 
 def vel_error(workdir: Path) -> dict[str, dict[str, Any]]:
-  """The paper's measure of a run's samples and of the true clips, by split: see main()."""
+  """The paper's measure on a run's samples and on the true clips, by split; see main()."""
   from data_pipelines.phyworld_parser import velocity_errors
   from videojax.config import from_json
   from videojax.modes.finished_run import opened
@@ -169,14 +170,14 @@ def vel_error(workdir: Path) -> dict[str, dict[str, Any]]:
 
 
 def _mean(errors: np.ndarray) -> dict[str, Any]:
-  """Of [clips, before and after a contact]: means, and clips that have a number."""
+  """Mean over clips of errors [clips, (before, after a contact)], and the number of valid clips."""
   number = (~np.isnan(errors)).sum(0)
   means = np.nansum(errors, 0) / np.maximum(number, 1)
   return {"vel_error": means[: 1 + (number[1] > 0)].tolist(), "clips": number.tolist()}
 
 
 def main(arguments: list[str]) -> None:
-  """Prints, and writes vel_error.json: split -> 'model published', ... -> errors."""
+  """Prints and writes vel_error.json: split -> 'model published', ... -> errors."""
   (workdir,) = map(Path, arguments)
   errors = vel_error(workdir)
   (workdir / "vel_error.json").write_text(json.dumps(errors, indent=1))

@@ -1,28 +1,28 @@
-"""Stable Video Diffusion (Blattmann et al. 2023, arXiv:2311.15127): a first frame set in motion.
+"""Stable Video Diffusion (Blattmann et al. 2023, arXiv:2311.15127): image to video.
 
   python -m videojax.launch --config=experiments/papers/svd.py --workdir=runs/plan --mode=plan
 
 The published image-to-video U-Net: 1,524,623,082 parameters, diffusers'
-UNetSpatioTemporalConditionModel. 14 frames of 576x1024, latents of 72x128x4; it sees the first
-frame's CLIP embedding (one token of width 1024), its latents in every frame, with noise, and is
-told frames per second, amount of motion and that noise. EDM's preconditioning with c_out =
--sigma / sqrt(sigma^2 + 1), ln(sigma) ~ N(.7, 1.6); Euler, 25 steps on Karras's grid from sigma 700
-to .002, guidance that rises from 1 in the first frame to 3 in the last. In our terms that is v of
-the variance-preserving path at the same sigma / alpha, with EDM's c_noise: tests/models/test_svd.py
-has both beside each other. 'edm' is its negative.
-Different: latents and embeddings are Gaussian numbers, and all scalars the same; the first frame's
+UNetSpatioTemporalConditionModel. 14 frames of 576x1024, latents of 72x128x4. Its conditions are the
+first frame's CLIP embedding (one token of width 1024), that frame's noisy latents in every frame,
+and scalars: frames per second, amount of motion and the level of that noise. EDM's preconditioning
+with c_out = -sigma / sqrt(sigma^2 + 1), ln(sigma) ~ N(.7, 1.6); Euler, 25 steps on Karras's grid
+from sigma 700 to .002, guidance scale rising from 1 in the first frame to 3 in the last. In our
+terms this is v-prediction on the variance-preserving path at the same sigma / alpha, with EDM's
+c_noise: tests/models/test_svd.py compares the two. 'edm' is its negative.
+Differences: latents and embeddings are Gaussian noise, scalars are constant; the first frame's
 latents are scaled to unit variance, the published ones are not (5.5 times as large; codec vae_svd
-makes them so), and get their noise as pixels; where conditions are dropped the scalars are too;
-batch and learning rate are ours.
-Run: parameters, tests/models/test_svd.py; no training.
+makes them so), and theirs get the noise as pixels; scalars are dropped together with the other
+conditions; batch size and learning rate are ours.
+Verified: parameters, tests/models/test_svd.py; not trained.
 
   python -m videojax.launch --config=experiments/papers/svd.py:cpu --workdir=runs/svd
 
 Two CPU cores: a small U-Net of the same kind on the worlds of experiments/quickstart.py (8 frames
 of 16x16 pixels, 8x8 latents of 12 channels, the first 2 given, so that motion can be measured),
-with that file's objective; of the conditions it is told frames per second.
-Expect of ':cpu': frozen loss .172 (affine denoiser .801), 1.24 px off (repeated frame 1.754),
-358 s on two cores: docs/unets.md.
+with that file's objective; its only condition is frames per second.
+Expect, for ':cpu': frozen loss .172 (affine denoiser .801), position error 1.24 px (repeated frame
+1.754), 358 s on two cores: docs/unets.md.
 """
 
 from ml_collections import ConfigDict

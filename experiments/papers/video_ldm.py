@@ -1,31 +1,31 @@
-"""Align your Latents (Blattmann et al. 2023, arXiv:2304.08818): Stable Diffusion, frames aligned.
+"""Align your Latents (Blattmann et al. 2023, arXiv:2304.08818): Stable Diffusion made temporal.
 
   python -m videojax.launch --config=experiments/papers/video_ldm.py --workdir=runs/plan --mode=plan
 
-Stages, as arguments: '' text to 8 key frames of 40x64x4 latents (320x512 pixels); 'prediction', the
-first two of them given, or one, or none, of a third of the clips each; 'interpolation', three
-frames between two, run twice (8 -> 29 -> 113 frames); 'upsampler', x4, on patches: latents of 4x4
-pixels each beside the pixels of the low resolution, as Stable Diffusion's x4 upscaler has them.
-Each trains the layers along time alone: `optim.freeze = "(?!.*temporal)"` (video_ldm.FREEZE) is
-exactly the image model, which `init_from` would bring.
+Stages, as arguments: '' text to 8 key frames of 40x64x4 latents (320x512 pixels); 'prediction',
+with the first two of them given, or one, or none, each in a third of the clips; 'interpolation',
+three frames between two, run twice (8 -> 29 -> 113 frames); 'upsampler', x4, on patches: latents of
+4x4 pixels each, concatenated with the low-resolution pixels, as in Stable Diffusion's x4 upscaler.
+Each stage trains only the temporal layers: `optim.freeze = "(?!.*temporal)"` (video_ldm.FREEZE)
+matches exactly the image model, which `init_from` would load.
 
 Parameters: key frames 1,298,032,362, of which 865,910,724 are Stable Diffusion 2.1's U-Net and
-432,121,638 train; prediction and interpolation 1,307,284,202 each, 441,373,478 train; upsampler
-740,488,746, 272,043,814 train. With one image model under key frames and interpolation together
-2.48 B, 1.15 B of them trained. Published are 4.1 B without the text encoder, 2.7 B trained: what is
-frozen there, 1.4 B, is about this file's two image models (1.33 B) and an autoencoder; the layers
-along time are larger there, how is not known to us (ours have 3x1x1 kernels).
-Different: latents, text and the low resolution are Gaussian numbers; batch and learning rate are
-ours. The autoencoder's decoder is not trained on video.
-Run: parameters, tests/test_experiments.py; no training.
+432,121,638 are trained; prediction and interpolation 1,307,284,202 each, 441,373,478 trained;
+upsampler 740,488,746, 272,043,814 trained. If key frames and interpolation share one image model,
+the total is 2.48 B, 1.15 B of them trained. The paper reports 4.1 B without the text encoder, 2.7 B
+trained: its frozen 1.4 B are about this file's two image models (1.33 B) and an autoencoder; its
+temporal layers are larger, we do not know how (ours have 3x1x1 kernels).
+Differences: latents, text and the low resolution are Gaussian noise; batch size and learning rate
+are ours. The autoencoder's decoder is not trained on video.
+Verified: parameters, tests/test_experiments.py; not trained.
 
   python -m videojax.launch --config=experiments/papers/video_ldm.py:cpu --workdir=runs/video_ldm
 
 Two CPU cores: a small U-Net on the worlds of experiments/quickstart.py (8 frames of 16x16 pixels,
 8x8 latents of 12 channels, the first 2 given, so that motion can be measured), with that file's
-objective, without text. There is no image model to start from: all of it trains.
-Expect of ':cpu': frozen loss .191 (affine denoiser .801), 1.70 px off (repeated frame 1.754),
-379 s on two cores: docs/unets.md.
+objective, without text. There is no image model to start from, so all parameters are trained.
+Expect, for ':cpu': frozen loss .191 (affine denoiser .801), position error 1.70 px (repeated frame
+1.754), 379 s on two cores: docs/unets.md.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ from videojax.errors import check_choice
 from videojax.models.video_ldm import FREEZE, PUBLISHED, SIZES
 
 LOW = dict(scalars=("low_noise",), volumes=dict(low=3))
-# Stage -> size, (frames, height, width), what the model takes, what is given.
+# Stage -> size, (frames, height, width), inputs of the model, given frames.
 STAGES: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], dict[str, Any]]] = {
   "": ("sd21", (8, 40, 64), {}, dict(known_frames=0)),
   "prediction": (

@@ -3,33 +3,33 @@
   python -m videojax.launch --config=experiments/papers/videocrafter.py --workdir=runs/plan \\
     --mode=plan
 
-Forms, as arguments, by the names of the configs of github.com/AILab-CVC/VideoCrafter:
+Forms, as arguments, named after the configs of github.com/AILab-CVC/VideoCrafter:
 
   form               parameters     pixels    convolutions   distances   fps  scale  image
-                                              along time     along time              tokens
+                                              in time        in time                 tokens
   '' or '512-v2'  1,413,284,420   320x512     yes            no          yes   .7     no
   '1024-v1'       1,146,536,516   576x1024    no             16          yes   .3     no
   '512-v1'        1,144,485,956   320x512     no             16          no    no     no
   'i2v-512'       1,438,843,460   320x512     yes            no          yes   .7     16
 
-16 frames, latents of an eighth of each side and 4 channels; 77 text embeddings of width 1024
-(OpenCLIP ViT-H/14) and, of an image, what a resampler makes of its CLIP tokens. Noise prediction
-under latent diffusion's schedule; `scale` is what the data shrinks to on the way to noise. DDIM
-with 50 steps, eta 1, guidance 12, in which the unconditional branch keeps the frame rate: 28 from
-text, 8 from an image. A fifth of the texts is dropped in training.
-Different: latents and tokens are Gaussian numbers; a dropped text is zeros, the paper's an empty
-prompt, a dropped image a black one; with the text the frame rate is dropped too. Steps, batch and
-learning rate are ours.
-Run: parameters and outputs, tests/models/test_videocrafter.py; no training.
+16 frames, latents with an eighth of each side and 4 channels; 77 text embeddings of width 1024
+(OpenCLIP ViT-H/14) and, for an image, a resampler's tokens from its CLIP tokens. Noise prediction
+with latent diffusion's schedule; `scale` is the factor to which the data shrinks towards full
+noise. DDIM with 50 steps, eta 1, guidance scale 12 with the frame rate kept in the unconditional
+branch: 28 from text, 8 from an image. A fifth of the texts is dropped in training.
+Differences: latents and tokens are Gaussian noise; a dropped text is zeros, in the paper an empty
+prompt, and a dropped image a black one; the frame rate is dropped together with the text. Steps,
+batch size and learning rate are ours.
+Verified: parameters and outputs, tests/models/test_videocrafter.py; not trained.
 
   python -m videojax.launch --config=experiments/papers/videocrafter.py:cpu --workdir=runs/crafter
 
 Two CPU cores: a small U-Net of the same kind on the worlds of experiments/quickstart.py (8 frames
 of 16x16 pixels, 8x8 latents of 12 channels, the first 2 given, so that motion can be measured),
-with that file's objective; it is told frames per second. Worlds have captions in bytes and this
-model takes embeddings, so it trains without text.
-Expect of ':cpu': frozen loss .160 (affine denoiser .801), 1.25 px off (repeated frame 1.754),
-428 s on two cores: docs/unets.md.
+with that file's objective, conditioned on frames per second. The worlds' captions are bytes and
+this model takes embeddings, so it trains without text.
+Expect, for ':cpu': frozen loss .160 (affine denoiser .801), position error 1.25 px (repeated frame
+1.754), 428 s on two cores: docs/unets.md.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ from videojax.config import complete
 from videojax.errors import check_choice
 from videojax.models.videocrafter import PUBLISHED, SIZES
 
-# Form -> latent height and width, frame rate, what the data shrinks to.
+# Form -> latent height and width, frame rate, factor to which the data shrinks.
 FORMS: dict[str, tuple[int, int, float, float]] = {
   "512-v2": (40, 64, 28.0, 0.7),
   "1024-v1": (72, 128, 28.0, 0.3),

@@ -1,12 +1,12 @@
-"""Architectures, and what they predict, at matched FLOPs: loss, coherence, where they disagree.
+"""Architectures and prediction targets at matched FLOPs: loss, coherence, and where they disagree.
 
   python -m videojax.launch --mode=sweep \\
     --config=experiments/scaling/architecture_matrix.py[:cpu] --workdir=runs/architecture_matrix
 
-DiTs whose attention is joint over all tokens, or alternates between frames and places (Latte), by
-prediction: data, velocity, v, noise, EDM's F. The six video U-Nets in their small forms
-(experiments/papers), which predict data, at their own learning rate. Data, loss space and steps'
-FLOPs are those of worlds_isoflop, so that one budget buys each architecture the steps it can pay.
+DiTs whose attention is joint over all tokens, or alternates between space and time (Latte), with
+each prediction target: data, velocity, v, noise, EDM's F. The six video U-Nets in their small forms
+(experiments/papers), which predict data, each at its own learning rate. Data, loss space and FLOP
+accounting are those of worlds_isoflop; one budget determines each architecture's number of steps.
 Loss, error and seconds: not measured (docs/LOG.md, 2026-11-24: set up only).
 """
 
@@ -33,19 +33,19 @@ def get_config(arg: str = "") -> ConfigDict:
   """arg: as in worlds_isoflop."""
   c = worlds_isoflop.get_config(arg)
   if arg != "":
-    c.model.patch = (2, 4, 4)  # several tokens along time, for attention along it
+    c.model.patch = (2, 4, 4)  # several tokens along time, for temporal attention
   return c
 
 
 def get_sweep(arg: str = "") -> list[Cell]:
-  """DiTs by prediction, and U-Nets."""
+  """DiTs by attention and prediction, and the U-Nets."""
   budget = {"": 6.4e14, "cpu": 1.2e12, "smoke": 1e10}[arg]
   dits = product(ATTENTION, PREDICTIONS)
   return cells(product(vary("budget", budget), chain(dits, [unet(name, arg) for name in UNETS])))
 
 
 def unet(name: str, arg: str) -> Point:
-  """A U-Net in place of the DiT."""
+  """Overrides that replace the DiT with a U-Net."""
   small = importlib.import_module(f"experiments.papers.{name}")
   c = small.get_config("smoke" if arg == "smoke" else "cpu")
   model = c.model.to_dict() | ({} if arg else {"dtype": "bfloat16"})
@@ -56,5 +56,5 @@ def unet(name: str, arg: str) -> Point:
 
 
 def get_notes(arg: str = "") -> dict[str, Any]:
-  """What the report should know."""
-  return worlds_isoflop.get_notes(arg) | {"title": "Architectures by what they predict"}
+  """Notes for sweep.json."""
+  return worlds_isoflop.get_notes(arg) | {"title": "Architectures by prediction target"}

@@ -1,10 +1,10 @@
-"""How many different clips does a model need, and what does more data buy out of distribution?
+"""How many different clips does a model need, and does more data help out of distribution?
 
   python -m videojax.launch --mode=sweep --config=experiments/scaling/data_size.py[:cpu] \\
     --workdir=runs/data_size
 
 The model of worlds_isoflop at one width and budget, trained on 1,000, 10,000 or 100,000 clips, each
-seen once an epoch, or on clips that never repeat. Three seeds.
+seen once per epoch, or on clips that never repeat. Three seeds.
 Loss, error and seconds: not measured (docs/LOG.md, 2026-11-24: set up only).
 """
 
@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_sweep(arg: str = "") -> list[Cell]:
-  """Clips by seed."""
+  """Number of clips by seed."""
   budget = {"": 2.56e15, "cpu": 2.4e12, "smoke": 1e10}[arg]
   clips = (1000, 10_000, 100_000, None)
   return cells(
@@ -35,5 +35,5 @@ def get_sweep(arg: str = "") -> list[Cell]:
 
 
 def get_notes(arg: str = "") -> dict[str, Any]:
-  """What the report should know."""
+  """Notes for sweep.json."""
   return worlds_isoflop.get_notes(arg) | {"title": "How many clips"}

@@ -1,10 +1,10 @@
-"""Does the size of a head matter at one width and one budget?
+"""Does the attention head dim matter at a fixed width and budget?
 
   python -m videojax.launch --mode=sweep --config=experiments/scaling/head_size.py[:cpu] \\
     --workdir=runs/head_size
 
-The model of worlds_isoflop at one width, heads of 16 to 128 numbers. The products are the same in
-all cells, and so are the steps. Three seeds.
+The model of worlds_isoflop at one width, with head dims from 16 to 128. All cells have the same
+matrix products and therefore the same number of steps. Three seeds.
 Loss, error and seconds: not measured (docs/LOG.md, 2026-11-24: set up only).
 """
 
@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_sweep(arg: str = "") -> list[Cell]:
-  """Heads of one size by seed."""
+  """Head dim by seed."""
   budget, width = {"": (6.4e14, 256), "cpu": (1.2e12, 64), "smoke": (1e10, 64)}[arg]
   dims = (16, 32, 64, 128) if arg == "" else (8, 16, 32, 64)
   heads = zipped(
@@ -34,5 +34,5 @@ def get_sweep(arg: str = "") -> list[Cell]:
 
 
 def get_notes(arg: str = "") -> dict[str, Any]:
-  """What the report should know."""
-  return worlds_isoflop.get_notes(arg) | {"title": "Heads of several sizes"}
+  """Notes for sweep.json."""
+  return worlds_isoflop.get_notes(arg) | {"title": "Attention head dims"}

@@ -1,12 +1,12 @@
-"""What should a token hold? Patches of space and time at matched FLOPs.
+"""How large should a token's patch be? Patches in space and time at matched FLOPs.
 
   python -m videojax.launch --mode=sweep --config=experiments/scaling/patch_size.py[:cpu] \\
     --workdir=runs/patch_size
 
-The model of worlds_isoflop at one width and two budgets. A patch changes the tokens of a clip, and
-with them what a step costs: the steps follow from the budget. Losses of different patches are of
-the same clips and noise, so they compare; whether they rank models as coherence does is what this
-sweep shows. Loss, error and seconds: not measured (docs/LOG.md, 2026-11-24: set up only).
+The model of worlds_isoflop at one width and two budgets. The patch determines the tokens per clip
+and so the cost of a step; the number of steps follows from the budget. All losses are on the same
+clips and noise, so they can be compared across patches; the sweep shows whether loss ranks patches
+as coherence does. Loss, error and seconds: not measured (docs/LOG.md, 2026-11-24: set up only).
 """
 
 from typing import Any
@@ -32,5 +32,5 @@ def get_sweep(arg: str = "") -> list[Cell]:
 
 
 def get_notes(arg: str = "") -> dict[str, Any]:
-  """What the report should know."""
-  return worlds_isoflop.get_notes(arg) | {"title": "What a token holds"}
+  """Notes for sweep.json."""
+  return worlds_isoflop.get_notes(arg) | {"title": "Patch size"}

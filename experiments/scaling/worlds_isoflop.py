@@ -1,20 +1,20 @@
-"""Loss and coherence of a joint video DiT against compute: isoFLOP, a law, a held-out budget.
+"""Loss and coherence of a joint-attention video DiT against compute: isoFLOP, law, held-out budget.
 
   python -m videojax.launch --mode=sweep --config=experiments/scaling/worlds_isoflop.py \\
     --workdir=runs/worlds_isoflop [--max-seconds=520]
 
-One H100, about 25 minutes: four budgets, 4e13 to 2.56e15 FLOP, five widths each; 1.02e16 at two
-widths is predicted before it runs. Three seeds at the two smallest budgets. World: one disc in any
-direction, or two that collide head-on; 16 frames of 32x32, 3 given, so that the ideal loss is 0.
-Out of distribution are faster discs; an occluder is evaluated and never trained on. muP: learning
-rate 1e-2 at width 128.
+One H100, about 25 minutes: four budgets from 4e13 to 2.56e15 FLOP with five widths each; a budget
+of 1.02e16 at two widths is predicted before it runs. Three seeds at the two smallest budgets.
+World: one disc moving in any direction, or two that collide head-on; 16 frames of 32x32, 3 given,
+so that the ideal loss is 0. Faster discs are out of distribution; an occluder appears only in
+evaluation. muP: learning rate 1e-2 at width 128.
 
   --config=experiments/scaling/worlds_isoflop.py:cpu
 
 Two CPU cores, about half an hour: the world of experiments/quickstart.py, 3e11 to 4.8e12 FLOP, and
-1.92e13 held out. Expect: frozen loss .0655 at the held-out budget, falling as C^-.27, position
-error as C^-.19, 51 min on a busy machine: README; docs/LOG.md, 2026-11-24. The H100 form: not
-measured.
+a held-out budget of 1.92e13. Expect: frozen loss .0655 at the held-out budget, falling as C^-.27,
+position error as C^-.19, 51 min on a busy machine: README; docs/LOG.md, 2026-11-24. The H100
+variant: not measured.
 """
 
 from typing import Any
@@ -30,14 +30,14 @@ VARIANTS = ("", "cpu", "smoke")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg 'cpu': for two cores; 'smoke': its cells of a few steps, for tests."""
+  """arg '': for one H100; 'cpu': for two cores; 'smoke': the same in a few steps, for tests."""
   check_choice("variant", arg, VARIANTS)
   return _gpu() if arg == "" else _cpu(smoke=arg == "smoke")
 
 
 def _gpu() -> ConfigDict:
   c = ConfigDict()
-  c.total_steps = 1  # of a cell: what its budget buys
+  c.total_steps = 1  # each cell's budget sets it
   c.batch_size = 64
   c.model = dict(
     name="dit", width=128, depth=6, num_heads=4, head_dim=32, patch=(2, 8, 8), channels=3,
@@ -65,7 +65,7 @@ def _gpu() -> ConfigDict:
 
 
 def _cpu(smoke: bool) -> ConfigDict:
-  """The quickstart's world and objective; a smaller model, by muP, and a decay of a fifth."""
+  """The quickstart's world and objective; a smaller model, with muP, and a decay over a fifth."""
   c = quickstart.get_config("smoke" if smoke else "")
   c.total_steps = 1
   c.batch_size = 8
@@ -83,7 +83,7 @@ def _cpu(smoke: bool) -> ConfigDict:
 
 
 def get_sweep(arg: str = "") -> list[Cell]:
-  """Five widths a budget, three seeds at the two smallest budgets."""
+  """Five widths per budget, three seeds at the two smallest budgets, and the held-out budget."""
   check_choice("variant", arg, VARIANTS)
   if not arg:
     table = {
@@ -108,7 +108,7 @@ def get_sweep(arg: str = "") -> list[Cell]:
 
 
 def get_notes(arg: str = "") -> dict[str, Any]:
-  """What the report should know: the known frames determine the rest, so that E is 0."""
+  """Notes for sweep.json; E is 0, because the known frames determine the rest."""
   # Cells near copy_last's velocity error of 2.4 have not begun to learn motion: no law holds there.
   onset = {"velocity_error": 0.6 if arg == "" else 1.6}
   where = "two CPU cores" if arg == "cpu" else "one H100"
@@ -116,7 +116,7 @@ def get_notes(arg: str = "") -> dict[str, Any]:
 
 
 def sizes(*widths: int) -> list[Point]:
-  """Widths in heads of 32; 48 has two of 24, and below 32 there is one head."""
+  """Widths with heads of 32; width 48 has two heads of 24, and below 32 there is one head."""
   heads = [-(-width // 32) for width in widths]
   dims = [width // number for width, number in zip(widths, heads)]
   return zipped(

@@ -1,12 +1,12 @@
-"""The whole of the scaling lab in minutes on two CPU cores: sweep, law, prediction, report.
+"""The whole scaling workflow in minutes on two CPU cores: sweep, law, prediction, report.
 
   python -m videojax.launch --mode=sweep --config=experiments/scaling/worlds_smoke.py \\
     --workdir=runs/worlds_smoke
 
 The model and world of worlds_isoflop:cpu at four widths and two budgets; the third budget is
-predicted before it runs. It shows the machinery: so little compute makes no law of coherence, and
-one seed too few of the loss. Expect 302 s on two cores, with one cell more than now (docs/LOG.md,
-2026-11-24); loss and error: not kept.
+predicted before it runs. It only demonstrates the workflow: this little compute gives no law of
+coherence, and one seed is too few for a law of the loss. Expect 302 s on two cores, measured with
+one cell more (docs/LOG.md, 2026-11-24); loss and error: not kept.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_sweep(arg: str = "") -> list[Cell]:
-  """Four widths at two budgets; one of them at the held-out one."""
+  """Four widths at two budgets; one width at the held-out budget."""
   scale = 1e-2 if arg == "smoke" else 1.0
   sizes = worlds_isoflop.sizes(24, 32, 48, 64)
   points = chain(
@@ -42,5 +42,5 @@ def get_sweep(arg: str = "") -> list[Cell]:
 
 
 def get_notes(arg: str = "") -> dict[str, Any]:
-  """What the report should know: the known frames determine the rest, so that E is 0."""
+  """Notes for sweep.json; E is 0, because the known frames determine the rest."""
   return {"title": "Smoke test: moving discs on two CPU cores", "irreducible": 0.0}

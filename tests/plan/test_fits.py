@@ -127,7 +127,7 @@ def planned(monkeypatch, tmp_path):
 def test_the_exit_code_says_whether_it_fits_and_a_price_where_it_is_from(planned, capsys):
   assert planned("--topology=h100:2") == 0
   out = " ".join(capsys.readouterr().out.split())
-  assert "dollars at 2.50 a chip-hour (assumed; on demand, May 2026" in out
+  assert "dollars at 2.50 per chip-hour (assumed; on demand, May 2026" in out
   large = ["--config.model.width=8192", "--config.model.depth=48", "--config.batch_size=1"]
   assert planned("--topology=h100:1", *large) == launch.TOO_LARGE == 3
   assert "does not fit" in capsys.readouterr().out

@@ -139,7 +139,7 @@ def test_every_picture_has_words_and_a_file(full):
 
 def test_text_of_a_sweep_cannot_become_markup(full):
   assert "Discs &amp; &lt;walls&gt;" in full[3]
-  assert "Discs & <walls>: what compute bought" in full[2].words
+  assert "Discs & <walls>: scaling results" in full[2].words
   assert full[2].tags.isdisjoint({"u", "script", "walls"})
   for what in ("description", "step 17", "made 2026-01", "device", "commit"):
     assert f"{what} {HOSTILE}" in full[2].words

@@ -528,14 +528,14 @@ ROWS = "".join(f"{10**i},{7 * 3**i},{6 * 7 * 30**i},{5 - i / 4}\n" for i in rang
   [
     ("", "empty table (no header)"),
     (HEADER, "empty table (a header and no rows)"),
-    ((HEADER + ROWS).replace(",", ";"), "separates its cells by semicolons"),
-    ((HEADER + ROWS).replace(",", "\t"), "separates its cells by tabs"),
+    ((HEADER + ROWS).replace(",", ";"), "separates its cells with semicolons"),
+    ((HEADER + ROWS).replace(",", "\t"), "separates its cells with tabs"),
     (HEADER + ROWS + "1e3,2,3,1,5\n", "line 10: 5 cells, but 4 columns (decimal commas?"),
     (HEADER + ROWS + '1e3,2,3,"1,5"\n', "loss is '1,5', not a number (a decimal comma?"),
     (HEADER + ROWS + "1,2,3,1e300\n", "line 10: loss is 1e300; it must be positive and finite"),
     (HEADER + ROWS + "1,2,3,inf\n", "line 10: loss is inf; it must be positive and finite"),
     (HEADER + ROWS + "1,2,3,0\n", "line 10: loss is 0; it must be positive and finite"),
-    (HEADER.replace("flops", "loss") + ROWS, "column 'loss' is there 2 times"),
+    (HEADER.replace("flops", "loss") + ROWS, "column 'loss' appears 2 times"),
     (HEADER + ROWS + "1,2,3," + "9" * 140_000 + "\n", "line 10: field larger than field limit"),
     (HEADER.replace("tokens", "tokns") + ROWS, "no column 'tokens'; there are: params, tokns, f"),
     (HEADER + ROWS + "1,2,3\n", "line 10: 3 cells, but 4 columns"),
@@ -567,8 +567,8 @@ def test_faulty_table_is_named_with_its_line(tmp_path, text, message):
     (dict(bootstrap=-3), "bootstrap=-3 must be"),
     (dict(bootstrap=10**9), "bootstrap=1000000000 must be"),
     (dict(holdout_above=math.nan), "holdout_above=nan must be"),
-    (dict(irreducible="nan"), "irreducible=nan: a number of at least 0"),
-    (dict(irreducible="nothing"), "irreducible=nothing: a number of at least 0, or 'free'"),
+    (dict(irreducible="nan"), "irreducible=nan must be a number of at least 0"),
+    (dict(irreducible="nothing"), "irreducible=nothing must be a number of at least 0, or 'free'"),
     (dict(irreducible=9), "irreducible=9, but the lowest measured is"),
     (dict(holdout_above=1e16), "0 rows, but variable_projection has 5"),
     (dict(method="parametric", resample="wild"), "wild residuals give too narrow intervals"),
@@ -648,7 +648,7 @@ def test_law_that_cannot_answer_says_so():
   power = fit_table(grid(LAWS["Chinchilla"]), "power", bootstrap=0)
   with pytest.raises(ValueError, match="predict from flops"):
     power.predict(1e8, 1e9)
-  with pytest.raises(ValueError, match="says nothing about the size"):
+  with pytest.raises(ValueError, match="does not determine the model size"):
     power.optimum(1e20)
   additive = fit_table(grid(LAWS["Chinchilla"]), bootstrap=0)
   with pytest.raises(ValueError, match="predicts from params and tokens"):

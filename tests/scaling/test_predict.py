@@ -157,7 +157,7 @@ def test_what_is_wrong_with_a_prediction_is_said(tmp_path):
   warnings = "\n".join(score(load(directory))["warnings"])
   assert "seal of 1.024e+16.json is broken" in warnings
   assert "dated after the start of budget1.024e+16_width256_seed0" in warnings
-  assert "changed or gone since: budget4e+13_width64_seed1" in warnings
+  assert "since changed or disappeared: budget4e+13_width64_seed1" in warnings
   assert "other.json is not a prediction" in warnings
 
 

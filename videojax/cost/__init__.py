@@ -1,1 +1,1 @@
-"""What published video models and ours cost."""
+"""Costs of published video models and of ours."""

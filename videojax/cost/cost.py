@@ -1,11 +1,11 @@
-"""What image and video models cost: training compute, and FLOP, seconds, dollars and Wh per clip.
+"""Costs of image and video models: training compute, and FLOP, seconds, dollars and Wh per clip.
 
   python -m videojax.scaling cost --chips=H100,v5p --price=H100:2.5 --mfu=0.35
   python -m videojax.scaling cost --config=experiments/quickstart.py
 
-Prints the tables and writes OUT/cost.md and OUT/cost.json. Every cell says whether it is published,
-derived, measured or a guess, from which source and by which formula. FLOPs are counted by
-scaling/flops.py; the systems are in cost/published_systems.py. This command generates docs/cost.md.
+Prints the tables and writes OUT/cost.md and OUT/cost.json. Every cell is marked as published,
+derived, measured or a guess, with its source and formula. FLOPs are counted with scaling/flops.py;
+the systems are in cost/published_systems.py. This command generates docs/cost.md.
 """
 
 import argparse
@@ -50,7 +50,7 @@ SMALL_IMAGE, LARGE_IMAGE = "DiT-XL/2 image, 256", "FLUX.1-dev image, 1024"
 
 
 def image_ratios(row: Row, images: Mapping[str, Row]) -> list[Number]:
-  """How many images a clip costs: by tokens, FLOP, FLOP per token and per frame; per sample."""
+  """Cost of a clip in images: ratios of tokens, FLOP, FLOP per token, per frame, per sample."""
   tokens, work = row.tokens / row.image_tokens, forward(row) / count(row.image)["total"]
   samples = [clip_flops(row) / clip_flops(images[name]) for name in (SMALL_IMAGE, LARGE_IMAGE)]
   return [tokens, work, work / tokens, work / row.size[0], *samples]
@@ -75,7 +75,7 @@ def images_table(rows: Sequence[Row]) -> Table:
 
 
 def answer(table: Table) -> list[str]:
-  """Tests the claim on the rows of `images_table` that are published systems."""
+  """Sentences that test the claim on the published systems in `images_table`."""
   names = [system.name for system in SYSTEMS if system.fps and system.tag != "guess"]
   rows: dict[str, list[Any]] = {name: [c.value for c in table.rows[name]] for name in names}
 
@@ -106,11 +106,11 @@ def answer(table: Table) -> list[str]:
 # --- claims about Sora ----------------------------------------------------------------------------
 
 
-Ends = Callable[[Row], Any]  # from, to; None: unknown
+Ends = Callable[[Row], Any]  # row -> (low, high) or (value,); None: unknown
 
 
 def claims_table(a: Assumed, images: Table) -> Table:
-  """Common claims about a Sora-class model, beside what the table's systems imply."""
+  """Common claims about a Sora-class model, beside what the systems above imply."""
   first = a.names[0]
 
   def pf_days(row: Row) -> tuple[Number, ...] | None:
@@ -141,7 +141,7 @@ def claims_table(a: Assumed, images: Table) -> Table:
 
 
 def _claim(low: Number, high: Number, how: str, value: Ends) -> list[Cell]:
-  """The claim, the lowest and highest value of the video systems, and the guess."""
+  """Cells of the claim, of the lowest and highest video systems, and of the guess."""
   rows = [system.row() for system in SYSTEMS if system.fps]
   (guess,) = (row for row in rows if row.tag == "guess")
   known = {row.name: value(row) for row in rows if row is not guess}
@@ -167,7 +167,7 @@ class _Conditions(TypedDict):
 
 
 class _Bench(TypedDict):
-  """What is read of bench.json."""
+  """The part of bench.json that is read."""
 
   conditions: _Conditions
   seconds_per_step: float
@@ -177,7 +177,7 @@ class _Bench(TypedDict):
 
 
 def measured_table(files: Sequence[Path]) -> Table:
-  """Timed training steps, from the bench.json files of `--mode=bench`."""
+  """Timed training steps, read from bench.json files of `--mode=bench`."""
   columns = {
     "conditions": "", "seconds per step": "median, each step waited for",
     "model TFLOP/s": "3 x forward / seconds", "MFU": "model FLOP/s / (peak x devices)",
@@ -225,13 +225,13 @@ def tables(rows: Sequence[Row], a: Assumed, bench: Sequence[Path] = ()) -> list[
 
 
 def number_sources(pages: Sequence[Table]) -> dict[tuple[str, str], int]:
-  """(source, own formula) of every cell -> its number on the page."""
+  """(source, the cell's own formula) -> its number on the page, for all cells."""
   keys = ((c.source, c.how) for t in pages for cells in t.rows.values() for c in cells)
   return {key: i for i, key in enumerate(dict.fromkeys(keys), 1)}
 
 
 def own_lines(pages: Sequence[Table], own: Sequence[str]) -> list[str]:
-  """The rows of these names, one line per table: the tables themselves are wide and long."""
+  """The named rows, one line per table, because the tables are wide and long."""
   out = []
   for name in own:
     out += ["", f"## {name}", ""]
@@ -245,7 +245,7 @@ def own_lines(pages: Sequence[Table], own: Sequence[str]) -> list[str]:
 def markdown(
   pages: Sequence[Table], a: Assumed, told: Sequence[str], command: str, own: Sequence[str] = ()
 ) -> str:
-  """The page. `own`: names of the rows that the reader asked for, which come first."""
+  """The page in Markdown. `own`: names of the rows given with --config, which come first."""
   sources = number_sources(pages)
   letters = ", ".join(f"{letter} {tag}" for tag, letter in LETTERS.items())
   out = [
@@ -286,7 +286,7 @@ def formulas(table: Table) -> str:
 def to_json(
   pages: Sequence[Table], a: Assumed, told: Sequence[str], command: str
 ) -> dict[str, Any]:
-  """The page as data: cells by table, row and column; `source` is a key of `sources`."""
+  """The page as JSON data: cells by table, row and column; `source` is a key of `sources`."""
   sources = number_sources(pages)
 
   def cell(c: Cell) -> dict[str, Any]:
@@ -316,24 +316,24 @@ def to_json(
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """The flags, and those that belong to --config.
+  """(parsed flags, arguments that belong to --config).
 
   Raises: ConfigError for an unknown flag or a bad value.
   """
   parser = Parser("cost", __doc__)
   parser.add_argument(
-    "--chips", default=",".join(CHIPS), help="those of the tables; the first is the default"
+    "--chips", default=",".join(CHIPS), help="chips in the tables; the first is the default chip"
   )
   parser.add_argument("--price", action="append", default=[], help="CHIP:DOLLARS per chip-hour")
   for name, what in (
     ("mfu", "share of the peak FLOP/s"),
-    ("pue", "power of the data centre over the machine's"),
-    ("host", "power of the machine over the chip's"),
+    ("pue", "power of the data centre relative to its machines"),
+    ("host", "power of the machine relative to its chips"),
   ):
     parser.add_argument(f"--{name}", type=float, default=getattr(Assumed, name), help=what)
-  parser.add_argument("--bench", action="append", default=[], help="bench.json, of --mode=bench")
-  parser.add_argument("--out", default="runs/cost", help="directory of cost.md and cost.json")
-  parser.add_argument("--config", help="FILE[:arg]: add this experiment; --config.a.b=value")
+  parser.add_argument("--bench", action="append", default=[], help="a bench.json of --mode=bench")
+  parser.add_argument("--out", default="runs/cost", help="directory for cost.md and cost.json")
+  parser.add_argument("--config", help="FILE[:arg] of an experiment to add; --config.a.b=value")
   config = [a for a in arguments if a.startswith(("--config=", "--config."))]
   flags = parser.parse_args([a for a in arguments if a not in config])
   if flags.config:
@@ -344,7 +344,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def assumed(flags: argparse.Namespace) -> Assumed:
-  """Raises: ConfigError for a chip that is not in the table, or an impossible number."""
+  """The assumptions; raises ConfigError for an unknown chip or an impossible number."""
   chips = dict(CHIPS)
   for given in ",".join(flags.price).split(",") if flags.price else ():
     name, _, price = given.partition(":")
@@ -363,10 +363,10 @@ def main(
   arguments: Sequence[str],
   experiment_products: Callable[[list[str]], list[Row]] | None = None,
 ) -> None:
-  """Prints the page, and writes it as Markdown and JSON.
+  """Prints the page and writes it as Markdown and JSON.
 
   Args:
-    arguments: of the command line.
+    arguments: the command line's.
     experiment_products: --config=... flags -> rows of that experiment; passed in by a module that
       may import configs.
   Raises: ConfigError for a wrong flag.

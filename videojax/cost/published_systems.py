@@ -1,11 +1,11 @@
-"""Published image and video generators as data: what they multiply, what is known of their cost.
+"""Published image and video generators as data: their matrix products and their known costs.
 
-A `System` describes a diffusion transformer analytically; its `products` give scaling/flops.py all
-that it needs. Nothing is filled in that nobody published: a field that is None is unknown. Numbers
-called "counted" come from PyTorch's FlopCounterMode over the classes of diffusers 0.42.1 on meta
-tensors; tests/cost/test_cost.py holds the descriptions to them.
+A `System` describes a diffusion transformer analytically; its `products` are all that
+scaling/flops.py needs. Unpublished values are not filled in: a field that is None is unknown.
+Numbers called "counted" come from PyTorch's FlopCounterMode over the classes of diffusers 0.42.1 on
+meta tensors; tests/cost/test_cost.py checks the descriptions against them.
 
-Letters: T frames, H W pixels, t h w the token grid, S = t h w tokens, D width, F mlp width, L text
+Letters: T frames, H W pixels, t h w token grid, S = t h w tokens, D width, F mlp width, L text
 tokens.
 """
 
@@ -23,7 +23,7 @@ Number = int | float
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-  """A number, where it is from, and how sure it is: 'published', 'derived' or 'guess'."""
+  """A number, its source, and its status: 'published', 'derived' or 'guess'."""
 
   value: Number
   source: str
@@ -32,7 +32,7 @@ class Fact:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """Training in FLOPs: 3 x forward of the clips that were seen."""
+  """Training compute in FLOPs: 3 x forward for every clip seen."""
 
   flops: Number
   source: str
@@ -42,7 +42,7 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class ChipHours:
-  """Training in chip-hours, from `low` to `high`; mfu None: nobody published it."""
+  """Training compute in chip-hours, from `low` to `high`; mfu None: not published."""
 
   chip: str
   low: Number
@@ -54,22 +54,22 @@ class ChipHours:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """What the cost table needs to know of a clip and of who makes it; None is unknown.
+  """What the cost tables need to know about a clip and its model; None is unknown.
 
   Attributes:
     name, source: of the row.
     size, fps: T, H, W in pixels; fps None: an image.
-    tokens: that the transformer sees; text is not counted.
+    tokens: of the transformer, without text tokens.
     products: of one forward pass of one clip.
-    image, image_tokens: the same of a single frame of that size.
-    decode: of the codec's decoder, once a clip.
+    image, image_tokens: products and tokens of a single frame of that size.
+    decode: products of the codec's decoder, which runs once per clip.
     steps, branches: of the sampler; the network runs steps x branches times.
-    parameters, embeddings: number of them, and how many are in tables that are looked up.
-    training: parts that add up.
+    parameters, embeddings: their number, and how many are in lookup tables.
+    training: parts to be summed.
     seconds: per clip on one chip of the kind `chip`.
     wh: per clip.
     price: of the training, in dollars.
-    tag, given: of what is computed from `products`, and of what the source says outright.
+    tag, given: tag of values computed from `products`, and of values stated by the source.
     variants: other ways of counting the forward pass, by name.
   """
 
@@ -100,18 +100,18 @@ class Row:
 class System:
   """A diffusion transformer over space-time patches of latents, and one way of using it.
 
-  Attributes (the others are Row's):
-    depth, width, mlp: blocks, D, F.
+  Attributes (for the others see Row):
+    depth, width, mlp: number of blocks, D, F.
     channels, outputs: of the latent; of the head per latent channel (2: learned variance).
     strides, causal: of the autoencoder in t, h, w; causal: 1 + 4k frames -> 1 + k.
-    matrices: of the mlp; 3 where it is gated.
+    matrices: number of matrices in the mlp; 3 if it is gated.
     attention: 'joint', or 'factorised': even blocks within a frame, odd blocks along time.
     text: 'none', 'cross' (keys and values from L text tokens) or 'joint' (L more tokens).
-    ada: outputs of adaLN in units of D, mean over the blocks; ada_inputs: its inputs, 0 for D;
-      ada_shared: one for all blocks; ada_folded: computed anew for every row that is folded into
-      the batch.
-    decode_macs: of the autoencoder's decoder, counted (tiled where the reference is); 0: unknown.
-    clips_seen: ((clips, size), ...) of training; at_most: not all of them were that large.
+    ada: outputs of adaLN in units of D, averaged over the blocks; ada_inputs: its inputs, 0 for D;
+      ada_shared: one adaLN for all blocks; ada_folded: recomputed for every row that is folded
+      into the batch.
+    decode_macs: of the autoencoder's decoder, counted (tiled if the reference is); 0: unknown.
+    clips_seen: ((clips, size), ...) in training; at_most: not all of them were that large.
   """
 
   name: str

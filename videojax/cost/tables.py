@@ -1,4 +1,4 @@
-"""The tables of cost/cost.py: what a clip is and what it costs, with sources and formulas."""
+"""The tables of cost/cost.py: size and cost of clips, with sources and formulas."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from videojax.scaling import flops, roofline
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """kind: in flops.PEAK_FLOPS_PER_S; price: $ per chip-hour; watts: of the chip at work."""
+  """kind: a key of flops.PEAK_FLOPS_PER_S; price: $ per chip-hour; watts: of a busy chip."""
 
   kind: str
   price: Number
@@ -41,13 +41,13 @@ CHIPS = {
 
 
 def price_per_hour(kind: str, devices: int) -> float | None:
-  """Dollars an hour of these devices, as assumed above; None: unknown."""
+  """Dollars per hour for these devices at the prices above; None if unknown."""
   chip, memory = priced(kind), roofline.memory(kind)
   return None if chip is None else float(chip.price) * devices / (memory.devices if memory else 1)
 
 
 def priced(kind: str) -> Chip | None:
-  """The chip of a device kind of JAX, with its price and where that is from; None: unknown."""
+  """The chip of a JAX device kind, with its price and the price's source; None if unknown."""
   return next((chip for chip in CHIPS.values() if chip.kind == flops.chip(kind)), None)
 
 
@@ -56,10 +56,10 @@ class Assumed:
   """Quantities without a published value.
 
   Attributes:
-    chips: all, with their prices; names: those of the tables, the first one is the default.
+    chips: all chips, with their prices; names: those in the tables, the default one first.
     mfu: model FLOPs utilisation of training and sampling; published timings imply .28 to .47.
-    pue: power of the data centre over that of its machines.
-    host: power of the machine over that of its chips.
+    pue: power of the data centre relative to its machines.
+    host: power of the machine relative to its chips.
   """
 
   names: tuple[str, ...] = tuple(CHIPS)
@@ -90,7 +90,7 @@ class Assumed:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A value and its source. value None: unknown; to: the end of a range; how: a formula."""
+  """A value and its source. value None: unknown; to: upper end of a range; how: formula."""
 
   value: Number | str | None
   tag: str
@@ -103,7 +103,7 @@ class Cell:
 
   @property
   def text(self) -> str:
-    """For a table: 'unknown', '<= 34,200', '384 to 576 A100-h'."""
+    """The cell's text: 'unknown', '<= 34,200', '384 to 576 A100-h'."""
     if self.value is None:
       return "unknown"
     shown = number(self.value, self.digits)
@@ -122,8 +122,8 @@ class Table:
   rows: dict[str, list[Cell]]
 
 
-def number(value: Any, digits: int = 3) -> str:
-  """So many significant digits; whole numbers below 1e6 in full: '75,600', '0.0895', '6.52e17'."""
+def number(value: Number | str, digits: int = 3) -> str:
+  """'0.0895', '6.52e17': rounded to significant digits; integers up to 1e6 in full: '75,600'."""
   if isinstance(value, str):
     return value
   if value == 0 or (isinstance(value, int) and abs(value) <= 1e6):
@@ -146,7 +146,7 @@ def forward(row: Row) -> int:
 
 
 def clip_flops(row: Row) -> int:
-  """FLOPs of one sampled clip: network calls, and the decoder where it is known."""
+  """FLOPs of one sampled clip: all network calls, plus the decoder if it is known."""
   return row.steps * row.branches * forward(row) + flops.count(row.decode or ())["total"]
 
 
@@ -157,7 +157,7 @@ def per_output(row: Row) -> Number:
 
 
 def training_flops(row: Row, a: Assumed) -> tuple[Number, Number] | None:
-  """From, to; None where nothing published implies it."""
+  """(low, high); None if no published value implies it."""
   ends = [0.0, 0.0]
   for part in row.training:
     for i in range(2):
@@ -177,7 +177,7 @@ def _fact(row: Row, fact: Fact | None, what: str, unit: str = "") -> Cell:
 
 
 def _computed(row: Row, *values: Number | str | None, digits: int = 3) -> list[Cell]:
-  """None: not applicable to this row."""
+  """Cells with the row's tag and source; None: not applicable to this row."""
   return [
     Cell("-" if value is None else value, row.tag, row.source, digits=digits) for value in values
   ]

@@ -1,1 +1,1 @@
-"""What a run needs, compiled for devices that are not here."""
+"""Plans a run without its devices: memory, communication, time and price."""

@@ -1,8 +1,8 @@
-"""What a compiled program sends between devices, read from its text.
+"""The communication of a compiled program, read from its HLO text.
 
-`Compiled.as_text()` names every collective once, also inside a loop; here each is counted as often
-as it runs, and by the mesh axis that it crosses. One that the compiler has cut into pieces and
-fused with the products that hide it (asynchronous collectives on TPUs) is one.
+`Compiled.as_text()` lists every collective once, even inside a loop; here each is counted as often
+as it runs, by the mesh axes it crosses. A collective that the compiler has split into pieces and
+fused with the products that hide it (asynchronous collectives on TPUs) counts as one.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-SLICES = "slices"  # what crosses the network between slices of TPUs, which no mesh axis is alone
-_BITS = {"pred": 8, "c64": 64, "c128": 128}  # others have them in their name: bf16, s32, f8e4m3
+SLICES = "slices"  # the network between TPU slices, which is not a mesh axis
+_BITS = {"pred": 8, "c64": 64, "c128": 128}  # other types have it in their name: bf16, s32, f8e4m3
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _OP = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 _CALLED = re.compile(r"(?:calls|body|condition|to_apply)=%?([\w.\-]+)")
@@ -23,7 +23,7 @@ _SEVERAL = re.compile(r"(?:branch_computations|called_computations|calls)=\{([^}
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-  """One instruction: its name, the type of its result, what it does, operands and attributes."""
+  """One instruction: its name, result type, opcode, and operands with attributes."""
 
   name: str
   shape: str
@@ -36,13 +36,13 @@ class Collective:
   """A collective of one step.
 
   Attributes:
-    kind: of KINDS.
-    axes: mesh axes that it crosses within a slice, or ('slices',) between them; ('?',) where the
-      groups cannot be read.
+    kind: one of KINDS.
+    axes: mesh axes that it crosses within a slice, or ('slices',) between slices; ('?',) if its
+      groups cannot be parsed.
     count: how often it runs.
-    bytes: that one device sends in all of them, by the ring algorithm: (n-1)/n of the whole of a
-      gather, scatter or exchange, twice that of an all-reduce.
-    loop: it runs in a loop of unknown length, which is counted once.
+    bytes: sent by one device over all its runs, with the ring algorithm: (n-1)/n of the full array
+      for an all-gather, reduce-scatter or all-to-all, twice that for an all-reduce.
+    loop: whether it runs in a loop of unknown length, which is counted once.
   """
 
   kind: str
@@ -57,7 +57,7 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
 
   Args:
     text: `Compiled.as_text()`.
-    mesh: axis -> size, in the order of the devices.
+    mesh: axis -> size, in device order.
   """
   computations, entry = parse(text)
   found: dict[str, Collective] = {}
@@ -70,7 +70,7 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     if kind not in KINDS or op.kind == "send":
       continue
     key = op.name
-    if fused:  # pieces have the channel and the origin of the whole
+    if fused:  # the pieces share the channel and the origin of the original collective
       key = " ".join(re.findall(r"channel_id=\d+|op_name=\S+|stack_frame_id=\d+", op.rest))
     axes, ways = _crossed(op.rest, mesh)
     if ways == 1:
@@ -84,7 +84,7 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
 
 
 def table(found: Iterable[Collective]) -> dict[str, dict[str, dict[str, int | float]]]:
-  """kind -> 'axis' or 'axis,axis' -> {'count', 'bytes'}: one device's, per step."""
+  """kind -> 'axis' or 'axis,axis' -> {'count', 'bytes'}, per device and step."""
   out: dict[str, dict[str, dict[str, int | float]]] = {}
   for one in found:
     cell = out.setdefault(one.kind, {}).setdefault(",".join(one.axes), {"count": 0, "bytes": 0.0})
@@ -94,7 +94,7 @@ def table(found: Iterable[Collective]) -> dict[str, dict[str, dict[str, int | fl
 
 
 def parse(text: str) -> tuple[dict[str, list[Op]], str]:
-  """The computations by name, and the name of the entry."""
+  """(name -> instructions of the computation, name of the entry computation)."""
   computations: dict[str, list[Op]] = {}
   entry, ops = "", list[Op]()
   for line in text.splitlines():
@@ -109,11 +109,11 @@ def parse(text: str) -> tuple[dict[str, list[Op]], str]:
 def _walk(
   computations: dict[str, list[Op]], name: str, times: int, unknown: bool, fused: str
 ) -> Iterator[tuple[Op, int, bool, str]]:
-  """Every instruction under `name`: how often it runs, is that unknown, the fusion around it."""
+  """Every (instruction, how often it runs, whether that is unknown, its fusion) under `name`."""
   for op in computations.get(name, ()):
     yield op, times, unknown, fused
     if op.kind in KINDS:
-      continue  # its to_apply is the addition
+      continue  # its to_apply is only the addition
     inner, lost = times, unknown
     if op.kind == "while":
       trips = trip_count(op, computations)
@@ -130,7 +130,7 @@ def _called(op: Op) -> list[str]:
 
 
 def trip_count(op: Op, computations: dict[str, list[Op]]) -> int | None:
-  """How often a while loop runs: what the compiler knows, or a counter below a constant."""
+  """Trip count of a while loop, from the compiler or from a counter below a constant; else None."""
   known = re.search(r'known_trip_count[^0-9]*?"?n"?[^0-9]*?(\d+)', op.rest)
   if known:
     return int(known[1])
@@ -147,7 +147,7 @@ def trip_count(op: Op, computations: dict[str, list[Op]]) -> int | None:
 
 
 def sizes(shape: str) -> list[int]:
-  """Bytes of every array in the text of a type."""
+  """Bytes of every array in the text of an HLO type."""
   out = []
   for dtype, dims in re.findall(r"\b([a-z]+\d*\w*)\[([\d,]*)\]", shape):
     digits = re.search(r"\d+", dtype)
@@ -157,10 +157,10 @@ def sizes(shape: str) -> list[int]:
 
 
 def _sent(kind: str, op: Op, ways: int) -> int | float:
-  """Bytes that one device sends in one run of it."""
+  """Bytes that one device sends in one run of the collective."""
   arrays = sizes(op.shape)
   if op.kind.endswith("-start") and kind in ("all-gather", "collective-permute"):
-    arrays = [max(arrays)]  # (operand, result, ...); variadic ones are not made on TPUs
+    arrays = [max(arrays)]  # (operand, result, ...); the TPU compiler makes no variadic ones
   size = sum(arrays)
   if kind == "collective-permute":
     return size
@@ -181,7 +181,7 @@ def _crossed(rest: str, mesh: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
 
 
 def _groups(rest: str, devices: int) -> np.ndarray | None:
-  """[groups, members] device numbers of a collective; None: not understood."""
+  """Device numbers of a collective [groups, members]; None if they cannot be parsed."""
   if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", rest):
     return np.array(re.findall(r"\{(\d+),(\d+)", pairs[1] + "}"), int).reshape(-1, 2)
   if listed := re.search(r"replica_groups=\{(\{[\d,{} ]*\})?\}", rest):

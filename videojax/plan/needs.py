@@ -1,4 +1,4 @@
-"""What is known of a run without compiling it: parameters, FLOPs, tokens and bytes per device."""
+"""What is known about a run without compiling it: parameters, FLOPs, tokens, bytes per device."""
 
 import dataclasses
 import functools
@@ -25,15 +25,16 @@ from videojax.runs.program import (
 )
 from videojax.scaling import flops, roofline
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh
+from videojax.state import TrainState
 from videojax.task import Task
 
 
 class DoesNotFit(ConfigError):
-  """No way to run it that was tried fits."""
+  """None of the candidates that were compiled fits in memory."""
 
 
 def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
-  """All that is known without compiling."""
+  """Everything that is known without compiling, as the entries of plan.json."""
   check_divides(e, mesh)
   tasks = {name: e.task(name) for name in e.data}
   check_loss(e, tasks)
@@ -76,7 +77,7 @@ def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
 
 
 def plan_mesh(config: MeshConfig) -> Mesh | AbstractMesh:
-  """The mesh of the config, of devices that need not be here where all its sizes are given."""
+  """The config's mesh; if it has all sizes, the devices need not exist on this machine."""
   sizes = dataclasses.astuple(config)
   if -1 in sizes:
     return make_mesh(config)
@@ -84,14 +85,14 @@ def plan_mesh(config: MeshConfig) -> Mesh | AbstractMesh:
 
 
 def fps(task: Task) -> float:
-  """Frames per second of a source's clips: of its first one, where they differ."""
+  """Frames per second of a source's clips; of its first clip if they differ."""
   carried = stack_examples(task.source, [0])
   if "fps" in carried:
     return float(carried["fps"][0])
-  return float(getattr(task.source, "config").fps)  # noqa: B009 (a world's; sources differ)
+  return float(getattr(task.source, "config").fps)  # noqa: B009 (only some sources have it)
 
 
-def state_bytes(abstract: Any, shardings: Any) -> dict[str, int]:
+def state_bytes(abstract: TrainState, shardings: TrainState) -> dict[str, int]:
   """Bytes of the training state on one device, by kind."""
 
   def size(tree: Any, shards: Any) -> int:
@@ -104,7 +105,7 @@ def state_bytes(abstract: Any, shardings: Any) -> dict[str, int]:
     name: size(getattr(abstract, name), getattr(shardings, name))
     for name in ("trainable", "frozen", "opt_state", "ema")
   }
-  # Gradients live as long as the update; they are as large as what trains.
+  # Gradients live until the update and are as large as the trained parameters.
   parts["gradients"] = parts["trainable"]
   return parts | {"total": sum(parts.values())}
 
@@ -112,7 +113,7 @@ def state_bytes(abstract: Any, shardings: Any) -> dict[str, int]:
 def remat_cost(
   e: Experiment, name: str, remat: str, mesh: Mesh | AbstractMesh, forward: Mapping[str, int]
 ) -> dict[str, Any]:
-  """What a remat policy keeps on one device, and what a step then computes of 3 x forward."""
+  """Bytes that a remat policy keeps on one device, and executed FLOPs over 3 x forward."""
   task = with_remat(e, remat).task(name)
   rows = e.batch_size / e.accumulate / (mesh.shape["data"] * mesh.shape["fsdp"])
   split = mesh.shape["seq"] * mesh.shape["tensor"]
@@ -130,10 +131,10 @@ def with_remat(e: Experiment, remat: str) -> Experiment:
 
 
 def kept_bytes(task: Task) -> int:
-  """What the forward pass of one clip keeps for the backward pass, under the remat policy.
+  """Bytes that the forward pass of one clip keeps for the backward pass under the remat policy.
 
-  These are the residuals of `jax.vjp` of the loss, of which XLA may keep less: what a second clip
-  adds to them, since the weights are among them too, some only as copies in 16 bits.
+  Counts the residuals of `jax.vjp` of the loss (XLA may keep fewer). They include the weights, some
+  as 16-bit copies, so the result is what a second clip adds.
   """
   params, codec = task.model.abstract_params, task.codec.abstract_params
 

@@ -1,5 +1,5 @@
-"""What a run would need, without allocating it; for devices that are not here also whether it fits,
-what it sends, how long it takes and what it costs."""
+"""What a run needs, without allocating it; for --topology devices also whether it fits, what it
+sends, how long it takes and what it costs."""
 
 import dataclasses
 import math
@@ -23,13 +23,13 @@ from videojax.sharding import MESH_AXES, make_mesh, mesh_sizes
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """TPUs to compile for, or GPUs to count for.
+  """TPUs to compile for, or GPUs to estimate for.
 
   Attributes:
-    name: 'v5p:4x4x4', see `topology.open_topology`; 'h100:8', see `topology.gpus`.
-    slices: of this shape.
-    step: 'train', or 'sample'.
-    search: for the mesh, batch and remat that are fastest there.
+    name: 'v5p:4x4x4' (see `topology.open_topology`) or 'h100:8' (see `topology.gpus`).
+    slices: number of slices of this shape.
+    step: 'train' or 'sample'.
+    search: whether to search for the fastest mesh, batch size and remat policy.
   """
 
   name: str
@@ -47,9 +47,9 @@ def plan(experiment: Experiment, workdir: Path, target: Target | None = None) ->
 
   Args:
     experiment: resolved.
-    workdir: for plan.json.
-    target: chips that are not here; None: the devices of this machine, or of the config's mesh.
-  Returns: the content of plan.json; bytes are per device, FLOPs are FLOP (2 per MAC).
+    workdir: directory of plan.json.
+    target: chips to plan for; None: the devices of the config's mesh, or of this machine.
+  Returns: the content of plan.json; bytes are per device, FLOPs count 2 per MAC.
   """
   if target is None:
     mesh = plan_mesh(experiment.mesh)
@@ -65,7 +65,7 @@ def plan(experiment: Experiment, workdir: Path, target: Target | None = None) ->
 
 
 def compiled(experiment: Experiment, target: Target) -> dict[str, Any]:
-  """The plan for TPUs, by their compiler."""
+  """The plan for TPUs, from the TPU compiler."""
   devices = topology.open_topology(target.name, target.slices)
   e, tried, kind = experiment.on_devices(len(devices)), None, devices[0].device_kind
   if target.search:
@@ -81,7 +81,7 @@ def compiled(experiment: Experiment, target: Target) -> dict[str, Any]:
 
 
 def counted(experiment: Experiment, target: Target) -> dict[str, Any]:
-  """The plan for GPUs: memory without the compiler's own, what is sent by `Sent.counted`."""
+  """The plan for GPUs: memory without XLA's temporaries, communication from `Sent.counted`."""
   kind, number = topology.gpus(target.name) or ("", 0)
   if target.slices > 1 or target.search or target.step != "train":
     raise ConfigError(f"--topology={target.name}: --slices, --step and --search apply to TPUs only")
@@ -107,7 +107,7 @@ def counted(experiment: Experiment, target: Target) -> dict[str, Any]:
 
 
 def times(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
-  """Bound and estimate of a compiled step, with hours and price of the run."""
+  """Bound and estimate of the time of a step; hours and price of the run."""
   kept = max(kind["activation_bytes"] for kind in written["data"].values())
   found = written["collectives"]
   clip, mesh = Clip.of(e), written["mesh"]

@@ -1,4 +1,4 @@
-"""Which mesh, batch and remat a slice of TPUs runs fastest: all by estimate, the best compiled."""
+"""Finds the fastest mesh, batch size and remat policy on TPUs: estimates all, compiles the best."""
 
 import dataclasses
 import functools
@@ -21,15 +21,15 @@ from videojax.scaling import roofline
 from videojax.sharding import MESH_AXES, MeshConfig, number_of_slices
 
 REMATS = "none", "attention_dots", "attention_narrow", "attention", "full"
-BATCHES = 0.25, 0.5, 1, 2, 4  # of the config's
-WAYS = len(BATCHES) * len(REMATS)  # of a mesh
-COMPILED = 4  # the most that are compiled before giving up
-FULL = 0.85  # share of the memory that the count may take; the compiler needs the rest
+BATCHES = 0.25, 0.5, 1, 2, 4  # times the config's batch size
+WAYS = len(BATCHES) * len(REMATS)  # candidates per mesh
+COMPILED = 4  # most candidates that are compiled before giving up
+FULL = 0.85  # share of the memory that the counted bytes may take; the compiler needs the rest
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """A way to run a step, with what is counted for it: bytes per device, seconds per clip."""
+  """A mesh, batch size and remat policy, with counted bytes per device and seconds per clip."""
 
   mesh: MeshConfig
   batch_size: int
@@ -41,8 +41,8 @@ class Candidate:
   def text(self) -> str:
     mesh = mesh_text(dataclasses.asdict(self.mesh))
     return (
-      f"{mesh}, {self.batch_size} clips, remat {self.remat}: {self.seconds_per_clip:.3g} s a clip "
-      "by estimate"
+      f"{mesh}, {self.batch_size} clips, remat {self.remat}: {self.seconds_per_clip:.3g} s per "
+      "clip by estimate"
     )
 
   def apply(self, e: Experiment) -> Experiment:
@@ -52,12 +52,12 @@ class Candidate:
 
 
 def search(e: Experiment, devices: list[jax.Device]) -> tuple[Experiment, list[dict[str, Any]]]:
-  """The fastest way, by estimate, that the compiler says fits, and the ways that were compiled.
+  """(experiment with the fastest candidate that compiles and fits, rows of all compiled ones).
 
   Raises:
-    DoesNotFit: none of the best does.
+    DoesNotFit: none of the best candidates fits.
   """
-  # Of equally fast ones the smallest first: the count of what is kept is not the compiler's.
+  # Among equally fast ones the smallest first: the compiler may keep more than is counted here.
   found = sorted(
     candidates(e, devices), key=lambda c: (float(f"{c.seconds_per_clip:.2g}"), c.bytes)
   )
@@ -72,17 +72,17 @@ def search(e: Experiment, devices: list[jax.Device]) -> tuple[Experiment, list[d
     if made["fits"]:
       return chosen, tried
   raise DoesNotFit(
-    f"--search: of {len(found)} ways to run this on {len(devices)} devices, whose count fits, none "
-    f"of the best {len(tried)} does: more devices, or a smaller model"
+    f"--search: {len(found)} ways to run this on {len(devices)} devices fit by estimate, but none "
+    f"of the best {len(tried)} fits when compiled: use more devices, or a smaller model"
   )
 
 
 def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
-  """Every mesh, batch and remat whose count fits in the memory."""
+  """Every mesh, batch size and remat policy whose counted bytes fit in memory."""
   kind, number = devices[0].device_kind, len(devices)
   memory = roofline.memory(kind)
   if memory is None:
-    raise ConfigError(f"--search: the memory of a {kind} is unknown")
+    raise ConfigError(f"--search: the memory size of {kind} is unknown")
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
   task = e.task(next(iter(e.data)))
@@ -117,7 +117,7 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
 
 
 def meshes(number: int, tokens: int, heads: int) -> Iterator[MeshConfig]:
-  """Every mesh of so many devices that splits tokens and heads evenly."""
+  """Every mesh of this number of devices that splits tokens and heads evenly."""
   divisors = [n for n in range(1, number + 1) if number % n == 0]
   for seq, tensor in itertools.product(divisors, divisors):
     if number % (seq * tensor) or tokens % seq or heads % tensor:

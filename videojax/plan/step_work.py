@@ -1,9 +1,8 @@
-"""A training step's work on one device: what scaling/roofline.py turns into seconds."""
+"""A training step's work on one device, which scaling/roofline.py converts to seconds."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 from videojax.config import Experiment
 from videojax.plan import hlo
@@ -14,12 +13,12 @@ from videojax.specs import ModelSpec
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """One clip's work, of the source with the most: the same on every mesh and with every remat.
+  """One clip's work, for the data source with the most; independent of mesh and remat policy.
 
   Attributes:
     forward: FLOPs of a forward pass, by part.
-    encode: FLOPs of the codec.
-    stream: numbers that blocks hand on to each other.
+    encode: FLOPs of the codec's encoder.
+    stream: number of activations passed between blocks, summed over the blocks.
   """
 
   forward: Mapping[str, int]
@@ -36,13 +35,13 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-  """Bytes that a device sends in a step, within its slice or machine and out of it."""
+  """Bytes that a device sends per step, within its slice or machine (ici) and out of it (dcn)."""
 
   ici: float
   dcn: float
 
   @classmethod
-  def compiled(cls, collectives: Mapping[str, Any]) -> "Sent":
+  def compiled(cls, collectives: Mapping[str, Mapping[str, Mapping[str, int | float]]]) -> "Sent":
     """From `hlo.table`."""
     cells = [(axes, cell["bytes"]) for by in collectives.values() for axes, cell in by.items()]
     size = lambda outside: float(sum(n for axes, n in cells if (axes == hlo.SLICES) == outside))
@@ -50,31 +49,31 @@ class Sent:
 
   @classmethod
   def counted(cls, e: Experiment, clip: Clip, mesh: Mapping[str, int]) -> "Sent":
-    """Without a compiler, in 16 bits: weights gathered, gradients summed, tokens exchanged."""
+    """Estimated without a compiler, in 16 bits: weight gathers, gradient sums, token exchanges."""
     remat = e.model.config.remat
     weights = 2 * parameters(e.model) / mesh["tensor"]
     pieces, passes, exchanges = mesh["fsdp"] * mesh["seq"], gathers(remat), 3 + (remat == "full")
     share = lambda n: (n - 1) / n
     rows = e.batch_size / (mesh["data"] * mesh["fsdp"])
     layers = 2 * clip.stream * rows / mesh["seq"]
-    sent = weights * share(pieces) * (passes + 1)  # gathered in each pass, gradients scattered
-    sent += 2 * weights / pieces * share(mesh["data"])  # gradients of the pieces, summed
+    sent = weights * share(pieces) * (passes + 1)  # all-gather per pass, gradient reduce-scatter
+    sent += 2 * weights / pieces * share(mesh["data"])  # all-reduce of the gradient shards
     sent += 4 * layers / mesh["tensor"] * exchanges * share(mesh["seq"])  # q, k, v and the output
-    sent += 4 * layers * (passes + 1) * share(mesh["tensor"])  # two sums of tokens, each way
+    sent += 4 * layers * (passes + 1) * share(mesh["tensor"])  # two all-reduces of tokens per pass
     return cls(sent, 0.0)
 
 
 def step_work(
   e: Experiment, clip: Clip, mesh: Mapping[str, int], kept_bytes: int | float, sent: Sent
 ) -> roofline.Work:
-  """One device's work of a step.
+  """One device's work in a step.
 
   Args:
-    e: with its batch, remat and sizes.
-    clip: of e, and of all that differ from it in batch, mesh and remat alone.
+    e: the experiment.
+    clip: `Clip.of(e)`; the same for experiments that differ only in batch, mesh and remat.
     mesh: axis -> size.
     kept_bytes: activations that a device keeps for the backward pass.
-    sent: by a device.
+    sent: bytes that a device sends.
   """
   config, devices = e.model.config, 1
   for size in mesh.values():
@@ -92,12 +91,12 @@ def step_work(
     layer_bytes=2 * clip.stream * clips,
     ici_bytes=sent.ici,
     dcn_bytes=sent.dcn,
-    head_dim=getattr(config, "head_dim", 1),  # without attention it counts for nothing
+    head_dim=getattr(config, "head_dim", 1),  # not used without attention
   )
 
 
 def gathers(remat: str) -> int | float:
-  """Passes over the weights in a step: forward, backward, and what is computed again."""
+  """Passes over the weights in a step: forward, backward, and recomputation."""
   if remat == "attention_narrow":
     return 2 + 1 / 3  # the mlp's first matrices, a third of a block's
   return 2 + (remat in ("full", "attention", "offload"))

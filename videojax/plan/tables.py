@@ -1,4 +1,4 @@
-"""plan.json as tables for people."""
+"""Prints plan.json as tables."""
 
 import math
 from collections.abc import Mapping
@@ -45,12 +45,12 @@ def _show_kind(console: Console, name: str, kind: dict[str, Any], remat: str) ->
     table.add_row(part, f"{value / 1e9:.4g}", f"{value / forward['total']:.1%}")
   console.print(table)
   console.print(
-    f"{kind['tokens_per_clip']:,} tokens a clip, "
+    f"{kind['tokens_per_clip']:,} tokens per clip, "
     f"{kind['tokens_per_video_second']:,.0f} per second of video"
   )
   if kind["encode_flops_per_clip"]:
     console.print(
-      f"encoding: {kind['encode_flops_per_clip'] / 1e9:.4g} GFLOP a clip and step, not included"
+      f"encoding: {kind['encode_flops_per_clip'] / 1e9:.4g} GFLOP per clip and step, not included"
     )
   table = _table(f"{name}: remat", "policy", "kept per device", "work of a step")
   for policy, cost in kind["remat"].items():
@@ -92,7 +92,7 @@ def _show_topology(console: Console, written: dict[str, Any]) -> None:
   else:
     note = f" ({written['reason']})" if "reason" in written else ""
     console.print(
-      f"fits: peak {size_text(written['peak_bytes'])} a device (arguments "
+      f"fits: peak {size_text(written['peak_bytes'])} per device (arguments "
       f"{size_text(written['argument_bytes'])}, temporary {size_text(written['temporary_bytes'])})"
       + note
     )
@@ -108,13 +108,13 @@ def _show_too_large(console: Console, written: dict[str, Any]) -> None:
   console.print(
     f"does not fit: a device needs {size_text(written['peak_bytes'])} or more, "
     f"{size_text(written['over_bytes'])} too much for its {size_text(memory)}{kept} "
-    f"({written.get('reason', 'the sum of what lives at once')})",
+    f"({written.get('reason', 'the sum of what is live simultaneously')})",
     markup=False,
   )
 
 
 def _show_collectives(console: Console, written: dict[str, Any]) -> None:
-  table = _table("sent by a device in a step", "collective", "across", "number", "bytes")
+  table = _table("sent per device and step", "collective", "across", "number", "bytes")
   for kind, by_axis in written["collectives"].items():
     for axes, cell in sorted(by_axis.items(), key=lambda item: -item[1]["bytes"]):
       table.add_row(kind, axes, f"{cell['count']:,}", size_text(cell["bytes"]))
@@ -124,15 +124,15 @@ def _show_collectives(console: Console, written: dict[str, Any]) -> None:
 def _show_times(console: Console, written: dict[str, Any]) -> None:
   bound = written["bound_seconds"]
   parts = ", ".join(f"{unit} {seconds:.3g}" for unit, seconds in bound.items())
-  console.print(f"bound: at least {max(bound.values()):.3g} s a step (all at their peak: {parts})")
+  console.print(f"bound: at least {max(bound.values()):.3g} s per step (units at peak: {parts})")
   parts = ", ".join(f"{k} {v:.3g}" for k, v in written["estimate_by_part"].items())
   price = written["price_dollars"]
   money = ", no list price known"
   if price is not None:
     rate, source = written["dollars_per_chip_hour"], written["price_source"]
-    money = f", {price:,.{0 if price >= 10 else 2}f} dollars at {rate:.2f} a chip-hour ({source})"
+    money = f", {price:,.{0 if price >= 10 else 2}f} dollars at {rate:.2f} per chip-hour ({source})"
   console.print(
-    f"estimate: {written['estimate_seconds']:.3g} s a step ({parts}), MFU "
+    f"estimate: {written['estimate_seconds']:.3g} s per step ({parts}), MFU "
     f"{written['mfu_estimate']:.0%}; the run {clock_text(written['hours'] * 3600)}{money}"
   )
 

@@ -1,4 +1,4 @@
-"""A run compiled for TPUs that are not here: does it fit, what does it send, how long at least.
+"""Compiles a run for TPUs that this machine does not have: memory, and what the program sends.
 
 XLA's TPU compiler runs on any machine (extra `tpu`); it knows each chip's memory and network, and
 allocates nothing.
@@ -10,7 +10,7 @@ import importlib.util
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -33,19 +33,20 @@ FORMS = (
   "It is chip:shape, e.g. v5e:4x4, v5p:2x2x1, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4, or gcloud's "
   "v5litepod-16, v5p-32; GPUs by number: h100:8"
 )
-# Of a step, on two cores (docs/LOG.md: 15 to 60 s of a loop); a busy machine takes some times more.
+# Compile time of a step on two cores (docs/LOG.md: 15 to 60 s for a loop); several times as long on
+# a busy machine.
 MINUTES = {"loop": "1 minute", "unrolled": "5 minutes"}
-MOST = 2**14  # chips of a slice, more than any has
+MOST = 2**14  # chips per slice, more than any slice has
 
 
 def open_topology(name: str, slices: int = 1) -> list[jax.Device]:
-  """Devices of a TPU slice, to compile for.
+  """Devices of TPU slices to compile for.
 
   Args:
-    name: chip and shape: 'v5p:4x4x4', 'v5e:16x16', 'tpu7x:4x4x4'; or as `shape_of` takes it.
-    slices: of this shape, joined by the data centre's network.
+    name: chip and shape: 'v5p:4x4x4', 'v5e:16x16', 'tpu7x:4x4x4'; or gcloud's, see `shape_of`.
+    slices: number of slices of this shape, connected by the data-centre network.
   Raises:
-    ConfigError: no such topology, or the extra is not installed.
+    ConfigError: no such topology exists, or the extra is not installed.
   """
   if importlib.util.find_spec("libtpu") is None:
     raise ConfigError("--topology needs the TPU compiler: pip install 'videojax[tpu]'")
@@ -53,7 +54,7 @@ def open_topology(name: str, slices: int = 1) -> list[jax.Device]:
   name = shape_of(name)
   extra: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
   if name.startswith("v4"):
-    extra["chip_config_name"] = "megacore"  # one device a chip
+    extra["chip_config_name"] = "megacore"  # one device per chip
   if name.partition(":")[2] in ("1x1", "1x1x1"):
     extra["chips_per_host_bounds"] = (1, 1, 1)
   try:
@@ -64,12 +65,12 @@ def open_topology(name: str, slices: int = 1) -> list[jax.Device]:
 
 
 def shape_of(name: str) -> str:
-  """'v5litepod-16', or v5e-16, gcloud's name of a slice -> 'v5e:4x4'; 'v5e:4x4' as it is.
+  """gcloud's name of a slice, 'v5litepod-16' or 'v5e-16', -> 'v5e:4x4'; keeps 'v5e:4x4'.
 
-  gcloud counts chips, of v4 and v5p cores, two a chip; the shape is its default one.
+  gcloud counts chips, but for v4 and v5p it counts cores, two per chip. The shape is its default.
 
   Raises:
-    ConfigError: neither.
+    ConfigError: the name is neither.
   """
   kind, by, size = re.sub("^v5lite(pod)?([:-])", r"v5e\2", name).partition("-")
   if by and re.fullmatch("[1-9][0-9]{0,4}", size) and kind in ("v4", "v5e", "v5p", "v6e"):
@@ -95,20 +96,20 @@ GPUS = {
 
 
 def gpus(name: str) -> tuple[str, int] | None:
-  """(kind, number) of 'h100:8': there is no compiler for GPUs that are not here, all is counted."""
+  """'h100:8' -> (device kind, number); None for TPUs. GPU plans are counted, not compiled."""
   kind, _, number = name.partition(":")
   if kind not in GPUS:
     return None
   if not re.fullmatch("[1-9][0-9]{0,4}", number):
-    raise ConfigError(f"--topology={name}: GPUs are given by their number, e.g. {kind}:8")
+    raise ConfigError(f"--topology={name}: give the number of GPUs, e.g. {kind}:8")
   return GPUS[kind], int(number)
 
 
 def check_mesh(e: Experiment, devices: int, slices: int = 1) -> None:
-  """The mesh is of so many devices in so many slices, and splits the batch evenly.
+  """Checks that the mesh matches the devices and slices and splits the batch evenly.
 
   Raises:
-    ConfigError: with the flags of a mesh and a batch that would do.
+    ConfigError: it does not; the message has flags of a mesh and a batch that do.
   """
   sized = e.on_devices(devices)
   try:
@@ -119,7 +120,7 @@ def check_mesh(e: Experiment, devices: int, slices: int = 1) -> None:
 
 
 def _nearest(e: Experiment, devices: int, slices: int) -> str:
-  """Flags: of the config's mesh, what these devices can keep, and of its batch a bit more."""
+  """Flags of the mesh closest to the config's that fits the devices, and of the next batch size."""
   seq, tensor = max(e.mesh.seq, 1), max(e.mesh.tensor, 1)
   if devices // slices % (seq * tensor):
     seq = tensor = 1
@@ -137,16 +138,16 @@ def _nearest(e: Experiment, devices: int, slices: int) -> str:
 
 
 def clips_flag(batch: int, devices: int) -> str:
-  """The flag of a batch for a config that says how many clips each device has."""
+  """The flag that sets the batch size of a config with `clips_per_device`."""
   return f"--config.clips_per_device={batch / devices:g}"
 
 
 @contextlib.contextmanager
 def on(mesh: Mesh) -> Iterator[None]:
-  """Programs are made for the devices of this mesh, which need not be here."""
+  """Context in which programs are compiled for this mesh's devices, which need not exist here."""
   config: Any = jax.config
   cached = config.jax_enable_compilation_cache
-  config.update("jax_enable_compilation_cache", False)  # it could not load what it kept
+  config.update("jax_enable_compilation_cache", False)  # it could not load its entries
   try:
     with compiling_for(mesh.devices.flat[0].platform), jax.set_mesh(mesh):
       yield
@@ -155,14 +156,14 @@ def on(mesh: Mesh) -> Iterator[None]:
 
 
 def compile_for(e: Experiment, devices: list[jax.Device], step: str = "train") -> dict[str, Any]:
-  """Compiles every kind of batch for these devices; an out-of-memory is a result.
+  """Compiles the step of every data source for these devices; out of memory is a valid result.
 
   Args:
-    e: resolved.
+    e: the resolved experiment.
     devices: of a topology.
-    step: 'train', or 'sample': the evaluation's batch of samples.
-  Returns: per device: fits, peak_bytes, argument_bytes, temporary_bytes, over_bytes (by how much it
-    does not fit), collectives; of the kind of batch with the largest peak. mesh is of all.
+    step: 'train', or 'sample' for the evaluation's batch of samples.
+  Returns: for the data source with the largest peak, per device: fits, peak_bytes, argument_bytes,
+    temporary_bytes, over_bytes (bytes too many), collectives; also attention, step and XLA flags.
   """
   mesh = make_mesh(e.mesh, devices)
   with on(mesh):
@@ -181,8 +182,10 @@ def compile_for(e: Experiment, devices: list[jax.Device], step: str = "train") -
   return {"attention": attention, "step": step} | flags | worst
 
 
-def compiled(make: Any, program: Program, task: Task, mesh: Mesh) -> dict[str, Any]:
-  """What the compiler says of one program."""
+def compiled(
+  make: Callable[[Program, Task], Any], program: Program, task: Task, mesh: Mesh
+) -> dict[str, Any]:
+  """Memory and collectives of one compiled program."""
   held = roofline.memory(mesh.devices.flat[0].device_kind)
   limit = held.hbm_bytes if held else math.inf
   try:
@@ -197,7 +200,7 @@ def compiled(make: Any, program: Program, task: Task, mesh: Mesh) -> dict[str, A
       "usable_bytes": usable, "memory_bytes": limit,
     }  # fmt: skip
   memory = made.memory_analysis()
-  peak = int(memory.peak_memory_in_bytes)  # which a TPU's compiler knows
+  peak = int(memory.peak_memory_in_bytes)  # the TPU compiler reports it
   return {
     "fits": peak <= limit,
     "peak_bytes": peak,
@@ -211,7 +214,7 @@ def compiled(make: Any, program: Program, task: Task, mesh: Mesh) -> dict[str, A
 
 
 def _bytes_used(message: str) -> tuple[float, float]:
-  """'Used 18.86G of 15.75G hbm' -> (used, usable); of a part where the whole is not said."""
+  """'Used 18.86G of 15.75G hbm' -> (used, usable); of one part if the total is not given."""
   units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
   size = r"([\d.]+)([KMGT])"
   found = re.search(rf"[Uu]sed {size} of {size}", message) or re.search(

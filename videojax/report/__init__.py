@@ -1,1 +1,1 @@
-"""Pages from the records of a sweep."""
+"""The report of a sweep, built from its run directories."""

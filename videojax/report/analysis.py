@@ -1,4 +1,4 @@
-"""The numbers of a sweep's report, but for coherence: the same for the same inputs."""
+"""The numbers of a sweep's report, except coherence; deterministic given the inputs."""
 
 import dataclasses
 import math
@@ -49,7 +49,7 @@ COMMAND = "python -m videojax.scaling report"
 
 
 def about(sweep: Sweep) -> About:
-  """What was run, where, when, with what status."""
+  """What was run, where and when, and the status of the cells."""
   begun = [start for row in sweep.rows for start in read_starts(row.directory)]
   times = sorted(start["time"] for start in begun if "time" in start)
   finished = [row for row in sweep.rows if row.status == "finished"]
@@ -111,7 +111,7 @@ def _cell(sweep: Sweep, row: Row) -> Cell:
 
 
 def point(group: Group, **more: Any) -> Point:
-  """A group as a mark in a figure of the loss."""
+  """A group as a point in the loss figures."""
   loss, stderr = group.value("loss")
   return Point(
     cell=group.name, budget=group.budget, params=group.params, tokens=group.tokens,
@@ -124,7 +124,7 @@ def point(group: Group, **more: Any) -> Point:
 
 
 def seed_sd(groups: Sequence[Group], measure: str = "loss") -> tuple[float, int]:
-  """(log-sd over seeds, pooled, degrees of freedom); 0, 0 where every group has one seed."""
+  """(pooled log-sd over seeds, degrees of freedom); (0, 0) if every group has one seed."""
   squares, freedom = 0.0, 0
   for group in groups:
     values = np.log(group.values(measure))
@@ -134,7 +134,7 @@ def seed_sd(groups: Sequence[Group], measure: str = "loss") -> tuple[float, int]
 
 
 def noise(sweep: Sweep) -> Noise:
-  """What repeats differ by, and what neighbours differ by on the same clips."""
+  """Differences between seeds, and between neighbouring sizes on the same clips."""
   several = [g for g in sweep.groups if len(g.rows) > 1]
   pooled, freedom = seed_sd(several)
   rows = [
@@ -157,7 +157,7 @@ def noise(sweep: Sweep) -> Noise:
 
 
 def _neighbours(groups: Sequence[Group]) -> list[Neighbours]:
-  """Differences of the log loss between one size and the next of the same budget."""
+  """Differences of log loss between adjacent sizes at the same budget."""
   rows = []
   for one, other in zip(groups, groups[1:]):
     if one.budget != other.budget or one.params == other.params:
@@ -180,7 +180,7 @@ def _neighbours(groups: Sequence[Group]) -> list[Neighbours]:
 
 
 def loss_of(sweep: Sweep, series: Setting) -> Series:
-  """Frontier, isoFLOP curves and law of the cells that differ in budget, size and seed only."""
+  """Frontier, isoFLOP curves and law of cells that differ only in budget, size and seed."""
   law: Law | None = None
   why = ""
   try:
@@ -201,7 +201,7 @@ def loss_of(sweep: Sweep, series: Setting) -> Series:
 
 
 def _frontier_law(sweep: Sweep, series: Setting, law: Law | None, sd: float) -> Fit | None:
-  """E + k C^-gamma through the best cell of each budget; E as known, or as in the law."""
+  """E + k C^-gamma through the best cell of each budget; E is known, from the law, or 0."""
   known = sweep.irreducible
   best = sweep.frontier(series)
   if len(best) < curves.LEAST:
@@ -210,7 +210,7 @@ def _frontier_law(sweep: Sweep, series: Setting, law: Law | None, sd: float) -> 
   losses = np.array([g.value("loss")[0] for g in best])
   if not (losses > offset).all():
     return None
-  # All cells see the same clips: what scatters them about a line is their seeds.
+  # All cells see the same clips, so only seeds scatter them about a line.
   relative = sd / np.sqrt([len(g.rows) for g in best]) * losses / (losses - offset)
   line = curves.power_line([g.flops for g in best], losses - offset, relative, offset=offset)
   source = "known" if known is not None else "law" if law else "assumed"
@@ -242,16 +242,16 @@ def levels(sweep: Sweep) -> Levels:
 
 
 def _slope(flops: np.ndarray, errors: np.ndarray) -> Slope:
-  """-d log error / d log C, with its 95 % interval, from how the points lie on the line."""
+  """-d log error / d log C with its 95 % interval, from the misfit of the points to a line."""
   line = curves.power_line(flops, errors, np.zeros(len(flops))).numbers()
   return made(Slope, line)
 
 
 def rates(sweep: Sweep) -> Rates | LeftOut:
-  """Loss against learning rate for every budget, size and series."""
+  """Loss against learning rate, for every budget, size and series."""
   if not sweep.tuned_keys:
-    return LeftOut("Learning-rate curves are left out: no two cells of this sweep differ in "
-                   "nothing but the learning rate.")  # fmt: skip
+    return LeftOut("Learning-rate curves are left out: no two cells of this sweep differ only in "
+                   "the learning rate.")  # fmt: skip
   key = sweep.tuned_keys[0]
   found: dict[tuple[float, Setting, Setting], list[Group]] = {}
   for group in sweep.groups:
@@ -259,10 +259,10 @@ def rates(sweep: Sweep) -> Rates | LeftOut:
       found.setdefault((group.budget, group.size, group.series), []).append(group)
   found = {place: groups for place, groups in found.items() if len(groups) > 1}
   if not found:
-    return LeftOut(f"Learning-rate curves are left out: no size has two values of {key} finished.")
+    return LeftOut(f"Learning-rate curves are left out: no size has two finished values of {key}.")
   told = telling([dict(size) for _, size, _ in found])
   several = len({series for *_, series in found}) > 1
-  shared = len(found) > len({budget for budget, *_ in found})  # else the budget says no more
+  shared = len(found) > len({budget for budget, *_ in found})  # else each size has its own budget
   curves = []
   for (budget, size, series), groups in found.items():
     panel = describe(series) if several else f"{budget:.3g} FLOP per run" if shared else ""
@@ -287,7 +287,7 @@ def _basin(key: str, budget: float, groups: Sequence[Group], panel: str, label: 
 
 
 def by_key(sweep: Sweep) -> BySetting | LeftOut:
-  """Loss and coherence by what else was varied, at the best size of each budget."""
+  """Loss and coherence by the series keys, at the best size of each budget."""
   if not sweep.series_keys:
     return LeftOut("A comparison of settings is left out: the cells differ only in budget, size, "
                    "learning rate and seed.")  # fmt: skip
@@ -308,7 +308,7 @@ def by_key(sweep: Sweep) -> BySetting | LeftOut:
 
 
 def _order(series: Setting) -> tuple[Any, ...]:
-  """Numbers by size, the rest in words."""
+  """Sort key: numbers by value, everything else as text."""
   return tuple((v, "") if isinstance(v, int | float) else (0, str(v)) for _, v in series)
 
 
@@ -325,7 +325,7 @@ def _panel(groups: Sequence[Group], measure: str, title: str, log: bool) -> Sett
 
 
 def cost(sweep: Sweep) -> Cost:
-  """What the finished cells took; failed ones have kept no account."""
+  """Compute, time and price of the finished cells; failed ones have no record of them."""
   finished = [row for row in sweep.rows if row.status == "finished"]
   parts: dict[str, float] = {}
   for row in finished:

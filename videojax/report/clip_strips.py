@@ -1,6 +1,6 @@
-"""The same clip along the compute axis: an animation for the screen, a strip of frames for paper.
+"""The same clips at increasing compute: an animation for screens, a strip of frames for print.
 
-Letters: B clips, T frames, H W height width of what is in samples/step*.npz.
+Letters: B clips, T frames, H W height and width of the arrays in samples/step*.npz.
 """
 
 import dataclasses
@@ -19,27 +19,27 @@ from videojax.errors import ConfigError
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK, FAINT, PAPER, GIVEN = (24, 24, 24), (110, 110, 110), (255, 255, 255), (213, 94, 0)
-TILE = 120  # pixels at least; small clips are enlarged by a whole number, without smoothing
-ROWS = 3  # clips of the animation: the first ones, so that nobody has chosen them
+TILE = 120  # least pixels per side; small clips are enlarged by an integer, without smoothing
+ROWS = 3  # clips in the animation: the first ones, so that none were selected
 STRIP_FRAMES = 8
 GAP, HEAD, FOOT, LEFT = 8, 36, 20, 96
-# What np.load raises of files that are cut, flipped, encrypted, or no npz at all.
+# What np.load raises for files that are truncated, corrupted, encrypted, or not npz.
 DAMAGE = (
   OSError, ValueError, KeyError, EOFError, IndexError, TypeError, MemoryError, RuntimeError,
   zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-HELD_MS = 600  # the last frame, before the clip starts again
+HELD_MS = 600  # extra duration of the last frame before the clip repeats
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-  """The clips that a run left.
+  """The samples that a run saved.
 
   Attributes:
     video, truth: uint8 [B,T,H,W,3].
-    captions: B of them.
+    captions: one per clip.
     fps: frames per second.
-    given: [T], the frames that the model was given.
+    given: [T], whether each frame was given to the model.
   """
 
   video: np.ndarray
@@ -51,7 +51,7 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """One place on the compute axis: what is written above its clips."""
+  """The samples of one compute budget, with the text above them."""
 
   label: str
   note: str
@@ -59,7 +59,7 @@ class Column:
 
 
 def read_samples(run: Path) -> Samples | None:
-  """The newest samples of a run directory; None where there are none.
+  """The newest samples of a run directory; None if there are none.
 
   Raises:
     ConfigError: the file is damaged, or is not what sample.py writes.
@@ -89,13 +89,13 @@ def read_samples(run: Path) -> Samples | None:
 
 
 def comparable(samples: Sequence[Samples]) -> bool:
-  """Whether all show the same true clips, so that a column can stand beside another."""
+  """Whether all have the same true clips, so that columns can be compared."""
   first = samples[0].truth
   return all(s.truth.shape == first.shape and (s.truth == first).all() for s in samples)
 
 
 def animation(columns: Sequence[Column]) -> bytes:
-  """An animated WebP: truth and every column, a row per clip, all at the same moment."""
+  """An animated WebP: truth and all columns side by side in sync, a row per clip."""
   first = columns[0].samples
   pages = [_page(columns, frame) for frame in range(first.video.shape[1])]
   duration = [max(20, round(1000 / first.fps))] * len(pages)
@@ -133,7 +133,7 @@ def _page(columns: Sequence[Column], frame: int) -> Image.Image:
 
 
 def strip(columns: Sequence[Column], clip: int = 0) -> Image.Image:
-  """Frames of one clip from left to right; a row for the truth and for every column."""
+  """Frames of one clip from left to right; one row for the truth and one per column."""
   first = columns[0].samples
   frames = strip_frames(first)
   tile = _enlarged(first.video[clip, 0], least=84)
@@ -158,7 +158,7 @@ def strip(columns: Sequence[Column], clip: int = 0) -> Image.Image:
 
 
 def strip_frames(samples: Samples) -> list[int]:
-  """The last of the leading given frames and up to seven after it, evenly spread to the end."""
+  """The last leading given frame and up to seven later frames, evenly spaced to the end."""
   last = samples.video.shape[1] - 1
   leading = (*samples.given, False).index(False)
   start = min(max(leading - 1, 0), last)
@@ -181,7 +181,7 @@ def _paste(
 
 
 def _font(size: int) -> Font:
-  """The figures' font."""
+  """The font that the figures use."""
   path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
   return ImageFont.truetype(str(path), size) if path.exists() else ImageFont.load_default(size)
 

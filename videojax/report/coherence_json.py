@@ -1,4 +1,4 @@
-"""Coherence in report.json; units as in loss_json.py, values in the unit of their measure."""
+"""Schema of coherence in report.json; units as in loss_json.py, values in the measure's unit."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from videojax.report.loss_json import Fit, Number
 
 @dataclasses.dataclass(frozen=True)
 class CoherencePoint:
-  """`value` in the measure's unit; `before_onset`: too little training for the law."""
+  """`value`: in the measure's unit; `before_onset`: too little training for the law to hold."""
 
   cell: str
   budget: Number
@@ -27,7 +27,7 @@ class OtherPoint:
 
 @dataclasses.dataclass(frozen=True)
 class MeasureSplit:
-  """A measure on a split: the cells of least loss, all cells, and the fit or why there is none."""
+  """A measure on a split: the cells of lowest loss, all cells, and the fit or why there is none."""
 
   frontier: list[CoherencePoint]
   others: list[OtherPoint]
@@ -41,8 +41,8 @@ class Measure:
 
   Attributes:
     better: 'down' or 'up'.
-    floor, copy_last, extrapolate: what the true clips score, the last given frame repeated, and
-      discs that go straight on.
+    floor, copy_last, extrapolate: scores of the true clips, of repeating the last given frame, and
+      of discs that continue in a straight line.
   """
 
   name: str
@@ -65,11 +65,11 @@ class Exponent(Fit):
 
 @dataclasses.dataclass(frozen=True)
 class BestByMeasure:
-  """Of one budget and split: the cell of least loss, and the best one by a measure.
+  """For one budget and split: the cell of lowest loss, and the best cell by a measure.
 
   Attributes:
     loss_value, best_value, gain, stderr: in the measure's unit; gain: how much better the best is.
-    resolved: by more than two standard errors over clips, paired.
+    resolved: whether the gain exceeds two paired standard errors over clips.
   """
 
   budget: Number
@@ -88,7 +88,7 @@ class BestByMeasure:
 
   @property
   def change(self) -> str:
-    """What the best model by the measure is, beside the best by loss."""
+    """Size of the best model by the measure, relative to the best by loss."""
     if self.best_params == self.loss_params:
       return "the same"
     return "smaller" if self.best_params < self.loss_params else "larger"
@@ -96,7 +96,7 @@ class BestByMeasure:
 
 @dataclasses.dataclass(frozen=True)
 class PredictorRow:
-  """R2, over cells, of log measure on log predictor; by_level: on the loss at each noise level."""
+  """R2, over cells, of log measure on log predictor; by_level: on log loss at each noise level."""
 
   measure: str
   title: str
@@ -120,7 +120,7 @@ class PredictorPoint:
 
 @dataclasses.dataclass(frozen=True)
 class Scatter:
-  """One measure against each predictor in `by` (name -> words)."""
+  """One measure against each predictor in `by` (name -> axis label)."""
 
   by: dict[str, str]
   r2: dict[str, Number | None]
@@ -130,7 +130,7 @@ class Scatter:
 
 @dataclasses.dataclass(frozen=True)
 class Predictors:
-  """`names`: predictor -> words; `least`: cells below which there is no R2."""
+  """`names`: predictor -> description; `least`: fewest cells for an R2."""
 
   table: list[PredictorRow]
   scatter: Scatter | None
@@ -140,11 +140,11 @@ class Predictors:
 
 @dataclasses.dataclass(frozen=True)
 class Coherence:
-  """What the clips of cells do, against the simulator.
+  """Generated clips compared with the simulator.
 
   Attributes:
-    onset: measure -> value on the first split from which on its law holds.
-    clips: generated per cell and split.
+    onset: measure -> value on the first split below which its law holds.
+    clips: number generated per cell and split.
     unfitted: 'measure, split' -> why there is no fit.
   """
 

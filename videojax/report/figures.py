@@ -1,6 +1,6 @@
-"""The figures of a report, drawn from its numbers (report.json) and from nothing else.
+"""The figures of a report, drawn only from its numbers (report.json).
 
-Each function takes a part of the report; the figure that it returns keeps the numbers drawn.
+Each function takes a part of the report; the figure it returns keeps the numbers it draws.
 """
 
 import math
@@ -21,6 +21,7 @@ from videojax.report.plotting import (
   PALETTE,
   POWER,
   SI,
+  Color,
   Panels,
   Row,
   budget_colors,
@@ -64,7 +65,7 @@ def draw(report: Report) -> dict[str, Panels]:
 
 
 def frontier(series: Sequence[Series]) -> Panels:
-  """Loss against compute: every cell faint, the best of each budget joined, the fit dashed."""
+  """Loss against compute: all cells (faint), the best of each budget (joined), the fit (dashed)."""
   panels = Panels(height=3.9)
   many = len(series) > 1
   for i, one in enumerate(series):
@@ -78,7 +79,7 @@ def frontier(series: Sequence[Series]) -> Panels:
 
 
 def _frontier_of(panels: Panels, one: Series, color: str, marker: str, many: bool) -> None:
-  """One of many series is told by its colour, and named once in the legend."""
+  """Draws one series; if there are many, each has one colour and one legend entry."""
   axes, x, y = panels.axes[0], "flops", "loss"
   named = lambda text, label=None: label if many else text
   every = [{k: getattr(p, k) for k in ("budget", "cell", x, y)} for p in one.cells]
@@ -105,7 +106,7 @@ def _fitted(panels: Panels, axes: Axes, curve: Curve, x: str, y: str, **style: A
 
 
 def isoflop(series: Sequence[Series]) -> Panels:
-  """Loss against parameters, a parabola per budget with its minimum and 95 % interval."""
+  """Loss against parameters: a parabola per budget, its minimum, and a 95 % interval."""
   shown = [one for one in series if one.isoflop.budgets]
   panels = Panels(len(shown), height=4.2 if len(shown) < 3 else 3.4)
   colors = budget_colors([b.budget for one in shown for b in one.isoflop.budgets])
@@ -119,7 +120,7 @@ def isoflop(series: Sequence[Series]) -> Panels:
   return panels
 
 
-def _isoflop_curve(panels: Panels, axes: Axes, part: IsoflopBudget, color: Any) -> None:
+def _isoflop_curve(panels: Panels, axes: Axes, part: IsoflopBudget, color: Color) -> None:
   budget = {"budget": part.budget}
   points = [budget | dict(row) for row in with_bars(part.points, "params", "loss")]
   star: dict[str, Any] = {"fmt": "*", "ms": 9} if part.held_out else {}
@@ -140,7 +141,7 @@ def _isoflop_curve(panels: Panels, axes: Axes, part: IsoflopBudget, color: Any) 
 
 
 def _minimum(part: IsoflopBudget) -> dict[str, Any]:
-  """The best size of a budget, with its interval where it has one."""
+  """The best size of a budget, with its interval if it has one."""
   low = part.minimum
   assert low
   row = {"budget": part.budget, "params": low.params}
@@ -148,7 +149,7 @@ def _minimum(part: IsoflopBudget) -> dict[str, Any]:
 
 
 def best_size(series: Sequence[Series]) -> Panels:
-  """The best size against compute, with the line through it."""
+  """The best size against compute, with the fitted power law."""
   panels = Panels(height=3.2)
   axes = panels.axes[0]
   shown = [one for one in series if one.isoflop.size_law]
@@ -162,7 +163,7 @@ def best_size(series: Sequence[Series]) -> Panels:
         ms=10 if part.held_out else 5, elinewidth=1.2, label=told,
         markerfacecolor="white" if part.edge else color,
       )  # fmt: skip
-      told = None  # once in the legend
+      told = None  # one legend entry
     law = one.isoflop.size_law
     assert law
     _fitted(panels, axes, law.curve, "budget", "params", of=one.label, color=color,
@@ -175,7 +176,7 @@ def best_size(series: Sequence[Series]) -> Panels:
 
 
 def law(part: Law, held_out: Sequence[PredictedCell]) -> Panels:
-  """Left: how far cells are from the law. Right: what was predicted, and what came."""
+  """Left: deviations of cells from the law. Right: predicted and measured losses."""
   panels = Panels(2 if held_out else 1, height=3.5)
   axes = panels.axes[0]
   for budget, color in budget_colors([p.budget for p in part.points]).items():
@@ -209,7 +210,7 @@ def _predicted(panels: Panels, axes: Axes, held_out: Sequence[PredictedCell]) ->
     panels.marks(axes, "measured", ran, "position", "loss", color=PALETTE[1], label="measured",
                  **(HELD_OUT | {"ms": 11}))  # fmt: skip
   baselines = sorted({h.baseline for h in held_out if h.baseline is not None})
-  kind = "best loss of the budget before"
+  kind = "best loss of the previous budget"
   for i, value in enumerate(baselines):
     panels.level(axes, kind, "loss", value, ls="--", lw=1, label=None if i else kind)
   axes.set_xticks(range(len(held_out)), [SI(rounded(h.params)) for h in held_out])
@@ -220,7 +221,7 @@ def _predicted(panels: Panels, axes: Axes, held_out: Sequence[PredictedCell]) ->
 
 
 def levels(part: Levels) -> Panels:
-  """Error at the 16 noise levels, a line per budget; and how fast each falls with compute."""
+  """Error at the 16 noise levels, a line per budget; and its exponent in compute per level."""
   panels = Panels(2 if part.exponents else 1, height=3.4)
   axes = panels.axes[0]
   colors = budget_colors([b.budget for b in part.budgets])
@@ -244,7 +245,7 @@ def levels(part: Levels) -> Panels:
 
 
 def rate_curves(part: Rates) -> Panels:
-  """Loss against learning rate, a line per size; the lowest marked."""
+  """Loss against learning rate, a line per size, with its lowest point marked."""
   named = list(dict.fromkeys(c.panel for c in part.curves))
   panels = Panels(len(named), height=3.5)
   labels = list(dict.fromkeys(c.label for c in part.curves))
@@ -299,7 +300,7 @@ def _coherence_split(
   best = with_bars(one.frontier, x, y, "held_out", "before_onset")
   panels.marks(axes, "lowest loss of each budget", best, x, y, of=split, fmt=f"{marker}-",
                color=color, label=split)  # fmt: skip
-  # Over the marks of the line, whose rows say the same.
+  # Drawn over the marks of the line; the CSV has these points already.
   xy = lambda points: ([p.flops for p in points], [p.value for p in points])
   axes.plot(*xy([p for p in one.frontier if p.held_out]), "*", color=color, ms=12, mec="white",
             zorder=4)  # fmt: skip
@@ -320,7 +321,7 @@ def _reference_lines(panels: Panels, axes: Axes, measure: Measure) -> None:
 
 
 def predictors(part: Scatter) -> Panels:
-  """One coherence measure against three parts of the loss."""
+  """One coherence measure against each of three parts of the loss."""
   panels = Panels(len(part.by), height=2.9, columns=len(part.by), sharey=True)
   colors = budget_colors([p.budget for p in part.points])
   for axes, (name, text) in zip(panels.axes, part.by.items()):
@@ -339,7 +340,7 @@ def predictors(part: Scatter) -> Panels:
 
 
 def settings(part: BySetting) -> Panels:
-  """A panel per measure, a line per value of what was varied, a mark per budget."""
+  """A panel per measure, a row per setting, a mark per budget."""
   height = max(1.6, 0.34 * len(part.labels) + 1.1)
   panels = Panels(len(part.panels), height=height, sharey=True)
   colors = budget_colors([p.budget for panel in part.panels for p in panel.points])

@@ -1,19 +1,19 @@
-"""The loss in report.json: frontier, isoFLOP curves, law, and what was predicted.
+"""Schema of the loss in report.json: frontier, isoFLOP curves, law, and predictions.
 
 Losses and their errors are shares of the training data's variance (the frozen loss of
 docs/measures.md); `budget` and `flops` are training FLOP, `params` parameters, `tokens` training
-tokens; `low` and `high` end a 95 % interval; `stderr` is one standard error. None, in the file
-null, stands for what is not defined or not known.
+tokens; `low` and `high` are the ends of a 95 % interval; `stderr` is one standard error. None (null
+in the file) means undefined or unknown.
 """
 
 import dataclasses
 from typing import Any
 
-Number = float | int  # JSON does not tell them apart
+Number = float | int  # JSON does not distinguish them
 
 
 def absent() -> Any:
-  """The default of a field that the file leaves out where there is no such number."""
+  """Default of a field that is omitted from the file if it has no value."""
   return dataclasses.field(default=None, metadata={"absent": True})
 
 
@@ -26,7 +26,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """A line that is drawn: x and y, and its 95 % band where it has one."""
+  """A drawn line: x and y, and its 95 % band if it has one."""
 
   x: list[Number]
   y: list[Number]
@@ -36,11 +36,11 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """A setting: the mean over its seeds, the first of which is `cell`.
+  """A setting: the mean over its seeds; `cell` is the first seed's.
 
   Attributes:
-    rate: its learning rate, where these are compared.
-    label: its settings in words, where these are compared.
+    rate: its learning rate, in learning-rate curves.
+    label: its settings as text, in comparisons of settings.
   """
 
   cell: str
@@ -59,12 +59,13 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-  """What falls with compute C as k C^-gamma, through the best cell of each budget.
+  """A fit k C^-gamma in compute C, through the best cell of each budget.
 
   Attributes:
-    form: 'power', a value above `offset`; 'rate', odds of failing; 'survival', a hazard per frame.
-    offset_from: of a loss, where its constant comes from: 'known', 'law' or 'assumed'.
-    dispersion: of 'rate': variance of the failures over the binomial's.
+    form: the quantity that falls: 'power', the value above `offset`; 'rate', the odds of failing;
+      'survival', the hazard per frame.
+    offset_from: source of a loss's offset: 'known', 'law' or 'assumed'.
+    dispersion: for 'rate': variance of the failures relative to the binomial variance.
   """
 
   form: str
@@ -81,7 +82,7 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class Minimum:
-  """The vertex of a parabola: `low` and `high` are of its parameters."""
+  """The vertex of a parabola; `low` and `high` are the interval of `params`."""
 
   params: Number
   loss: Number
@@ -103,7 +104,7 @@ class IsoflopBudget:
   """The sizes of one budget, and the parabola of loss in log parameters through them.
 
   Attributes:
-    edge: the best cell where it is the smallest or the largest size, else ''.
+    edge: the best cell if it has the smallest or the largest size, else ''.
   """
 
   budget: Number
@@ -158,10 +159,10 @@ class Law:
   """L = E + A (N/N0)^-alpha + B (D/D0)^-beta, N parameters, D tokens; a = beta / (alpha + beta).
 
   Attributes:
-    cells: number of them in the fit.
-    residual, run: log-sd of the cells about the law; of a new run about it.
-    resampling: how the intervals were drawn.
-    least_steps: of a cell in the fit, where the sweep says so.
+    cells: number of cells in the fit.
+    residual, run: log-sd about the law, of the cells and of a new run.
+    resampling: how the bootstrap resamples were drawn.
+    least_steps: fewest steps of a cell in the fit, if the sweep sets it.
   """
 
   E: Estimate
@@ -184,7 +185,7 @@ class Law:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-  """Cells that differ in budget, size, learning rate and seed only. `label` tells series apart."""
+  """Cells that differ only in budget, size, learning rate and seed; `label` names the series."""
 
   label: str
   cells: list[Point]
@@ -197,7 +198,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class BestSize:
-  """What a prediction says of the best size of a budget: its loss and parameters, or why not."""
+  """The predicted loss and parameters of the best size of a budget, or why there are none."""
 
   series: str
   mean: Number | None
@@ -211,7 +212,7 @@ class BestSize:
 
 @dataclasses.dataclass(frozen=True)
 class PredictionFile:
-  """`sound`: the seal (SHA-256) holds. `from_`, in the file 'from': cells it was made from."""
+  """`sound`: the seal (SHA-256) is intact. `from_` ('from' in the file): number of fitted cells."""
 
   file: str
   sound: bool
@@ -225,11 +226,11 @@ class PredictionFile:
 
 @dataclasses.dataclass(frozen=True)
 class PredictedCell:
-  """A held-out cell. Errors are predicted over measured, minus 1.
+  """A held-out cell. Errors are predicted / measured - 1.
 
   Attributes:
-    baseline: the best loss of the largest budget before; baseline_error: of repeating it.
-    late: the cell had started before the prediction was made.
+    baseline: the best loss of the previous budget; baseline_error: the error of repeating it.
+    late: whether the cell had started before the prediction was made.
   """
 
   cell: str
@@ -247,7 +248,7 @@ class PredictedCell:
 
 @dataclasses.dataclass(frozen=True)
 class PredictedCoherence:
-  """A measure of the best cell of a budget, in that measure's unit."""
+  """A coherence measure of the best cell of a budget, in the measure's unit."""
 
   measure: str
   title: str
@@ -272,7 +273,7 @@ class HeldOut:
 
   @property
   def scored(self) -> list[PredictedCell]:
-    """Cells that have run, and were predicted before."""
+    """Cells that have run and were predicted in time."""
     return [cell for cell in self.cells if cell.measured is not None and not cell.late]
 
   @property

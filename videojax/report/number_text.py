@@ -1,8 +1,7 @@
-"""Numbers as a page says them: plain text, with an en dash where there is no number."""
+"""Formats numbers for the page: plain text, with an en dash for a missing number."""
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from videojax.io.log import clock_text
 from videojax.report.plotting import SI, rounded
@@ -13,7 +12,7 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Number = float | int | None
 
 
-def number(value: Any, digits: int = 3) -> str:
+def number(value: Number, digits: int = 3) -> str:
   """'0.0153', '1.2×10⁻⁵'."""
   if value is None or (isinstance(value, float) and not math.isfinite(value)):
     return NONE
@@ -29,7 +28,7 @@ def _decimals(value: float | int, digits: int) -> int:
 
 
 def scientific(value: Number, digits: int = 3) -> str:
-  """'1.6×10¹⁴'. Raised digits, not markup: what is copied from the page stays right."""
+  """'1.6×10¹⁴'. Superscript digits, not markup, so that text copied from the page is correct."""
   if value is None:
     return NONE
   mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
@@ -52,17 +51,19 @@ def percent(value: Number, digits: int = 1, *, sign: bool = False) -> str:
 
 
 def plus_minus(value: Number, stderr: Number) -> str:
-  """'0.0153 ± 0.0004', both to the decimals of two digits of the error."""
+  """'0.01534 ± 0.00042': both with the decimals that give the error two digits."""
   if value is None or stderr is None or not stderr or not math.isfinite(stderr):
     return number(value)
   decimals = min(6, _decimals(stderr, 2))
   return f"{value:.{decimals}f}{SPACE}±{SPACE}{stderr:.{decimals}f}".translate(MINUS)
 
 
-def interval(value: Number, low: Number, high: Number, form: Any = number) -> str:
-  """'0.44 [0.42, 0.47]'; without the brackets where there is no interval."""
+def interval(
+  value: Number, low: Number, high: Number, form: Callable[[Number], str] = number
+) -> str:
+  """'0.44 [0.42, 0.47]'; without the brackets if there is no interval."""
   if low is None or high is None:
-    return str(form(value))
+    return form(value)
   return f"{form(value)} [{form(low)}, {form(high)}]"
 
 

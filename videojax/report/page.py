@@ -1,6 +1,6 @@
-"""The report as one HTML page for people who have never seen the code.
+"""The report as one HTML page for readers who have never seen the code.
 
-Its words and tables are in templates/; everything that they are given is text, never markup.
+Its text and tables are in templates/; values passed to them are escaped text, never markup.
 """
 
 import base64
@@ -19,11 +19,11 @@ PARTS = {"compile": "compiling", "data_wait": "waiting for data", "step": "train
 
 
 def page(report: Report, images: Mapping[str, bytes]) -> str:
-  """HTML with everything inside it.
+  """The self-contained HTML page.
 
   Args:
     report: report.json.
-    images: figures (NAME.svg) and what they show (NAME.csv), clips (samples.webp, samples.png).
+    images: figures (NAME.svg), their numbers (NAME.csv), clips (samples.webp, samples.png).
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("videojax.report"), autoescape=True, trim_blocks=True,
@@ -33,7 +33,7 @@ def page(report: Report, images: Mapping[str, bytes]) -> str:
   inside = {name: _data_uri(name, data) for name, data in images.items()}
   template = environment.get_template("page.html.jinja")
   text = template.render(report=report, images=inside, count=number_text.count, parts=PARTS)
-  return text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
+  return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be written
 
 
 def _data_uri(name: str, data: bytes) -> str:

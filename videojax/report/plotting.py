@@ -1,4 +1,4 @@
-"""How figures of a report look: their style, axes that can be read, colours, files."""
+"""Style, axes, colours and files of the report's figures."""
 
 import copy
 import csv
@@ -6,17 +6,19 @@ import dataclasses
 import io
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from videojax.report.loss_json import Curve, Number
 
-# Okabe & Ito: told apart by colour-blind readers; for splits, series and sizes.
+# Okabe & Ito: distinguishable for colour-blind readers; for splits, series and sizes.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY, FAINT = "#555555", "#BBBBBB"
@@ -31,22 +33,25 @@ STYLE: Any = {
 WIDTH = 7.2  # inches
 COMPUTE = "training compute (FLOP)"
 LOSS = "frozen loss (share of the data's variance)"
-Row = Mapping[str, Any]  # of the CSV beside a figure
+Row = Mapping[str, Any]  # of a figure's CSV
+Color = tuple[float, float, float, float]  # RGBA
 
 
-def new(rows: int = 1, columns: int = 1, *, height: float = 3.4, **kw: Any) -> tuple[Figure, Any]:
-  """A figure of the page's width with its axes as an array [rows, columns]."""
+def new(
+  rows: int = 1, columns: int = 1, *, height: float = 3.4, **kw: Any
+) -> tuple[Figure, np.ndarray]:
+  """A figure as wide as the page, and its axes as an array [rows, columns]."""
   figure = Figure(figsize=(WIDTH, height * rows))
   return figure, figure.subplots(rows, columns, squeeze=False, **kw)
 
 
-def styled() -> Any:
-  """The context in which figures are made and written."""
+def styled() -> AbstractContextManager[None]:
+  """The context for creating and saving figures."""
   return matplotlib.rc_context(STYLE)
 
 
 def save(figure: Figure, directory: Path, name: str) -> bytes:
-  """Writes NAME.png and NAME.svg; returns the SVG, which has no date in it."""
+  """Writes NAME.png and NAME.svg; returns the SVG, which contains no date."""
   directory.mkdir(parents=True, exist_ok=True)
   figure.savefig(directory / f"{name}.png", dpi=180, metadata={"Software": None})
   out = io.BytesIO()
@@ -56,7 +61,7 @@ def save(figure: Figure, directory: Path, name: str) -> bytes:
 
 
 def literal(value: Any) -> Any:
-  """A part of the report whose every text is drawn as it is: '$' would begin mathematics."""
+  """A part of the report with '$' escaped in all its text, so matplotlib draws it literally."""
   if isinstance(value, str):
     return value.encode("utf-8", "replace").decode().replace("$", r"\$")
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -67,15 +72,16 @@ def literal(value: Any) -> Any:
   return [literal(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-# --- drawing, and what was drawn ----------------------------------------------------------------
+# --- drawing, and the numbers drawn -------------------------------------------------------------
 
 
 class Panels:
-  """A figure of one or more axes that keeps every number drawn on them, for a CSV beside it.
+  """A figure with one or more axes that keeps every number drawn on them, for its CSV.
 
   Args:
-    count: of axes, in rows of two at most.
-    height: of a row, in inches.
+    count: number of axes.
+    height: of a row of axes, in inches.
+    columns: most axes per row.
   """
 
   def __init__(self, count: int = 1, *, height: float, columns: int = 2, **kw: Any) -> None:
@@ -89,12 +95,12 @@ class Panels:
   def marks(
     self, axes: Axes, kind: str, rows: Sequence[Row], x: str, y: str, *, of: str = "", **style: Any
   ) -> None:
-    """Points, with bars from NAME_low to NAME_high where a row has these.
+    """Draws points, with bars from NAME_low to NAME_high if a row has these keys.
 
     Args:
-      kind, of: what the marks are, and of which line, in words for the CSV.
-      rows: with the keys x and y; others tell a point in the CSV.
-      style: of Axes.errorbar.
+      kind, of: what the marks are and which line they belong to, for the CSV.
+      rows: with the keys x and y; other keys identify the point in the CSV.
+      style: arguments of Axes.errorbar.
     """
     drawn: dict[str, Any] = {"fmt": "o", "elinewidth": 1} | style
     axes.errorbar([r[x] for r in rows], [r[y] for r in rows], xerr=_bars(rows, x),
@@ -105,7 +111,7 @@ class Panels:
     self, axes: Axes, kind: str, curve: Curve, x: str, y: str, *, of: str = "", band: bool = True,
     **style: Any,
   ) -> None:  # fmt: skip
-    """A line and its 95 % band."""
+    """Draws a line and its 95 % band."""
     axes.plot(curve.x, curve.y, **style)
     rows = [{"line": of, "marks": kind, x: at, y: value} for at, value in zip(curve.x, curve.y)]
     if band and curve.low and curve.high:
@@ -115,12 +121,12 @@ class Panels:
     self._drawn += [(axes, row) for row in rows]
 
   def level(self, axes: Axes, kind: str, y: str, value: Number, **style: Any) -> None:
-    """A line across the axes."""
+    """Draws a horizontal line across the axes."""
     axes.axhline(value, color=GREY, **style)
     self._drawn.append((axes, {"marks": kind, y: value}))
 
   def legend(self, *, title: str | None = None, columns: int = 5) -> None:
-    """One legend for all axes, above them, where it can hide nothing."""
+    """Draws one legend for all axes, above them, where it covers no data."""
     handles: dict[str, Any] = {}
     for axes in self.axes:
       some, labels = axes.get_legend_handles_labels()
@@ -129,7 +135,7 @@ class Panels:
                        ncols=min(columns, len(handles)))  # fmt: skip
 
   def csv(self) -> str:
-    """Every number on the axes: a row per mark, and per point of a line; text as it was."""
+    """Every number on the axes as CSV: a row per mark and per point of a line; text unescaped."""
     name = lambda axes: axes.get_label() or axes.get_title() or axes.get_ylabel()
     panel = lambda axes: {"panel": name(axes)} if len(self.axes) > 1 else {}
     rows = [panel(axes) | dict(row) for axes, row in self._drawn]
@@ -143,9 +149,9 @@ class Panels:
 
 
 def with_bars(points: Sequence[Any], x: str, y: str, *also: str) -> list[Row]:
-  """Rows of points whose bars are two standard errors; `also` are further fields of them.
+  """Rows for points, with bars of two standard errors; `also` names further fields to keep.
 
-  On a logarithmic axis a bar may not reach 0: it ends at a tenth of the value.
+  A logarithmic axis cannot show 0, so a bar ends at a tenth of the value.
   """
   rows: list[Row] = []
   for point in points:
@@ -158,7 +164,7 @@ def with_bars(points: Sequence[Any], x: str, y: str, *also: str) -> list[Row]:
 
 
 def _bars(rows: Sequence[Row], name: str) -> list[list[float]] | None:
-  """Lengths of error bars [2, n] for matplotlib; None where no row has any."""
+  """Lengths of error bars [2, n] for matplotlib; None if no row has any."""
   low, high = f"{name}_low", f"{name}_high"
   if not any(low in row for row in rows):
     return None
@@ -174,19 +180,19 @@ POWER = ticker.LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf))  #
 
 
 def rounded(value: Number) -> float:
-  """To three digits."""
+  """Rounds to three significant digits."""
   return float(f"{value:.3g}")
 
 
 def power_of_ten(value: Number) -> str:
-  """'1.6 x 10^14' as mathematics."""
+  """'1.6 x 10^14' in mathtext."""
   return POWER(rounded(value))
 
 
 def log_axis(
   axes: Axes, which: str, form: ticker.Formatter = PLAIN, *, most: int | None = None
 ) -> None:
-  """A logarithmic axis with about `most` labelled ticks, over however few decades it goes."""
+  """Makes an axis logarithmic, with about `most` labelled ticks however few decades it spans."""
   (axes.set_xscale if which == "x" else axes.set_yscale)("log")
   axis = axes.xaxis if which == "x" else axes.yaxis
   most = most or (4 if form is POWER else 6)  # powers are wide
@@ -197,11 +203,11 @@ def log_axis(
   narrow = ticker.MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
   locator = ticker.LogLocator(subs=subs, numticks=most) if decades > 0.7 else narrow
   axis.set_major_locator(locator)
-  axis.set_major_formatter(copy.copy(form))  # an axis keeps its own
+  axis.set_major_formatter(copy.copy(form))  # a formatter belongs to one axis
   axis.set_minor_locator(ticker.NullLocator())
 
 
-def budget_colors(budgets: Sequence[Number]) -> dict[Number, Any]:
+def budget_colors(budgets: Sequence[Number]) -> dict[Number, Color]:
   """Viridis from dark (little compute) to light, without its palest end."""
   known = sorted(set(budgets))
   scale = matplotlib.colormaps["viridis"]

@@ -1,10 +1,10 @@
-"""A page about a sweep, from its run directories alone.
+"""Writes a page about a sweep, using only its run directories.
 
   python -m videojax.scaling report DIR [--out=DIR/report]
 
 writes index.html (self-contained); figures/*.png and *.svg, each with a *.csv of the numbers drawn;
 cells.csv (for `videojax.scaling fit`); and report.json (every number on the page). The same
-directory makes the same files.
+directory always gives the same files.
 """
 
 import csv
@@ -35,10 +35,10 @@ def report(directory: Path | str, out: Path | str | None = None) -> Path:
 
   Args:
     directory: of the sweep.
-    out: where to; DIRECTORY/report by default.
+    out: output directory; DIRECTORY/report by default.
   Returns: the path of index.html.
   Raises:
-    ValueError: it is no sweep, no cell has finished, or a file is damaged.
+    ValueError: this is not a sweep's directory, no cell has finished, or a file is damaged.
   """
   sweep = load(Path(directory))
   require_finished(sweep)
@@ -52,7 +52,7 @@ def report(directory: Path | str, out: Path | str | None = None) -> Path:
 
 
 def analyse(sweep: Sweep) -> Report:
-  """report.json: every number of the page."""
+  """The contents of report.json: every number on the page."""
   held_out: HeldOut = made(HeldOut, predict.score(sweep))
   coherent = made(Coherence | LeftOut, coherence.analyse(sweep))
   series = [analysis.loss_of(sweep, series) for series in sweep.series]
@@ -77,14 +77,14 @@ def _warnings(held_out: HeldOut) -> list[str]:
   out = list(held_out.warnings)
   if held_out.unpredicted:
     out.append(
-      "Held-out cells ran without a prediction of their loss, so that they test nothing: "
+      "Held-out cells ran without a prediction of their loss, so they do not test the law: "
       + ", ".join(held_out.unpredicted)
     )
   return out
 
 
 def _left_out(one: Series) -> list[str]:
-  """One sentence for everything that a series cannot show."""
+  """One sentence for everything that a series lacks the data to show."""
   of = f" of {one.label}" if one.label else ""
   why = []
   if len(one.frontier) < 2:
@@ -114,7 +114,7 @@ def _figures(numbers: Report, directory: Path) -> dict[str, bytes]:
 
 
 def _chosen(sweep: Sweep) -> list[tuple[Group, clip_strips.Samples]]:
-  """(group, samples) of the best cell of each budget, first seed, where it left samples."""
+  """(group, samples of its first seed) for the best cell of each budget that saved samples."""
   best = sweep.frontier(coherence.main_series(sweep), held_out=True)
   pairs = [(g, clip_strips.read_samples(g.rows[0].directory)) for g in best]
   return [(g, s) for g, s in pairs if s is not None]
@@ -123,9 +123,9 @@ def _chosen(sweep: Sweep) -> list[tuple[Group, clip_strips.Samples]]:
 def _columns(sweep: Sweep) -> Samples | LeftOut:
   chosen = _chosen(sweep)
   if not chosen:
-    return LeftOut("Clips are left out: the best cells have left no samples.")
+    return LeftOut("Clips are left out: the best cells have saved no samples.")
   if not clip_strips.comparable([s for _, s in chosen]):
-    return LeftOut("Clips are left out: the cells have sampled different clips.")
+    return LeftOut("Clips are left out: the best cells have sampled different clips.")
   unit = chosen[0][0].flops
   columns = [
     Column(
@@ -168,9 +168,9 @@ def _clips(sweep: Sweep, numbers: Report, directory: Path) -> dict[str, bytes]:
 def table(sweep: Sweep) -> str:
   """cells.csv: one row per finished cell, with the columns that `fit` reads and the measures.
 
-  `seconds` and `pixels` are of the video that training saw, for `fit --data`; `wall_seconds` is
-  what the cell took. The error over clips has a name of its own: the clips are the same for all
-  cells, so that it is no noise between them, which `fit` would take a column `stderr` for.
+  `seconds` and `pixels` count the video seen in training, for `fit --data`; `wall_seconds` is the
+  cell's wall-clock time. The error over clips is not named `stderr`, because `fit` would treat that
+  as noise between cells, while all cells share the same clips.
   """
   cells = [c for c in analysis.cells(sweep) if c.status == "finished"]
   # level0: the loss at the cleanest level.
@@ -190,9 +190,9 @@ def table(sweep: Sweep) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-  """The command; see the docstring of this file."""
+  """Runs the command; see the docstring of this file."""
   parser = Parser("report", __doc__)
-  parser.add_argument("directory", type=Path, help="of the sweep (it holds sweep.json)")
-  parser.add_argument("--out", type=Path, help="where the report goes; DIR/report by default")
+  parser.add_argument("directory", type=Path, help="the sweep's directory (with sweep.json)")
+  parser.add_argument("--out", type=Path, help="output directory; DIR/report by default")
   told = parser.parse_args(arguments)
   print(report(told.directory, told.out))

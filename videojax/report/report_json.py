@@ -1,4 +1,4 @@
-"""report.json: every number of the page and its figures, with units (the rest: loss_json.py)."""
+"""Schema of report.json: every number on the page and in its figures, with units (loss_json.py)."""
 
 import dataclasses
 import types
@@ -13,14 +13,14 @@ from videojax.report.loss_json import HeldOut, Number, Point, Series, absent
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-  """In place of a part that this sweep cannot show: why not, in one sentence."""
+  """Replaces a part that this sweep cannot show; `why` is one sentence."""
 
   why: str
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedCount:
-  """How many settings ran with that many seeds."""
+  """`groups`: number of settings that ran with this number of seeds."""
 
   seeds: int
   groups: int
@@ -33,13 +33,13 @@ class About:
   Attributes:
     statuses: status -> number of cells.
     held_out: number of held-out cells.
-    budgets, sizes: FLOP, and parameters, of the finished cells.
+    budgets, sizes: in FLOP and in parameters, of the finished cells.
     size_keys, tuned_keys, series_keys: settings that vary.
-    split_settings: split -> what sets its data apart.
-    clips: in the frozen loss.
-    ignorance: the loss of a model that knows nothing: always grey; the best pixel by pixel.
-    started: time of the first start and of the last, ISO 8601 in UTC.
-    command: that makes this report again, from the directory which holds the sweep's.
+    split_settings: split -> its data settings.
+    clips: number of clips in the frozen loss.
+    ignorance: baseline losses: of always predicting grey, and of the best per-pixel denoiser.
+    started: times of the first and last start, ISO 8601 in UTC.
+    command: command that remakes this report, run in the parent of the sweep's directory.
   """
 
   title: str
@@ -81,7 +81,7 @@ class Slope:
 
 @dataclasses.dataclass(frozen=True)
 class Levels:
-  """The loss at noise levels t (0 clean, 1 noise) of the best cell of each budget.
+  """The loss of the best cell of each budget, by noise level t (0 clean, 1 noise).
 
   Attributes:
     exponents: per level, -d log loss / d log C.
@@ -95,7 +95,7 @@ class Levels:
 
 @dataclasses.dataclass(frozen=True)
 class Optimum:
-  """The best rate that ran; `vertex`: of the parabola through it and its neighbours."""
+  """The best rate that ran; `vertex`: minimum of the parabola through it and its neighbours."""
 
   rate: Number
   loss: Number
@@ -104,7 +104,7 @@ class Optimum:
 
 @dataclasses.dataclass(frozen=True)
 class RateCurve:
-  """`edge`: the best rate is the smallest or the largest that ran."""
+  """`edge`: whether the best rate is the smallest or the largest that ran."""
 
   budget: Number
   points: list[Point]
@@ -122,7 +122,7 @@ class Rates:
 
 @dataclasses.dataclass(frozen=True)
 class SettingPoint:
-  """`value` in the panel's unit."""
+  """`value`: in the panel's unit."""
 
   label: str
   budget: Number
@@ -143,7 +143,7 @@ class SettingPanel:
 
 @dataclasses.dataclass(frozen=True)
 class BySetting:
-  """`matched`: some budget has two values of the setting."""
+  """`matched`: whether some budget has two values of the setting."""
 
   keys: list[str]
   labels: list[str]
@@ -164,7 +164,7 @@ class Repeats:
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-  """Two sizes of a budget: log of their losses' ratio, its error paired over clips."""
+  """Two adjacent sizes of a budget: log ratio of their losses, and its paired error over clips."""
 
   budget: Number
   cells: list[str]
@@ -175,11 +175,11 @@ class Neighbours:
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """How far repeats differ.
+  """Differences between repeats.
 
   Attributes:
     single: number of settings with one seed.
-    log_sd, freedom: of log loss over seeds, pooled; its degrees of freedom.
+    log_sd, freedom: pooled sd of log loss over seeds, and its degrees of freedom.
     clips: median relative standard error over clips.
   """
 
@@ -201,14 +201,14 @@ class Noise:
 
   @property
   def clear_over_seeds(self) -> int:
-    """The same where each of the two losses also has the spread between seeds."""
+    """The same with the spread between seeds added to the error of each loss."""
     two = 2 * (self.log_sd or 0) ** 2
     return sum(abs(n.log_ratio) > 2 * ((n.stderr or 0) ** 2 + two) ** 0.5 for n in self.compared)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """Of finished cells: wall-clock seconds; price per hour and money in the sweep's currency."""
+  """Cost of the finished cells: wall-clock seconds; price (per hour) and money in one currency."""
 
   cells: int
   flops: Number
@@ -223,7 +223,7 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """A cell in the clips, and its run directory."""
+  """A column of the clips: a cell and its run directory."""
 
   label: str
   cell: str
@@ -237,7 +237,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-  """`unit`: FLOP of '1x'; `clips`: rows shown; `given`: frames that the model was given."""
+  """`unit`: FLOP of '1x'; `clips`: rows shown; `given`: number of frames given to the model."""
 
   unit: Number
   series: str
@@ -248,12 +248,12 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A run, finished or not; what has not run has its planned size.
+  """A run, finished or not; one that has not run has its planned size.
 
   Attributes:
-    why: it failed.
+    why: why it failed.
     stderr: over clips.
-    seconds: wall-clock; video_seconds, pixels: of the video that training saw.
+    seconds: wall-clock; video_seconds, pixels: of the video seen in training.
     coherence: 'measure@split' -> value; levels: 'level0' (cleanest) ... -> loss.
   """
 
@@ -279,7 +279,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """All of it. `left_out`: a sentence for each thing that this sweep cannot show."""
+  """The whole of report.json. `left_out`: a sentence for each part this sweep cannot show."""
 
   about: About
   series: list[Series]
@@ -306,7 +306,7 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-  """What JSON holds of a dataclass of this file; a trailing underscore is not in the file."""
+  """JSON data of a dataclass of this file; strips trailing underscores from field names."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     fields = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
     return {f.name.rstrip("_"): plain(v) for f, v in fields if v is not None or not f.metadata}
@@ -316,9 +316,9 @@ def plain(value: Any) -> Any:
 
 
 def made(kind: Any, value: Any) -> Any:
-  """A dataclass of this file from plain data, as `scaling` and report.json have it.
+  """A dataclass of this file from plain data, as in `scaling`'s results and report.json.
 
-  NaN becomes None; keys that the dataclass does not know are left alone.
+  NaN becomes None; keys that the dataclass does not have are ignored.
   """
   return _made(kind, finite(value))
 

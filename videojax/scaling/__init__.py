@@ -1,1 +1,1 @@
-"""Definitions, accounting and fits: numpy and scipy only; runs nothing."""
+"""Sweep records, FLOP accounting, laws and predictions; starts no runs."""

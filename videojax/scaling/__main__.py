@@ -1,4 +1,4 @@
-"""python -m videojax.scaling COMMAND ...: laws, predictions, reports and prices."""
+"""python -m videojax.scaling COMMAND ...: fits, predictions, reports, serving plans, costs."""
 
 import importlib
 import sys
@@ -9,18 +9,18 @@ from videojax.errors import check_choice
 from videojax.io import log
 from videojax.scaling import flops
 
-# name -> its module, what it makes
+# name -> its module, what it does
 COMMANDS = {
-  "fit": ("scaling.fit", "a law from a table of runs"),
-  "predict": ("scaling.predict", "the loss of a budget that has not been run, dated and sealed"),
-  "report": ("report.report", "a page about a sweep, from its run directories"),
-  "serve": ("scaling.serve", "the cheapest model and steps for minutes of video at a quality"),
-  "cost": ("cost.cost", "what video models cost to train and to serve"),
+  "fit": ("scaling.fit", "fits a law to a table of runs"),
+  "predict": ("scaling.predict", "predicts the loss of a budget before it runs, dated and sealed"),
+  "report": ("report.report", "writes a page about a sweep from its run directories"),
+  "serve": ("scaling.serve", "finds the cheapest model and steps to serve video at a quality"),
+  "cost": ("cost.cost", "tabulates what video models cost to train and to serve"),
 }
 
 
 def main(argv: list[str]) -> int:
-  """Runs a command; a user's mistake is a line on standard error, not a traceback."""
+  """Runs a command; reports a user's mistake as one line on standard error, not a traceback."""
   if not argv or argv[0] in ("-h", "--help"):
     print(__doc__)
     for name, (_, does) in COMMANDS.items():
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     check_choice("command", argv[0], COMMANDS)
     hooks = (experiment_rows,) if argv[0] == "cost" else ()
     with warnings.catch_warnings():
-      # What numbers cannot be fitted is said in words; NumPy's own lines name no row.
+      # Our own errors say which rows cannot be fitted; NumPy's warnings do not.
       warnings.simplefilter("ignore", RuntimeWarning)
       importlib.import_module(f"videojax.{COMMANDS[argv[0]][0]}").main(argv[1:], *hooks)
   except (ValueError, OSError) as error:
@@ -40,12 +40,12 @@ def main(argv: list[str]) -> int:
 
 
 def experiment_rows(config: list[str]) -> list[Row]:
-  """An experiment as rows of the cost table, one per kind of data; nothing is allocated.
+  """Rows of the cost table for an experiment, one per data source; allocates nothing.
 
   Args:
     config: --config=FILE[:arg] and --config.a.b=value flags.
   """
-  # Only this front end knows both what a config is and what a price is.
+  # Only this front end may import both the configs and the cost tables.
 
   from videojax.config import resolve
   from videojax.launch import parse
@@ -72,7 +72,7 @@ def experiment_rows(config: list[str]) -> list[Row]:
         products=products, image=task.products(frames=1),
         image_tokens=(h // patch[1]) * (w // patch[2]),
         steps=e.sampler.evaluations, branches=e.guidance.calls,
-        decode=() if e.codec.network is None else None,  # without weights nothing is multiplied
+        decode=() if e.codec.network is None else None,  # no network, no FLOPs
         parameters=Fact(parts["total"], name, "derived"), embeddings=parts.get("label", 0),
         given="derived", training=(Trained(work, name, f"3 x forward x {clips:,.0f} clips"),),
       )

@@ -1,7 +1,7 @@
-"""Fits of the additive law to many resamples at once, the resamples, and intervals from them.
+"""Draws bootstrap resamples, fits the additive law to all of them together, and makes intervals.
 
 A law is y = offset + c_0 + sum_j c_j exp(-e_j x_j), with coefficients c >= 0 and x_j the logarithm
-of parameters, of data or of FLOPs: the loss of N parameters and D tokens, or a power law alone.
+of parameters, data or FLOPs: the loss at N parameters and D tokens, or a single power law.
 
 Letters: R resamples (or starts), n rows, k exponents, m coefficients (k, one more with c_0).
 """
@@ -18,18 +18,18 @@ from videojax.errors import ConfigError
 Array = np.ndarray
 Scalar = float | int | np.number
 
-EXPONENTS = (0.01, 5.0)  # below, a power cannot be told from a constant
-PASSES = 3  # weights 1/y^2 shrink the law by 1.5 sd^2; from the second pass they are 1/fitted^2
-DELTA = 1e-3  # of Huber's loss, on log residuals: Hoffmann et al. 2022, eq. 3
-SCALE = 1e4  # of the sum of Huber losses, which is about 1e-3: unscaled, searches stop early
-GRADIENT = 1e-6  # of its largest possible value (n DELTA): where a search has arrived
+EXPONENTS = (0.01, 5.0)  # bounds; below 0.01 a power looks like a constant
+PASSES = 3  # weights 1/y^2 lower the law by 1.5 sd^2; from the second pass they are 1/fitted^2
+DELTA = 1e-3  # threshold of Huber's loss on log residuals: Hoffmann et al. 2022, eq. 3
+SCALE = 1e4  # multiplies the sum of Huber losses, about 1e-3: unscaled, searches stop too early
+GRADIENT = 1e-6  # gradient tolerance of a search, as a share of the largest gradient (n DELTA)
 AGREE = 1e-6  # relative difference of objectives below which two starts found the same minimum
-LEVERAGE = 0.99  # largest that a residual is divided by 1 minus of
-RESAMPLES = (40, 100_000)  # fewer have no 2.5 % quantile
+LEVERAGE = 0.99  # cap of the leverage h where a residual is divided by 1 - h
+RESAMPLES = (40, 100_000)  # least and most; fewer than 40 have no 2.5 % quantile
 
 
 def check_resamples(bootstrap: int) -> None:
-  """Raises ConfigError for a number of resamples of which no interval can be made."""
+  """Raises ConfigError if this number of resamples gives no interval."""
   few, many = RESAMPLES
   if bootstrap != 0 and not few <= bootstrap <= many:
     raise ConfigError(
@@ -46,13 +46,13 @@ class Fits:
   fitted: Array  # [R,n]
   objective: Array  # [R]
   converged: Array  # [R]
-  at_bounds: Array  # [R], a coefficient is 0 or an exponent at its bound
+  at_bounds: Array  # [R], whether a coefficient is 0 or an exponent is at its bound
   agreement: float  # share of the starts that reached the best minimum
-  warm: Any  # where the fits of resamples begin
+  warm: Any  # warm start for the fits of resamples
 
 
 def _at_bounds(exponents: Array, c: Array) -> Array:
-  """[R], for coefficients c in units of the loss at the middle of the data."""
+  """`Fits.at_bounds` [R]; the coefficients c are in units of the loss at the middle of the data."""
   low, high = EXPONENTS
   edge = (exponents <= low * 1.001) | (exponents >= high * 0.999)
   return edge.any(-1) | (c <= 1e-9 * c.sum(-1, keepdims=True)).any(-1)
@@ -61,8 +61,8 @@ def _at_bounds(exponents: Array, c: Array) -> Array:
 def nonnegative(gram: Array, projection: Array) -> Array:
   """argmin over c >= 0 of c'Gc - 2p'c, for gram [...,m,m] and projection [...,m].
 
-  The minimiser of Lawson & Hanson's NNLS (scipy.optimize.nnls), by trying all supports: for m <= 3
-  and many problems at once that is cheaper than an active-set loop for each.
+  Same result as Lawson & Hanson's NNLS (scipy.optimize.nnls), found by trying every support: for
+  m <= 3 and many problems this is cheaper than an active-set loop per problem.
   """
   scale = np.sqrt(np.einsum("...ii->...i", gram)) + 1e-300
   gram, projection = gram / (scale[..., :, None] * scale[..., None, :]), projection / scale
@@ -81,7 +81,7 @@ def nonnegative(gram: Array, projection: Array) -> Array:
 
 
 def _project(exponents: Array, x: Array, y: Array, w: Array, constant: bool):
-  """Best coefficients [R,m] at given exponents, fitted values, objectives, columns [R,n,m]."""
+  """(best coefficients [R,m] at given exponents, fitted values, objectives, columns [R,n,m])."""
   columns = np.exp(-exponents[:, None, :] * x.T)  # [R,n,k]
   if constant:
     columns = np.concatenate([columns, np.ones((*columns.shape[:2], 1))], -1)  # [R,n,m]
@@ -92,7 +92,7 @@ def _project(exponents: Array, x: Array, y: Array, w: Array, constant: bool):
 
 
 def _jacobian(exponents: Array, x: Array, c: Array, columns: Array) -> Array:
-  """d fitted / d (coefficients, exponents) [R,n,m+k]; nothing moves where a coefficient is 0."""
+  """d fitted / d (coefficients, exponents) [R,n,m+k]; 0 for a coefficient that is 0."""
   k = exponents.shape[-1]
   return np.concatenate(
     [columns * (c > 0)[:, None, :], -x.T * columns[..., :k] * c[:, None, :k]], -1
@@ -100,7 +100,7 @@ def _jacobian(exponents: Array, x: Array, c: Array, columns: Array) -> Array:
 
 
 def _step(exponents, x, c, columns, w, residual, damping) -> Array:
-  """Damped Gauss-Newton step of the exponents, the coefficients projected out (Kaufman 1975)."""
+  """Damped Gauss-Newton step in the exponents, with coefficients projected out (Kaufman 1975)."""
   m = c.shape[-1]
   full = _jacobian(exponents, x, c, columns)  # [R,n,m+k]
   weighted = full * w[..., None]
@@ -117,7 +117,7 @@ def _step(exponents, x, c, columns, w, residual, damping) -> Array:
 
 
 def _search(exponents: Array, x: Array, y: Array, w: Array, constant: bool):
-  """Levenberg-Marquardt in the exponents alone, for all R at once."""
+  """Levenberg-Marquardt in the exponents only, for all R fits together."""
   damping, done = np.full(len(y), 1e-3), np.zeros(len(y), bool)
   c, fitted, cost, columns = _project(exponents, x, y, w, constant)
   for _ in range(100):
@@ -138,7 +138,7 @@ def _search(exponents: Array, x: Array, y: Array, w: Array, constant: bool):
 
 
 def _best_of_grid(x: Array, y: Array, w: Array, constant: bool) -> tuple[Array, float]:
-  """Exponents [1,k] reached from the 8 best points of a grid, and how many of the 8 agree."""
+  """Best exponents [1,k] from the 8 best points of a grid, and the share of the 8 that agree."""
   axis = np.geomspace(0.03, 3.0, 12)
   grid = np.stack(np.meshgrid(*[axis] * len(x), indexing="ij"), -1).reshape(-1, len(x))
   spread = lambda a: np.repeat(a, len(grid), 0)
@@ -152,16 +152,16 @@ def _best_of_grid(x: Array, y: Array, w: Array, constant: bool) -> tuple[Array, 
 def variable_projection(
   x: Array, y: Array, counts: Array, *, constant: bool, offset: Scalar = 0.0, warm=None
 ) -> Fits:
-  """NNLS for the coefficients inside, a search over the exponents outside.
+  """Fits with an inner NNLS for the coefficients and an outer search over the exponents.
 
-  Residuals are relative, (y - fitted) / fitted, so that small and large losses count alike.
+  Residuals are relative, (y - fitted) / fitted, so that small and large losses count equally.
 
   Args:
     x: [k,n] logarithms. y: [R,n], positive. counts: [R,n], how often each row was drawn.
-    constant: fit c_0. offset: the known part of y.
-    warm: of earlier Fits, where every search begins; without, the best of a grid (R = 1).
-  Source: Golub & Pereyra 1973; for this law Czech et al. 2026, arXiv:2603.22339. Differs: relative
-    residuals, analytic Gauss-Newton steps in place of Nelder-Mead.
+    constant: whether to fit c_0. offset: the known part of y.
+    warm: `Fits.warm` of an earlier fit, the start of every search; None: a grid search (R = 1).
+  Source: Golub & Pereyra 1973; for this law Czech et al. 2026, arXiv:2603.22339. Differences:
+    relative residuals, analytic Gauss-Newton steps instead of Nelder-Mead.
   """
   centre = x.mean(1, keepdims=True)
   x, w, rest, agreement = x - centre, counts / y**2, y - offset, 1.0
@@ -178,7 +178,7 @@ def variable_projection(
 
 
 def leverage(fits: Fits, x: Array) -> Array:
-  """Diagonal [n] of the hat matrix of the first fit, linearised: sums to the free parameters."""
+  """Diagonal [n] of the first fit's linearised hat matrix; its sum counts the free parameters."""
   centre = x.mean(1, keepdims=True)
   k, m = len(x), fits.coefficients.shape[1]
   c = fits.coefficients[:1].copy()
@@ -211,13 +211,13 @@ def _huber(theta: Array, x: Array, log_y: Array, counts: Array, log_offset: floa
 
 
 def _descend(theta: Array, inverse_hessian: Array | None, *data):
-  """BFGS from theta: end, objective, whether it has arrived, inverse Hessian (scaled).
+  """Runs BFGS from theta: (end point, objective, converged, scaled inverse Hessian).
 
-  Not L-BFGS-B, whose threaded linear algebra is 10 times slower when it must share the cores.
+  Not L-BFGS-B: its threaded linear algebra is 10 times slower when it must share the cores.
   """
   warm = inverse_hessian
   if warm is not None and not (np.isfinite(warm).all() and (np.linalg.eigvalsh(warm) > 0).all()):
-    inverse_hessian = None  # of a first fit that ended at an edge
+    inverse_hessian = None  # the first fit ended at a bound
   arrived = GRADIENT * data[2].sum() * DELTA * SCALE
   scaled = lambda theta: tuple(SCALE * part for part in _huber(theta, *data))
   options = dict(maxiter=1000, gtol=arrived, hess_inv0=inverse_hessian)
@@ -227,8 +227,8 @@ def _descend(theta: Array, inverse_hessian: Array | None, *data):
 
 
 def _huber_from_grid(k: int, constant: bool, data: tuple):
-  """The best of the ends of 20 descents, which begin at the best points of a grid; agreement."""
-  # Of theta, for y of geometric mean 1 and centred x: no term is much above 1.
+  """The best of 20 descents from the best grid points, and the share of descents that agree."""
+  # A grid of theta, for y with geometric mean 1 and centred x, where no term is much above 1.
   logs, exponents = np.linspace(-4, 0, 6), np.array([0.1, 0.3, 0.6, 1.0, 1.6])
   axes = [logs] * (k + constant) + [exponents] * k
   grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
@@ -243,7 +243,7 @@ def huber(
 ) -> Fits:
   """Huber's loss (DELTA) on log residuals, summed: Hoffmann et al. 2022, approach 3.
 
-  Args: as `variable_projection`. The scaled sum and centred x make every start arrive.
+  Args: as for `variable_projection`. Scaling the sum and centring x make every start converge.
   """
   k, m = len(x), len(x) + constant
   centre, unit = x.mean(1, keepdims=True), np.exp(np.log(y).mean())
@@ -262,7 +262,7 @@ def huber(
   bounds = _at_bounds(exponents, c)
   columns = np.exp(-exponents[:, None, :] * (x - centre).T)  # [R,n,k]
   fitted = np.einsum("rnk,rk->rn", columns, c[:, :k]) + c[:, k:].sum(1, keepdims=True)
-  with np.errstate(over="ignore"):  # the search is not bounded: a resample may run away
+  with np.errstate(over="ignore"):  # the search is not bounded: a resample may diverge
     c[:, :k] *= np.exp(exponents * centre[:, 0])
   converged &= np.isfinite(c).all(-1)
   warm = (theta[0], ends[0][3], unit)
@@ -273,15 +273,15 @@ def huber(
 
 @dataclass(frozen=True)
 class Groups:
-  """What a resample keeps together: [n] each."""
+  """How a resample groups the rows; [n] each."""
 
-  strata: Array  # rows of a stratum (a budget) are drawn among themselves
+  strata: Array  # rows are drawn within their stratum (a budget)
   cells: Array  # rows of a cell (the seeds of one setting) are drawn together
   relative_error: Array  # standard error of the loss over the loss; 0 where unknown
 
 
 def draw_rows(rng: np.random.Generator, groups: Groups, resamples: int) -> Array:
-  """How often each row was drawn [R,n]: cells with replacement, within each stratum."""
+  """How often each row was drawn [R,n]: whole cells, with replacement, within each stratum."""
   counts = np.zeros((resamples, len(groups.cells)))
   for stratum in np.unique(groups.strata):
     inside = np.flatnonzero(groups.strata == stratum)
@@ -297,8 +297,8 @@ def draw_wild(
 ) -> Array:  # fmt: skip
   """Losses [R,n]: fitted exp(v r / (1 - h)^power), r log residual, h leverage, v normal per cell.
 
-  The design stays, each row keeps its own scale, and the division makes up for residuals being
-  smaller than errors (power 1: HC3). Source: Wu 1986; Davidson & Flachaire 2008.
+  The design is kept, each row keeps its own noise scale, and the division corrects for residuals
+  being smaller than errors (power 1: HC3). Source: Wu 1986; Davidson & Flachaire 2008.
   """
   residual = np.log(y / fitted) / (1 - np.minimum(hat, LEVERAGE)) ** power
   _, cell = np.unique(groups.cells, return_inverse=True)
@@ -306,7 +306,7 @@ def draw_wild(
 
 
 def perturb(rng: np.random.Generator, groups: Groups, y: Array) -> Array:
-  """Losses [R,n] with the error of their measurement added."""
+  """Losses [R,n] with their measurement error added."""
   return y * np.exp(groups.relative_error * rng.normal(size=y.shape))
 
 
@@ -314,9 +314,9 @@ def resampled(
   x: Array, y: Array, groups: Groups, *, robust: bool, floor: float | None, kind: str,
   resamples: int, seed: int,
 ) -> tuple[Fits, Fits | None, Array]:  # fmt: skip
-  """The fit of y [n] at x [k,n], the fits of its resamples (None of none), leverages [n].
+  """(fit of y [n] at x [k,n], fits of its resamples or None if there are none, leverages [n]).
 
-  Args: robust: by `huber`. floor: the known constant, None to fit it. kind: "rows" or "wild".
+  Args: robust: use `huber`. floor: the known constant; None: fitted. kind: "rows" or "wild".
   """
   engine, rng, n = huber if robust else variable_projection, np.random.default_rng(seed), len(y)
   fit = lambda y, counts, warm=None: engine(
@@ -335,7 +335,7 @@ def resampled(
 
 
 def interval(draws: Array, level: float = 0.95) -> tuple[Any, Any]:
-  """Percentile interval over the first axis; NaN draws are left out."""
+  """Percentile interval (low, high) over the first axis; ignores NaN draws."""
   tail = (1 - level) / 2
   low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
   return low, high

@@ -1,6 +1,6 @@
-"""The cells of a sweep: how they are written down, and what is read back from their directories.
+"""The cells of a sweep: how an experiment file defines them, and how their directories are read.
 
-A sweep is a list of cells, a cell a named set of overrides of one base experiment with its budget:
+A sweep is a list of cells. A cell is a named set of overrides of one base experiment, and a budget:
 
   def get_sweep(arg=""):
     return cells(
@@ -10,9 +10,9 @@ A sweep is a list of cells, a cell a named set of overrides of one base experime
 
 A directory of a sweep:
 
-  sweep.json           its cells: name, overrides, budget, held_out; and what it was said to cost
-  cells/NAME/          a run directory (videojax/rundir.py), or failed.json of a cell that failed
-  predictions/*.json   made by `python -m videojax.scaling predict`, before the held-out cells ran
+  sweep.json           its cells (name, overrides, budget, held_out) and their planned cost
+  cells/NAME/          a run directory (videojax/runs/rundir.py); failed.json if the cell failed
+  predictions/*.json   made by `python -m videojax.scaling predict` before the held-out cells ran
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from videojax.errors import ConfigError
 from videojax.io.records import Result, Seconds
 from videojax.io.schema import check_form, read_as
 
-Point = dict[str, Any]  # dotted key -> value; only 'budget' is not a key of the config
+Point = dict[str, Any]  # dotted config key -> value; 'budget' is the only key not in the config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Cell:
   """One run of a sweep.
 
   Attributes:
-    name: of its directory.
-    overrides: dotted keys of the config -> values.
-    budget: training FLOPs (3 x forward), from which total_steps follows; None: the overrides or
-      the base say total_steps.
-    held_out: runs only after its loss was predicted from the other cells.
+    name: name of its directory.
+    overrides: dotted config key -> value.
+    budget: training FLOPs (3 x forward), which determine total_steps; None: the overrides or the
+      base config set total_steps.
+    held_out: whether it runs only after its loss was predicted from the other cells.
   """
 
   name: str
@@ -54,12 +54,12 @@ class Cell:
 
 
 def vary(key: str, *values: Any) -> list[Point]:
-  """One point per value of one key."""
+  """One point per value of a key."""
   return [{key: value} for value in values]
 
 
 def product(*axes: Sequence[Point]) -> list[Point]:
-  """Every combination; later axes vary fastest, and win where they set the same key."""
+  """Every combination; later axes vary fastest and take precedence if two set the same key."""
   points: list[Point] = [{}]
   for axis in axes:
     points = [before | point for before in points for point in axis]
@@ -67,7 +67,7 @@ def product(*axes: Sequence[Point]) -> list[Point]:
 
 
 def zipped(*axes: Sequence[Point]) -> list[Point]:
-  """The axes side by side, which are equally long."""
+  """Joins the i-th points of all axes, which must have equal lengths."""
   lengths = {len(axis) for axis in axes}
   if len(lengths) > 1:
     raise ConfigError(f"zipped axes have {sorted(lengths)} points: they must have equal lengths")
@@ -75,20 +75,20 @@ def zipped(*axes: Sequence[Point]) -> list[Point]:
 
 
 def chain(*parts: Sequence[Point]) -> list[Point]:
-  """One after the other."""
+  """Concatenates lists of points."""
   return [point for part in parts for point in part]
 
 
 def cells(
   points: Sequence[Point], *, held_out: Callable[[Point], bool] = lambda point: False
 ) -> list[Cell]:
-  """Cells named after what distinguishes them.
+  """Makes cells, each named after the settings that distinguish it.
 
   Args:
     points: from the combinators above; 'budget' in FLOP.
-    held_out: whether a point's loss is to be predicted before it runs.
+    held_out: whether a point's loss is predicted before it runs.
   Raises:
-    ConfigError: two cells are equal, or there is none.
+    ConfigError: two cells are equal, or there are no points.
   """
   varied = telling(points)
   made = [
@@ -102,19 +102,21 @@ def cells(
   ]
   names = [cell.name for cell in made]
   twice = sorted({name for name in names if names.count(name) > 1})
-  if twice or not made:
-    raise ConfigError(f"the sweep has equal cells: {', '.join(twice) or 'it has none'}")
+  if twice:
+    raise ConfigError(f"the sweep has equal cells: {', '.join(twice)}")
+  if not made:
+    raise ConfigError("the sweep has no cells: it needs at least one point")
   return made
 
 
 def distinct(points: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
-  """How many different values these keys have together."""
+  """Number of distinct combinations of values of these keys."""
   return len({json.dumps([point.get(key) for key in keys]) for point in points})
 
 
 def telling(points: Sequence[Mapping[str, Any]]) -> list[str]:
-  """The keys that tell points apart; what follows from those before it (heads, from the width) is
-  left out."""
+  """The keys that distinguish the points, without keys that earlier ones determine (the number of
+  heads, given the width)."""
   told: list[str] = []
   for key in dict.fromkeys(key for point in points for key in point):
     if distinct(points, [*told, key]) > distinct(points, told):
@@ -123,7 +125,7 @@ def telling(points: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _label(key: str, value: Any) -> str:
-  """'width64', 'budget4e+13', 'patch2x8x8': short, and fit for a file name."""
+  """'width64', 'budget4e+13', 'patch2x8x8': short and valid in a file name."""
   if isinstance(value, tuple | list):
     text = "x".join(str(v) for v in value)
   elif isinstance(value, float):
@@ -137,7 +139,7 @@ def part_of(text: str | None, number: int) -> slice:
   """'i:j', ':j' or 'i:' as a slice of `number` cells; None: all.
 
   Raises:
-    ConfigError: it is none, or holds no cell.
+    ConfigError: the text is not a slice, or selects no cell.
   """
   try:
     first, _, last = (text or ":").partition(":") if ":" in (text or ":") else ("", "", "no")
@@ -149,20 +151,20 @@ def part_of(text: str | None, number: int) -> slice:
   return part
 
 
-# --- what is read back --------------------------------------------------------------------------
+# --- reading a sweep's directory ----------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A cell with what its directory holds.
+  """A cell and the contents of its directory.
 
   Attributes:
-    cell: as the sweep names it.
-    directory: of the run.
+    cell: the cell in sweep.json.
+    directory: its run directory.
     status: 'finished', 'failed', 'started' or 'waiting'.
-    config: resolved, as in config.json; empty while waiting.
+    config: the resolved config, from config.json; empty while waiting.
     result: result.json; empty unless finished.
-    why: of a failed cell.
+    why: the error of a failed cell.
   """
 
   cell: Cell
@@ -178,13 +180,13 @@ class Row:
 
   @property
   def seconds_of_video(self) -> float:
-    """Seconds of video that training saw; NaN where clips differ in frame rate."""
+    """Seconds of video seen in training; NaN if clips differ in frame rate."""
     frames, fps = self._source("frames", "fps")
     return self.result["clips"] * frames / fps
 
   @property
   def pixels(self) -> float:
-    """Pixels that training saw, over all frames; NaN for data whose size is not in the config."""
+    """Pixels seen in training, over all frames; NaN if the config does not give the frame size."""
     frames, size, height, width = self._source("frames", "size", "height", "width")
     height, width = (size if math.isnan(side) else side for side in (height, width))
     return self.result["clips"] * frames * height * width
@@ -196,7 +198,7 @@ class Row:
     return {f.name: told.get(f.name, f.default) for f in dataclasses.fields(Seconds)}
 
   def _source(self, *names: str) -> list[float]:
-    """Settings of the first data source; NaN where they are no positive numbers."""
+    """Settings of the first data source; NaN for one that is not a positive number."""
     settings = next(iter(self.config["data"].values()))["settings"]
     found = (settings.get(name) for name in names)
     return [float(v) if isinstance(v, int | float) and v > 0 else math.nan for v in found]
@@ -205,10 +207,10 @@ class Row:
     """(value, standard error over clips) of a measure of a finished cell.
 
     Args:
-      measure: 'loss', 'dynamics' or 'velocity' (frozen loss of the first split; 'loss@SPLIT' of
+      measure: 'loss', 'dynamics' or 'velocity' (frozen loss on the first split; 'loss@SPLIT' on
         another), 'level3' (0 to 15, cleanest first), or a coherence measure 'NAME@SPLIT'.
     Raises:
-      ConfigError: there is no such measure in this cell; those there are named.
+      ConfigError: this cell has no such measure; the message lists those it has.
     """
     name, _, split = measure.partition("@")
     losses = {next(iter(self.config["evaluate"]["splits"])): self.result["frozen_loss"]}
@@ -234,11 +236,11 @@ def _number(value: float | int | None) -> float:
   return math.nan if value is None else float(value)
 
 
-# --- the files' forms ---------------------------------------------------------------------------
+# --- schemas of the files -----------------------------------------------------------------------
 
 
 class Planned(TypedDict, total=False):
-  """What a cell will take, said before it runs."""
+  """Planned size and cost of a cell, written before it runs."""
 
   params: float
   tokens: float
@@ -249,7 +251,7 @@ class Planned(TypedDict, total=False):
 
 
 class Notes(TypedDict, total=False):
-  """sweep.json, see groups.Sweep."""
+  """sweep.json; see sweep_groups.Sweep."""
 
   cells: Required[list[Cell]]
   planned: dict[str, Planned]
@@ -270,7 +272,7 @@ class _Evaluate(TypedDict):
 
 
 class _Config(TypedDict, total=False):
-  """What is read of config.json."""
+  """The part of config.json that is read."""
 
   data: Required[dict[str, _Source]]
   evaluate: Required[_Evaluate]
@@ -282,7 +284,7 @@ class _Failed(TypedDict):
 
 
 class Start(TypedDict, total=False):
-  """One start of a run, of environment.json."""
+  """One start of a run, in environment.json."""
 
   time: str
   devices: list[str]
@@ -294,10 +296,10 @@ class _Seed(TypedDict, total=False):
 
 
 def read_notes(directory: Path) -> Mapping[str, Any]:
-  """sweep.json.
+  """Reads sweep.json.
 
   Raises:
-    ConfigError: it is not a directory of a sweep, or the file is damaged.
+    ConfigError: this is not a sweep's directory, or the file is damaged.
   """
   path = directory / "sweep.json"
   if not path.exists():
@@ -309,15 +311,15 @@ def read_notes(directory: Path) -> Mapping[str, Any]:
 
 
 def read_sweep(directory: Path) -> list[Row]:
-  """Every cell of a sweep's directory, finished or not, in the sweep's order.
+  """Reads every cell of a sweep's directory, finished or not, in the sweep's order.
 
   Raises:
-    ConfigError: it is not a directory of a sweep, or a file in it is damaged.
+    ConfigError: this is not a sweep's directory, or a file in it is damaged.
   """
   path, made = directory / "sweep.json", read_notes(directory)["cells"]
   names = [cell["name"] for cell in made]
   if len(set(names)) < len(names):
-    raise ConfigError(f"{path} is damaged: two cells have one name")
+    raise ConfigError(f"{path} is damaged: two cells have the same name")
   known = {field.name for field in dataclasses.fields(Cell)}
   return [_read_row(directory, {k: cell[k] for k in cell.keys() & known}) for cell in made]
 
@@ -334,7 +336,7 @@ def _read_row(directory: Path, written: Mapping[str, Any]) -> Row:
 
 
 def read_row(directory: Path, cell: Cell) -> Row:
-  """What the directory of a cell holds.
+  """Reads a cell's directory.
 
   Raises:
     ConfigError: a file in it is damaged.
@@ -350,7 +352,7 @@ def read_row(directory: Path, cell: Cell) -> Row:
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:
-  """environment.json: the time, devices and versions of every start of a cell; [] where none.
+  """Reads environment.json: time, devices and versions of every start of a cell; [] if missing.
 
   Raises:
     ConfigError: the file is damaged.

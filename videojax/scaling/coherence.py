@@ -1,4 +1,4 @@
-"""Coherence of a sweep in numbers: against compute, against size, and against the loss."""
+"""How coherence in a sweep depends on compute, on model size and on the loss."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ BASELINES = ("floor", "copy_last", "extrapolate")
 
 
 class Measure(NamedTuple):
-  """How a measure of docs/measures.md is shown."""
+  """How the report shows a measure of docs/measures.md."""
 
   title: str
   unit: str
@@ -25,7 +25,7 @@ class Measure(NamedTuple):
   meaning: str
 
 
-# Of videojax/measures/physics.py, which is not imported: a report needs no JAX (a test compares).
+# Copies videojax/measures/physics.py, which needs JAX; a report does not (a test compares the two).
 MEASURES = {
   "velocity_error": Measure(
     "Velocity error", "world units/s", "down",
@@ -60,7 +60,7 @@ MEASURES = {
 
 
 def analyse(sweep: Sweep) -> Part:
-  """The coherence part of the report, or why there is none."""
+  """The coherence part of the report, or the reason why there is none."""
   names = measured(sweep)
   if not names:
     return {"why": "Coherence is left out: the data of this sweep do not come from a simulator, "
@@ -90,7 +90,7 @@ def analyse(sweep: Sweep) -> Part:
 
 
 def measured(sweep: Sweep) -> list[str]:
-  """Measures that are defined somewhere, in the order of MEASURES; unknown ones last."""
+  """Measures that some cell has, in the order of MEASURES; unknown ones last."""
   there = {
     name
     for group in sweep.groups
@@ -101,7 +101,7 @@ def measured(sweep: Sweep) -> list[str]:
 
 
 def main_series(sweep: Sweep) -> Setting:
-  """The series that is drawn against compute: most budgets, then the lowest loss."""
+  """The series drawn against compute: the one with most budgets, then with the lowest loss."""
 
   def rank(series: Setting) -> tuple[int, float]:
     best = sweep.frontier(series, held_out=True)
@@ -111,12 +111,12 @@ def main_series(sweep: Sweep) -> Setting:
 
 
 def about(name: str) -> Measure:
-  """How to show a measure; one that the table does not know is taken for an error."""
+  """How to show a measure; one not in MEASURES is treated as an error (lower is better)."""
   return MEASURES.get(name, Measure(name.replace("_", " ").capitalize(), "", "down", name))
 
 
 def value(group: Group, measure: str) -> tuple[float, float]:
-  """Group.value, NaN where the cell does not have the measure."""
+  """Group.value; NaN if the cell does not have the measure."""
   try:
     return group.value(measure)
   except ValueError:
@@ -126,8 +126,8 @@ def value(group: Group, measure: str) -> tuple[float, float]:
 def past_onset(sweep: Sweep, group: Group, name: str) -> bool:
   """Whether a cell's measure, on the first split, is below the sweep's `onset` for it.
 
-  With little training nothing is known of motion, and errors do not depend on compute: laws hold
-  from the onset on. It is a property of the cell, so that all splits are of the same cells.
+  After little training a model has learned nothing about motion, and its errors do not depend on
+  compute: laws hold from the onset on. One split decides, so that all splits use the same cells.
   """
   limit = sweep.notes.get("onset", {}).get(name)
   return limit is None or value(group, f"{name}@{sweep.splits[0]}")[0] < limit
@@ -149,7 +149,7 @@ def _measure(sweep: Sweep, series: Setting, name: str) -> Part:
 
 
 def baselines(sweep: Sweep, name: str) -> Part:
-  """Floor and baselines: of the first cell that has them (all cells see the same clips)."""
+  """Floor and baselines, from the first cell that has them (all cells see the same clips)."""
   for group in sweep.groups:
     row = group.rows[0].result["coherence"].get(name, {})
     if any(row.get(key) is not None for key in BASELINES):
@@ -158,7 +158,7 @@ def baselines(sweep: Sweep, name: str) -> Part:
 
 
 def _split(sweep: Sweep, series: Setting, name: str, split: str) -> Part:
-  """One measure on one split: the best-loss cells, the others, and the fit."""
+  """One measure on one split: the cells of lowest loss, all cells, and the fit."""
   key = f"{name}@{split}"
   best = sweep.frontier(series, held_out=True)
   front = [p for p in (_point(sweep, g, name, split) for g in best) if p]
@@ -180,10 +180,10 @@ def _point(sweep: Sweep, group: Group, name: str, split: str) -> Part | None:
 
 
 def fitted(sweep: Sweep, best: Sequence[Group], name: str, split: str) -> tuple[Curve | None, str]:
-  """A law through the best-loss cells, held-out ones and those before the onset aside; or why not.
+  """(law, '') through the best-loss cells past the onset, without held-out ones; or (None, why).
 
-  Errors: floor + k C^-gamma. Shares: the odds of failing fall as C^-gamma. Survival: so does the
-  hazard per frame.
+  Errors follow floor + k C^-gamma. For shares the odds of failing fall as C^-gamma; for survival
+  the hazard per frame does.
   """
   key = f"{name}@{split}"
   used = [g for g in best if not g.held_out and _has(g, key) and past_onset(sweep, g, name)]
@@ -224,7 +224,7 @@ def _survival(sweep: Sweep, used: Sequence[Group], key: str) -> Curve:
 
 
 def run_sd(sweep: Sweep, key: str, sign: int, floor: float) -> float:
-  """Log-sd over seeds of what a measure has above its floor, pooled; 0 without seeds."""
+  """Pooled log-sd over seeds of a measure above its floor; 0 if no setting has several seeds."""
   squares, freedom = 0.0, 0
   for group in sweep.groups:
     values = sign * (group.values(key) - floor) if _has(group, key) else np.zeros(0)
@@ -243,7 +243,7 @@ def _has(group: Group, key: str) -> bool:
 
 
 def best_sizes(sweep: Sweep, series: Setting, names: Sequence[str]) -> list[Part]:
-  """Of every budget with two sizes or more: the best cell by loss, and by each measure."""
+  """The best cell by loss and by each measure, for every budget with two or more sizes."""
   groups = sweep.tuned(series, held_out=True)
   rows = []
   for budget in sorted({g.budget for g in groups}):
@@ -278,7 +278,7 @@ def _compare(here: Sequence[Group], by_loss: Group, name: str, split: str) -> Pa
 
 
 def paired(one: Group, other: Group, key: str) -> tuple[float, float | None]:
-  """(mean difference, its standard error over clips) of two groups on the same clips."""
+  """(mean difference of two groups on the same clips, its paired standard error over clips)."""
   difference = value(one, key)[0] - value(other, key)[0]
   a, b = one.per_clip(key), other.per_clip(key)
   if len(a) != len(b) or not len(a):
@@ -298,7 +298,7 @@ PREDICTORS = {
 
 
 def predictors(sweep: Sweep, series: Setting, names: Sequence[str]) -> Part:
-  """R2 of the logarithm of each measure on the logarithm of each part of the loss, over cells."""
+  """R2, over cells, of each log measure regressed on the log of each part of the loss."""
   groups = sweep.tuned(series, held_out=True)
   table, scatter = [], None
   for name in names:
@@ -332,7 +332,7 @@ def _predictor_points(groups: Sequence[Group], key: str) -> list[Part]:
     row: Part = {k: group.value(k)[0] for k in ("loss", "dynamics")}
     row |= {"noisiest": by_level[-1], "flops": group.flops, "budget": group.budget}
     row["value"] = value(group, key)[0]
-    # No law of logarithms where a part is not positive (an untrained model's dynamics may be).
+    # Logarithms need positive parts; the dynamics of an untrained model may be negative.
     if all(v > 0 for v in row.values()):
       points.append(row | {"cell": group.name, "by_level": by_level})
   return points

@@ -1,4 +1,4 @@
-"""Command lines of python -m videojax.scaling: a mistake is one line that names the flag."""
+"""Command lines of python -m videojax.scaling: a mistake gives one line that names the flag."""
 
 import argparse
 import math
@@ -8,7 +8,7 @@ from videojax.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-  """An argument parser whose mistakes are ConfigErrors; --help is the command's docstring."""
+  """An argument parser that raises ConfigError for mistakes; --help shows `description`."""
 
   def __init__(self, command: str, description: str | None):
     super().__init__(
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> float:
-  """A flag's value that must be a positive number."""
+  """Parses a flag's value as a positive, finite number."""
   try:
     value = float(text)
   except ValueError:
@@ -32,7 +32,7 @@ def positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-  """A flag's value that must be a whole number of at least 1."""
+  """Parses a flag's value as a whole number of at least 1."""
   if not text.isdecimal() or not 1 <= len(text) <= 9 or not int(text):
     raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
   return int(text)

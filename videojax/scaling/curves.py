@@ -1,8 +1,8 @@
-"""The fits that a report and a prediction draw: laws of `fit`, with intervals, as plain numbers.
+"""The fits shown in reports and used by predictions: laws with intervals, as plain numbers.
 
-A curve is through few points (one per budget) of known error: its interval is that of weighted
-least squares in the logarithms, wider by how badly the points lie on it. A law is through all
-cells: its interval is by bootstrap (scaling/fit.py).
+A curve goes through few points of known error (one per budget): its interval is that of weighted
+least squares in the logarithms, widened by the misfit of the points. A law goes through all cells:
+its interval comes from a bootstrap (scaling/fit.py).
 
 Letters: C FLOPs, N parameters, D tokens, n points, R draws.
 """
@@ -19,15 +19,15 @@ from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import interval
 from videojax.scaling.fit import FREE, Fit, fit_table
 from videojax.scaling.isoflop import IsoFlop, parabola
-from videojax.scaling.law_forms import Rate, Survival, fit_rate, fit_survival
+from videojax.scaling.law_forms import Rate, Survival, Values, fit_rate, fit_survival
 from videojax.scaling.run_table import Table
 from videojax.scaling.sweep_groups import Group
 
 Array = np.ndarray
 Part = dict[str, Any]
-POINTS = 40  # of a curve that is drawn
-LEAST = 3  # budgets, for a curve
-EDGE = 0.5  # half widths beyond the grid up to which a minimum is given at all
+POINTS = 40  # points of a drawn curve
+LEAST = 3  # fewest budgets for a curve
+EDGE = 0.5  # half widths beyond the grid up to which a minimum is reported
 
 
 # --- curves through few points ------------------------------------------------------------------
@@ -38,9 +38,10 @@ class Line:
   """value = offset + sign k C^-gamma: log(sign (value - offset)) is a line in log C.
 
   Attributes:
-    theta: log of the value at the centre, and gamma.
+    centre: mean of log C over the points.
+    theta: log of (value - offset) at the centre, and gamma.
     covariance: of theta, [2,2].
-    quantile: standard errors of a 95 % interval.
+    quantile: half width of a 95 % interval, in standard errors.
     run: relative sd of one new run about the line.
   """
 
@@ -53,7 +54,7 @@ class Line:
   run: float
   flops: Array
 
-  def _eta(self, flops: Any, run: float = 0.0) -> tuple[Array, Array, Array]:
+  def _eta(self, flops: Array, run: float = 0.0) -> tuple[Array, Array, Array]:
     x = np.stack([np.ones_like(flops), self.centre - np.log(flops)])
     eta = self.theta @ x
     half = self.quantile * np.sqrt(np.einsum("in,ij,jn->n", x, self.covariance, x) + run**2)
@@ -64,12 +65,12 @@ class Line:
     return mean, np.minimum(low, high), np.maximum(low, high)
 
   def interval(self, flops: float) -> Part:
-    """What one new run of this compute will have: mean, and 95 % interval."""
+    """Prediction for one new run with this compute: mean and 95 % interval."""
     mean, low, high = (float(v[0]) for v in self._values(np.array([flops]), self.run))
     return {"mean": mean, "low": low, "high": high}
 
   def numbers(self, until: float = 0.0) -> Part:
-    """Gamma with its interval, and the curve over the points and on to `until`."""
+    """Gamma with its interval, and the curve over the points, extended to `until` FLOPs."""
     half = self.quantile * math.sqrt(self.covariance[1, 1])
     x = np.geomspace(self.flops.min(), max(until, self.flops.max()), POINTS)
     mean, low, high = self._values(x)
@@ -82,14 +83,14 @@ class Line:
 
 
 def power_line(
-  flops: Any, above: Any, relative: Any, *, offset: float = 0.0, sign: int = 1
+  flops: Values, above: Array, relative: Array, *, offset: float = 0.0, sign: int = 1
 ) -> Line:
   """Fits a Line.
 
   Args:
-    flops, above: [n]; the latter is sign (value - offset), positive.
-    relative: [n], standard errors of log(above); all 0 where they are not known.
-    offset, sign: of the values.
+    flops, above: [n]; `above` is sign (value - offset) and positive.
+    relative: [n], standard errors of log(above); all 0 if unknown.
+    offset, sign: as in Line.
   """
   flops, above, relative = (np.asarray(v, float) for v in (flops, above, relative))
   known = bool((relative > 0).all())
@@ -100,7 +101,7 @@ def power_line(
   theta = covariance @ design.T @ (np.log(above) / error)
   freedom = len(flops) - 2
   misfit = float(((np.log(above) / error - design @ theta) ** 2).sum()) / max(freedom, 1)
-  # Points that lie better on the line than their errors say are luck; worse ones are not.
+  # Points closer to the line than their errors imply are luck; a misfit widens the interval.
   scaled = freedom > 0 and (misfit > 1 or not known)
   scale = misfit if scaled else 1.0
   return Line(
@@ -112,11 +113,11 @@ def power_line(
 
 @dataclasses.dataclass(frozen=True)
 class RateCurve:
-  """A share whose odds of failure fall as C^-gamma; see forms.Rate."""
+  """A share whose odds of failure fall as C^-gamma; see law_forms.Rate."""
 
   rate: Rate
   flops: Array
-  trials: float  # clips that one new run is worth
+  trials: float  # effective number of independent clips of one new run
 
   def interval(self, flops: float) -> Part:
     rate, x = self.rate, np.array([1.0, -math.log(flops)])
@@ -138,13 +139,13 @@ class RateCurve:
     }  # fmt: skip
 
 
-def rate_curve(flops: Any, share: Any, stderr: Any, clips: int) -> RateCurve:
-  """Fits the share that fails, 1 - share, by binomial likelihood.
+def rate_curve(flops: Values, share: Array, stderr: Array, clips: int) -> RateCurve:
+  """Fits the share that fails, 1 - share, by maximum binomial likelihood.
 
   Args:
-    flops, share, stderr: [n]; a clip's frames fail together, so that its standard error over clips
-      says how many trials a share is worth: share (1 - share) / stderr^2.
-    clips: that number where all clips are alike.
+    flops, share, stderr: [n]; the frames of a clip fail together, so the standard error over clips
+      gives the effective number of trials, share (1 - share) / stderr^2.
+    clips: the number of trials if that is undefined (stderr 0, or a share of 0 or 1).
   """
   flops, share, stderr = (np.asarray(v, float) for v in (flops, share, stderr))
   spread = share * (1 - share)
@@ -171,7 +172,7 @@ class SurvivalCurve:
 
 
 def survival_curve(flops: Sequence[float], frames: Sequence[Array], last: int) -> SurvivalCurve:
-  """Fits the hazard; frames [clips] per budget are those before the first violation."""
+  """Fits the hazard. frames: per budget, the frames before the first violation, [clips]."""
   intact = np.round(np.concatenate(frames))
   compute = np.repeat(np.asarray(flops, float), [len(f) for f in frames])
   violated = intact < last
@@ -188,8 +189,8 @@ Curve = Line | RateCurve | SurvivalCurve
 def table_of(groups: Sequence[Group]) -> Table:
   """One row per cell.
 
-  The standard error over clips is left out: all cells see the same clips, so that it moves them
-  together, and `fit` would take it for noise between them.
+  The standard error over clips is left out: all cells see the same clips, so this error shifts them
+  together, while `fit` would treat it as noise between cells.
   """
   pairs = [(g, row) for g in groups for row in g.rows]
   return Table.of(
@@ -212,13 +213,13 @@ class Law:
   fitted_E: bool
 
   def interval(self, params: float | int, tokens: float | int) -> Part:
-    """The loss of one new run: mean and 95 % interval, with what runs scatter about the law."""
+    """The loss of one new run: mean and 95 % interval, including the scatter about the law."""
     low, high = self.fit.predict_interval(params, tokens, run=True)
     mean = float(self.fit.predict(params, tokens))
     return {"mean": mean, "low": float(low), "high": float(high)}
 
   def best(self, budget: float, planned: Sequence[Mapping[str, float]] = ()) -> Part:
-    """The size of least loss at a budget, and the loss of one run there."""
+    """The size of lowest loss at a budget, and the loss of one run of that size."""
     known = [(g.params, g.flops / (g.params * g.tokens)) for g in self.groups]
     known += [(p["params"], p["flops"] / (p["params"] * p["tokens"])) for p in planned]
     # FLOPs per parameter and token fall with size (attention, embeddings): c N^s.
@@ -237,7 +238,7 @@ class Law:
             "params_low": sizes[0], "params_high": sizes[1]}  # fmt: skip
 
   def numbers(self) -> Part:
-    """Parameters with intervals; A and B as losses at a round N0 and D0 near the cells' middle."""
+    """Coefficients with intervals; A and B as losses at round N0 and D0 near the cells' middle."""
     law, draws = self.fit.law, self.fit.draws
     n0, d0 = (_round_middle([getattr(g, k) for g in self.groups]) for k in ("params", "tokens"))
     named = lambda of: {
@@ -273,10 +274,10 @@ def fit_law(groups: Sequence[Group], *, irreducible: float | int | None, draws: 
 
   Args:
     groups: to fit.
-    irreducible: E where it is known; None: fitted.
-    draws: bootstrap resamples.
+    irreducible: E if it is known; None: fitted.
+    draws: number of bootstrap resamples.
   Raises:
-    ConfigError: the cells cannot carry the law.
+    ConfigError: the cells do not determine the law.
   """
   if not groups:
     raise ConfigError("no finished cell to fit a law to: run the smaller budgets first")
@@ -289,11 +290,11 @@ def fit_law(groups: Sequence[Group], *, irreducible: float | int | None, draws: 
 
 
 def isoflop(groups: Sequence[Group], seed_sd: float) -> Part:
-  """A parabola per budget of three sizes or more, its minimum, and how the minima move.
+  """A parabola and its minimum per budget with three or more sizes, and a power law of the minima.
 
   Args:
-    groups: of one series, by budget and parameters; the power law leaves held-out ones out.
-    seed_sd: log-sd of the loss between repeats, 0 where it is not known.
+    groups: of one series, by budget and parameters; the power law leaves out held-out ones.
+    seed_sd: log-sd of the loss between repeats; 0 if unknown.
   """
   out = []
   for budget in sorted({g.budget for g in groups}):
@@ -307,7 +308,7 @@ def isoflop(groups: Sequence[Group], seed_sd: float) -> Part:
 
 
 def _parabola(budget: float, here: Sequence[Group], seed_sd: float) -> Part:
-  """loss = parabola in log N (Hoffmann et al. 2022, approach 2), as `fit --method=isoflop`."""
+  """Fits loss as a parabola in log N (Hoffmann et al. 2022, approach 2; `fit --method=isoflop`)."""
   x, y = np.log([g.params for g in here]), np.array([g.value("loss")[0] for g in here])
   curve = parabola(x, y[None])
   (c,), (turn,), unit = curve.c, curve.turn, curve.unit
@@ -336,7 +337,7 @@ def _parabola(budget: float, here: Sequence[Group], seed_sd: float) -> Part:
 
 
 def _warnings(here: Sequence[Group], edge: Group | None, minimum: Part | None) -> list[str]:
-  """What is wrong with a parabola, in words."""
+  """Warnings about one budget's parabola."""
   found = []
   if edge:
     size = "smallest" if edge.params == here[0].params else "largest"
@@ -351,7 +352,7 @@ def _warnings(here: Sequence[Group], edge: Group | None, minimum: Part | None) -
 
 
 def _error(y: Array, rest: Array, here: Sequence[Group], seed_sd: float) -> Array | None:
-  """Sd of each loss about the parabola: what seeds do, or what the points show if that is more."""
+  """Sd of each loss about the parabola: the larger of the seeds' spread and the points' scatter."""
   from_seeds = seed_sd * y / np.sqrt([len(g.rows) for g in here])
   freedom = len(y) - 3
   if freedom <= 0:
@@ -360,7 +361,7 @@ def _error(y: Array, rest: Array, here: Sequence[Group], seed_sd: float) -> Arra
 
 
 def _size_law(groups: Sequence[Group], until: float) -> Part | None:
-  """Best N ~ C^a through the minima; the curve goes on to `until`."""
+  """The power law N ~ C^a through the minima; its curve extends to `until` FLOPs."""
   try:
     fit = fit_table(table_of(groups), "isoflop")
   except ValueError:

@@ -1,4 +1,4 @@
-"""python -m videojax.scaling fit TABLE.csv: a law from a table of runs (docs/laws.md).
+"""python -m videojax.scaling fit TABLE.csv: fits a law to a table of runs (docs/laws.md).
 
 Letters: N parameters, D data, C FLOPs, n rows, R bootstrap draws.
 """
@@ -28,55 +28,65 @@ from videojax.scaling.bootstrap import (
 )
 from videojax.scaling.command import Parser, positive
 from videojax.scaling.isoflop import IsoFlop, Minimum
-from videojax.scaling.law_forms import Additive, Power
+from videojax.scaling.law_forms import Additive, Number, Power
 from videojax.scaling.optimum import Flops, Optimum, optimum
 from videojax.scaling.run_table import Rows, Table, check, read_table, select, too_far
 
 Array = np.ndarray
+AnyLaw = Additive | IsoFlop | Power
 
 METHODS = ("variable_projection", "parametric", "isoflop", "power")
 DATA = ("tokens", "pixels", "seconds")
 RESAMPLE = ("auto", "rows", "wild")
 FREE = "free"  # irreducible=FREE: the floor is fitted
 
-MANY_ROWS = 50  # from here on rows are resampled; below, intervals of rows are too narrow
-OUTLYING = 6.0  # robust standard deviations of the residuals
-AT_BOUNDS = 0.1  # share of resamples from which intervals are said to be those of a bounded law
+MANY_ROWS = 50  # rows from which on rows are resampled; with fewer, such intervals are too narrow
+OUTLYING = 6.0  # robust standard deviations of the residuals beyond which a row is an outlier
+AT_BOUNDS = 0.1  # share of resamples at a bound above which a warning is given
 
 
 @dataclass(frozen=True)
 class Fit:
-  """A law, draws of it, and what was done to get them."""
+  """A fitted law, its bootstrap draws, and how they were obtained."""
 
   method: str
   target: str
-  data: str  # what D is
-  law: Additive | IsoFlop | Power
-  draws: Additive | IsoFlop | Power | None  # [R]
-  objective: float | None  # of the estimator that `method` names; none of isoflop
+  data: str  # column used as D
+  law: AnyLaw
+  draws: AnyLaw | None  # [R]
+  objective: float | None  # minimum of the estimator's objective; None for isoflop
   table: Table  # rows used
   residuals: Array  # [n], log(observed / fitted)
-  scatter: Array  # [n], residuals enlarged to the errors of runs
-  outliers: dict[str, Any]  # the rule that was applied
+  scatter: Array  # [n], residuals enlarged by their leverage to the errors of runs
+  outliers: dict[str, Any]  # the rule applied, and the lines it dropped
   resampling: dict[str, Any]
   minima: tuple[Minimum, ...]
   warnings: tuple[str, ...]
   held_out: Table
 
-  def predict(self, params: Any = None, tokens: Any = None, flops: Any = None) -> Any:
-    """The measure at N and D, or at C for isoflop (its best model) and power."""
+  def predict(
+    self, params: Number | None = None, tokens: Number | None = None, flops: Number | None = None
+  ) -> Any:
+    """The measure at N and D; for isoflop (the best model) and power, at C."""
     return _evaluate(self.law, params, tokens, flops)
 
-  def predict_draws(self, params: Any = None, tokens: Any = None, flops: Any = None) -> Array:
+  def predict_draws(
+    self, params: Number | None = None, tokens: Number | None = None, flops: Number | None = None
+  ) -> Array:
     """`predict` under each bootstrap draw: [R, *shape]."""
     if self.draws is None:
       raise ConfigError("this fit has no bootstrap draws: fit with bootstrap > 0")
     return _evaluate(self.draws, params, tokens, flops)
 
   def predict_interval(
-    self, params: Any = None, tokens: Any = None, flops: Any = None, *, run: bool = False
+    self,
+    params: Number | None = None,
+    tokens: Number | None = None,
+    flops: Number | None = None,
+    *,
+    run: bool = False,
   ) -> tuple[Any, Any]:
-    """95 % interval of the law, or of the outcome of one new run, which scatters about it."""
+    """95 % interval of the law; with `run`, of one new run, which scatters about the law."""
     draws = self.predict_draws(params, tokens, flops)
     if run:
       rng = np.random.default_rng(0)
@@ -84,23 +94,23 @@ class Fit:
     return interval(draws)
 
   def optimum(self, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
-    """The N and D of least loss at a budget (see `forms.optimum`; isoflop counts as its runs)."""
+    """The N and D of lowest loss at a budget (see optimum.py; isoflop ignores `flops_of`)."""
     return _optimum(self.law, flops, flops_of)
 
   def optimum_draws(self, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
-    """`optimum` under each bootstrap draw, NaN where a draw has none."""
+    """`optimum` under each bootstrap draw; NaN if a draw has no optimum."""
     if self.draws is None:
       raise ConfigError("this fit has no bootstrap draws: fit with bootstrap > 0")
     return _optimum(self.draws, flops, flops_of)
 
   @property
   def flops_coefficient(self) -> float:
-    """Median C / (N D) of the rows: the c of c N D that these runs were counted with."""
+    """Median C / (N D) of the rows: the c in C = c N D for these runs."""
     n, d = self.table.numbers("params"), self.table.numbers(self.data)
     return float(np.median(self.table.numbers("flops") / (n * d)))
 
   def as_json(self, budgets: Sequence[float] = ()) -> dict[str, Any]:
-    """Everything, as Python numbers; NaN is None. budgets: FLOPs to give the optimum at."""
+    """The fit as Python numbers; NaN becomes None. budgets: FLOPs at which to give the optimum."""
     values = _named(self.law)
     out: dict[str, Any] = {"method": self.method, "target": self.target, "data": self.data}
     if isinstance(self.law, IsoFlop):
@@ -124,7 +134,9 @@ class Fit:
     return finite(out)
 
 
-def _evaluate(law: Any, params: Any, tokens: Any, flops: Any) -> Any:
+def _evaluate(
+  law: AnyLaw, params: Number | None, tokens: Number | None, flops: Number | None
+) -> Any:
   if isinstance(law, Additive):
     if params is None or tokens is None:
       raise ConfigError("the additive law predicts from params and tokens")
@@ -134,13 +146,13 @@ def _evaluate(law: Any, params: Any, tokens: Any, flops: Any) -> Any:
   return law.at(flops)
 
 
-def _optimum(law: Any, flops: Scalar, flops_of: Flops) -> Optimum:
+def _optimum(law: AnyLaw, flops: Scalar, flops_of: Flops) -> Optimum:
   if isinstance(law, Power):
-    raise ConfigError("a power law in FLOPs says nothing about the size: use another method")
+    raise ConfigError("a power law in FLOPs does not determine the model size: use another method")
   return law.optimum(flops) if isinstance(law, IsoFlop) else optimum(law, flops, flops_of)
 
 
-def _named(law: Any) -> dict[str, Any]:
+def _named(law: AnyLaw) -> dict[str, Any]:
   return law.as_dict() | ({"a": law.a, "b": law.b} if isinstance(law, Additive) else {})
 
 
@@ -185,10 +197,10 @@ def _resampling(method: str, resample: str, n: int) -> str:
 
 @dataclass(frozen=True)
 class _Fitted:
-  """What a method hands to `fit_table`."""
+  """The result of one method, for `fit_table`."""
 
-  law: Any
-  draws: Any
+  law: AnyLaw
+  draws: AnyLaw | None  # [R]
   fitted: Array  # [n]
   hat: Array  # [n]
   objective: float | None
@@ -202,7 +214,7 @@ def _fit_law(
 ) -> _Fitted:
   power = method == "power"
   axes = [rows.flops] if power else [rows.params, rows.tokens]
-  form: Any = Power if power else Additive
+  form: type[Power] | type[Additive] = Power if power else Additive
   kind = _resampling(method, resample, len(rows.y))
   first, many, hat = resampled(
     np.log(np.stack(axes)), rows.y, rows.groups, robust=method == "parametric", floor=floor,
@@ -239,7 +251,7 @@ def _fit_isoflop(
   said: dict[str, Any] = {"kind": None, "resamples": 0}
   draws = None
   if bootstrap:
-    # A row that no parabola was fitted to stays as it is.
+    # Rows that no parabola was fitted to are kept as they are.
     fitted = np.where(np.isfinite(first.fitted), first.fitted, rows.y)
     y = draw_wild(rng, rows.groups, bootstrap, fitted, rows.y, first.leverage, isoflop.WILD_POWER)
     many = fit(perturb(rng, rows.groups, y))
@@ -266,11 +278,12 @@ def fit_table(
   """Fits a law to a table of runs.
 
   Args:
-    method: of METHODS. target: column of the measure. data: column that is D.
-    irreducible: fixes E or the floor, "free" fits it; by default a power law's is 0, others' free.
-    drop_highest: so many of the highest targets are outliers.
-    holdout_above: rows of more FLOPs are predicted, not fitted.
-    bootstrap: resamples, 0 or >= 40; seed: theirs. resample: "rows", "wild", "auto" (docs/laws.md).
+    method: one of METHODS. target: column of the measure. data: column used as D.
+    irreducible: the fixed E or floor; "free" fits it; default: 0 for a power law, else "free".
+    drop_highest: number of rows with the highest targets to drop as outliers.
+    holdout_above: rows with more FLOPs than this are predicted, not fitted.
+    bootstrap: number of resamples, 0 or >= 40; seed: of their random numbers.
+    resample: "rows", "wild" or "auto" (docs/laws.md).
   """
   check_choice("method", method, METHODS)
   check_choice("kind of data", data, DATA)
@@ -304,7 +317,7 @@ def _outlying(residuals: Array) -> list[str]:
 
 
 def _floor(method: str, irreducible: Scalar | str | None) -> float | None:
-  """The known floor, None where it is fitted."""
+  """The known floor; None if it is fitted."""
   if irreducible is None:
     return 0.0 if method == "power" else None
   try:
@@ -312,33 +325,31 @@ def _floor(method: str, irreducible: Scalar | str | None) -> float | None:
   except ValueError:
     value = -1.0
   if value is not None and not 0 <= value < np.inf:
-    raise ConfigError(f"irreducible={irreducible}: a number of at least 0, or '{FREE}'")
+    raise ConfigError(f"irreducible={irreducible} must be a number of at least 0, or '{FREE}'")
   return value
 
 
 def level_laws(table: Table, columns: Sequence[str], **options: Any) -> dict[str, Fit]:
-  """L_b(C) = E_b + k_b C^-gamma_b of the loss at each noise level: a column each, E_b fitted."""
+  """Fits L_b(C) = E_b + k_b C^-gamma_b to each noise level's column of losses, with E_b free."""
   options = {"irreducible": FREE} | options
   return {name: fit_table(table, "power", target=name, **options) for name in columns}
 
 
 def main(arguments: list[str]) -> None:
-  """Fits and prints; with --json, JSON alone."""
+  """Fits a table and prints the result; with --json, prints only JSON."""
   parser = Parser("fit", __doc__)
   add = parser.add_argument
-  add("table", type=Path, help="CSV: params,tokens,flops,loss; or other measures; seed,stderr,...")
+  add("table", type=Path, help="CSV: params,tokens,flops,loss or other measures; seed,stderr,...")
   add("--method", choices=METHODS, default=METHODS[0])
   add("--target", default="loss", help="column of the measure")
-  add("--data", choices=DATA, default="tokens", help="column that is D")
+  add("--data", choices=DATA, default="tokens", help="column used as D")
   add("--irreducible", help="E, or the floor of a power law: a number, or 'free'")
-  add("--drop-highest", type=int, default=0, metavar="K", help="outliers: the K highest targets")
-  add(
-    "--holdout-above", type=positive, metavar="FLOP", help="predict the rows above, do not fit them"
-  )
-  add("--bootstrap", type=int, default=1000, metavar="N", help="resamples")
+  add("--drop-highest", type=int, default=0, metavar="K", help="drop the K highest targets")
+  add("--holdout-above", type=positive, metavar="FLOP", help="predict rows above, do not fit them")
+  add("--bootstrap", type=int, default=1000, metavar="N", help="number of resamples")
   add("--resample", choices=RESAMPLE, default="auto")
-  add("--at", type=positive, action="append", default=[], metavar="FLOP", help="the optimum there")
-  add("--json", action="store_true", help="JSON on standard output, nothing else")
+  add("--at", type=positive, action="append", default=[], metavar="FLOP", help="show the optimum")
+  add("--json", action="store_true", help="print only JSON")
   flags = vars(parser.parse_args(arguments))
   path, budgets, as_json = flags.pop("table"), flags.pop("at"), flags.pop("json")
   needed = ["flops", flags["target"]]
@@ -352,7 +363,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _show(found: dict[str, Any]) -> None:
-  """A fit for people."""
+  """Prints a fit as tables and lines."""
   console = Console(highlight=False, soft_wrap=True)
   intervals, coefficients = found.get("intervals", {}), found.get("coefficients", {})
   loss = coefficients.pop("loss", {})

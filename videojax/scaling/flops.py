@@ -1,18 +1,18 @@
-"""The one FLOP accounting: of MFU, budgets, laws and prices.
+"""The only FLOP accounting, used for MFU, budgets, laws and prices.
 
-The matrix products and convolutions of a network are those of its traced forward pass, counted in
-multiply-accumulates (MACs) for one clip; everything else is convention, and each convention has a
-name here.
+The matrix products and convolutions of a network are read from its traced forward pass and counted
+in multiply-accumulates (MACs) for one clip. Everything else is convention, and each convention has
+a name here.
 
   FLOP        2 per MAC. The DiT paper's "Gflops" are GMACs.
   forward     every matrix product and convolution; norms, softmax, activations are not counted.
-              A convolution counts its padding, attention all of its scores, masked or not.
-  backward    exact: one product per gradient that exists, so none for the inputs of first layers.
-  step        3 x forward: the convention of MFU, of budgets and of every other code base.
-  hardware    4 x forward: what the chip does in a step under full remat, which repeats the forward
-              pass. MFU divides the model's FLOPs by the peak, HFU these.
-  N           total; non-embedding: without tables that are looked up, not multiplied; effective:
-              the N for which 6 N per token is the step (`effective_parameters`).
+              A convolution counts its padding; attention counts all scores, masked or not.
+  backward    exact: one product per gradient that is needed, so none for first layers' inputs.
+  step        3 x forward: the convention for MFU and budgets, and of every other code base.
+  hardware    4 x forward: what the chip computes in a step under full remat, which repeats the
+              forward pass. MFU divides the model FLOPs by the peak; HFU divides these.
+  N           total; non-embedding: without tables that are looked up rather than multiplied;
+              effective: the N for which the step is 6 N per token (`effective_parameters`).
 """
 
 import math
@@ -24,9 +24,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 from videojax.errors import check_choice
 
-# What JAX calls a chip that its maker calls otherwise.
+# JAX's device kind -> the maker's name of the chip, where they differ.
 KINDS = {"TPU v5 lite": "TPU v5e", "TPU v5": "TPU v5p", "TPU v6 lite": "TPU v6e"}
-# dense bf16 FLOP/s of one chip (one device of JAX where a chip has two: v4 and before, tpu7x).
+# Dense bf16 FLOP/s of one chip (of one JAX device if a chip has two: v4 and before, tpu7x).
 PEAK_FLOPS_PER_S = {
   "NVIDIA H100": 989.4e12,  # NVIDIA H100 datasheet, SXM, without sparsity
   "NVIDIA H200": 989.4e12,  # NVIDIA H200 datasheet, SXM
@@ -37,25 +37,25 @@ PEAK_FLOPS_PER_S = {
   "TPU v5e": 197e12,  # Google Cloud TPU documentation
   "TPU v5p": 459e12,  # Google Cloud TPU documentation
   "TPU v6e": 918e12,  # Google Cloud TPU documentation, Trillium
-  "TPU7x": 2307e12 / 2,  # Google Cloud TPU documentation, Ironwood: 2307 a chip of two devices
+  "TPU7x": 2307e12 / 2,  # Google Cloud TPU documentation, Ironwood: 2307 per chip of two devices
 }  # fmt: skip
 
-PF_DAY = 8.64e19  # FLOP: 1e15 a second for 86,400 seconds
+PF_DAY = 8.64e19  # FLOP: 1e15 FLOP/s for 86,400 seconds
 
 PER_MAC = {"mac": 1, "flop": 2}  # the units of `count`
 FORWARDS = {"forward": 1, "step": 3, "hardware": 4}  # what `count` counts, in forward passes
 
 
-SCORES = "attention scores"  # the part of products of two activations
+SCORES = "attention scores"  # the part that products of two activations belong to
 
 
 class Product(NamedTuple):
   """One matrix product or convolution of a forward pass.
 
   Attributes:
-    part: what it is counted under (SCORES, 'mlp', ...).
+    part: the part it is counted under (SCORES, 'mlp', ...).
     macs: multiply-accumulates per clip.
-    gradients: how many of its two inputs need one: the products of its backward pass.
+    gradients: how many of its two inputs need a gradient: the products of its backward pass.
   """
 
   part: str
@@ -64,28 +64,28 @@ class Product(NamedTuple):
 
 
 class _Value(NamedTuple):
-  """What is known of a value while a forward pass is traced."""
+  """What is known about a value while a forward pass is traced."""
 
-  part: str = ""  # of the parameter that it is made of
+  part: str = ""  # part of the parameter it is computed from
   learned: bool = False  # depends on a parameter
-  given: bool = False  # depends on what the network is given
+  given: bool = False  # depends on an input of the network
 
 
 def trace(
   f: Callable[..., Any], params: Any, *args: Any, parts: Sequence[str] = ()
 ) -> list[Product]:
-  """Every matrix product and convolution of f(params, *args), by tracing it on shapes.
+  """Every matrix product and convolution of f(params, *args), found by tracing it on shapes.
 
-  A product that reads a parameter belongs to that parameter's part, one of two activations to the
-  attention scores. What a scan repeats is listed once, with all of its MACs.
+  A product that reads a parameter belongs to that parameter's part; a product of two activations
+  belongs to the attention scores. A product inside a scan is listed once, with all of its MACs.
 
   Args:
     f: a forward pass without loops of unknown length.
     params: pytree of arrays or shapes.
-    args: of one clip.
-    parts: that the leaves of params belong to; none: one for all.
+    args: inputs for one clip.
+    parts: one per leaf of params; empty: 'parameters' for all.
   Raises:
-    ValueError: products within a `while` or a `cond`, whose number is not known.
+    ValueError: a `while` or a `cond` contains products, whose number is then unknown.
   """
   closed = jax.make_jaxpr(f)(params, *args)
   parts = parts or ["parameters"] * len(jax.tree.leaves(params))
@@ -99,7 +99,7 @@ def trace(
 def _walk(
   jaxpr: Jaxpr, values: Sequence[_Value], times: int, products: list[Product]
 ) -> list[_Value]:
-  """Lists the products of a jaxpr; returns what is known of its outputs."""
+  """Appends the products of a jaxpr to `products`; returns what is known about its outputs."""
   known: dict[Var, _Value] = dict(zip(jaxpr.invars, values))
   read = lambda v: _Value() if isinstance(v, Literal) else known.get(v, _Value())
   for eqn in jaxpr.eqns:
@@ -128,7 +128,7 @@ def _walk_scan(
   params: dict[str, Any], inputs: list[_Value], times: int, products: list[Product]
 ) -> list[_Value]:
   body, consts, carried = params["jaxpr"].jaxpr, params["num_consts"], params["num_carry"]
-  while True:  # what is known of the carry after the last step holds before each
+  while True:  # until what is known about the carry is the same before and after a step
     found: list[Product] = []
     outputs = _walk(body, inputs, times * params["length"], found)
     carry = [_merge(pair) for pair in zip(inputs[consts:], outputs[:carried])]
@@ -157,7 +157,7 @@ def _product(eqn: Any, inputs: Sequence[_Value], times: int) -> Product:
 
 
 def _inner(params: dict[str, Any]) -> list[Jaxpr]:
-  """The jaxprs within an equation."""
+  """The jaxprs inside an equation's parameters."""
   found: list[Jaxpr] = []
   for value in params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
@@ -175,7 +175,7 @@ def forward(products: Iterable[Product]) -> dict[str, int]:
 
 
 def backward(products: Iterable[Product]) -> int:
-  """Exact FLOPs of one clip's backward pass: of weights, and of inputs that need a gradient."""
+  """Exact FLOPs of one clip's backward pass: gradients of weights, and of inputs that need one."""
   return sum(2 * p.macs * p.gradients for p in products)
 
 
@@ -187,11 +187,11 @@ def step(products: Iterable[Product]) -> dict[str, int]:
 def count(
   products: Iterable[Product], *, unit: str = "flop", work: str = "forward"
 ) -> dict[str, int]:
-  """One clip's work under named conventions, by part and 'total'.
+  """One clip's work under the given conventions, by part and 'total'.
 
   Args:
     products: of one forward pass of one clip.
-    unit: 'flop', or 'mac' as the DiT paper's table.
+    unit: 'flop', or 'mac' as in the DiT paper's table.
     work: 'forward', 'step', or 'hardware' (see the top of this file).
   """
   check_choice("unit", unit, PER_MAC)
@@ -202,21 +202,22 @@ def count(
 
 
 def effective_parameters(products: Iterable[Product], tokens: int) -> float:
-  """N such that 6 N FLOPs a token is the training step: multiply-accumulates per token.
+  """N for which a training step is 6 N FLOPs per token: multiply-accumulates per token.
 
-  Below the total where weights work once a clip (adaLN), above it where attention scores weigh.
+  It is below the total if weights are used once per clip (adaLN), above it if attention scores
+  dominate.
   """
   return count(products, unit="mac")["total"] / tokens
 
 
 def chip(device_kind: str) -> str | None:
-  """The chip's name in PEAK_FLOPS_PER_S; None for a device that it does not know (a CPU)."""
+  """The chip's name in PEAK_FLOPS_PER_S; None for an unknown device (a CPU)."""
   names = [name for name in (*PEAK_FLOPS_PER_S, *KINDS) if device_kind.startswith(name)]
   longest = max(names, key=len, default=None)
   return KINDS.get(longest, longest) if longest else None
 
 
 def peak_flops_per_s(device_kind: str) -> float | None:
-  """The chip's dense bf16 peak; None: unknown."""
+  """The chip's dense bf16 peak; None if unknown."""
   name = chip(device_kind)
   return PEAK_FLOPS_PER_S[name] if name else None

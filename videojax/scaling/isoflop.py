@@ -1,8 +1,8 @@
-"""IsoFLOP parabolas: at each budget the size of least loss, and a power law through the sizes.
+"""IsoFLOP parabolas: the size of lowest loss at each budget, and a power law through these sizes.
 
 Approach 2 of Hoffmann et al. 2022. A parabola is only the second-order part of the law, so the
-minima of wide, off-centre or drifting grids are biased (Czech et al. 2026, arXiv:2603.22339): this
-file says when a grid is one.
+minima of wide, off-centre or drifting grids are biased (Czech et al. 2026, arXiv:2603.22339);
+`warnings` reports such grids.
 
 Letters: R resamples, n rows, G budgets.
 """
@@ -19,19 +19,19 @@ from videojax.scaling.optimum import Optimum
 
 Array = np.ndarray
 
-SIZES = 5  # at a budget, for a parabola to have two degrees of freedom left
-SAME = 1.1  # rows whose FLOPs differ by less share a budget, where no column says which
-CENTRED = 0.25  # of the grid's half width in log N: how far from its middle a minimum may lie
-# A parabola takes 3 of some 5 rows. Measured coverage of 95 % intervals of a: .84 with residuals
-# over (1 - h)^.5 (HC2), .95 with .75, 1.00 with 1 (HC3).
+SIZES = 5  # fewest per budget that leave a parabola two degrees of freedom
+SAME = 1.1  # rows whose FLOPs differ by a smaller factor share a budget, if there is no such column
+CENTRED = 0.25  # how far a minimum may lie from the grid's middle, in half widths in log N
+# A parabola fits 3 coefficients to about 5 rows. Measured coverage of 95 % intervals of a: .84 with
+# residuals over (1 - h)^.5 (HC2), .95 with .75, 1.00 with 1 (HC3).
 WILD_POWER = 0.75
 LOG_LIMITS = (-700.0, 700.0)  # resampled parabolas may be so flat that their power laws overflow
-FREE_FLOOR = 4  # budgets, for the loss at the minima to be fitted with a floor of its own
+FREE_FLOOR = 4  # fewest budgets for which the floor of the loss at the minima is fitted
 
 
 @dataclass(frozen=True)
 class IsoFlop(Law):
-  """Best N = k_params C^a, best D = k_tokens C^b, their loss floor + k C^-gamma."""
+  """Best N = k_params C^a, best D = k_tokens C^b, and their loss, floor + k C^-gamma."""
 
   a: Number
   b: Number
@@ -41,8 +41,8 @@ class IsoFlop(Law):
   k: Number
   gamma: Number
 
-  def at(self, flops: Any) -> Any:
-    """Loss of the best model at C; [R, *shape] of draws."""
+  def at(self, flops: Number) -> Any:
+    """Loss of the best model at C; [R, *shape] for draws."""
     return Power(self.floor, self.k, self.gamma).at(flops)
 
   def optimum(self, flops: Scalar) -> Optimum:
@@ -56,14 +56,14 @@ class IsoFlop(Law):
 
 @dataclass(frozen=True)
 class Minimum:
-  """Of one budget's parabolas."""
+  """The minimum of one budget's parabolas."""
 
   flops: float
-  params: float  # NaN where the parabola opens downwards
+  params: float  # NaN if the parabola opens downwards
   tokens: float
   loss: float
   curvature: float  # of the parabola, in log N
-  sizes: int
+  sizes: int  # number of model sizes
   offset: float  # of the minimum from the middle of the grid, in half widths in log N
 
 
@@ -72,14 +72,14 @@ class Parabolas:
   """Fits of all budgets, for R resamples."""
 
   law: IsoFlop  # [R]
-  minima: list[Minimum]  # of the first
-  fitted: Array  # [n], of the first, NaN where no parabola was fitted
+  minima: list[Minimum]  # of the first resample
+  fitted: Array  # [n], of the first resample; NaN where no parabola was fitted
   leverage: Array  # [n]
-  valid: Array  # [R], at least two budgets have a minimum
+  valid: Array  # [R], whether at least two budgets have a minimum
 
 
 def budgets(flops: Array) -> Array:
-  """The budget [n] of each row, where no column names it: rows chained by less than SAME."""
+  """The budget [n] of each row, for a table without that column: chains of gaps below SAME."""
   order = np.argsort(flops)
   new = np.diff(np.log(flops[order])) > np.log(SAME)
   group = np.empty(len(flops), int)
@@ -88,14 +88,14 @@ def budgets(flops: Array) -> Array:
     low, high = flops[group == g].min(), flops[group == g].max()
     if high > low * SAME**2:
       raise ConfigError(
-        f"isoflop needs budgets: FLOPs run from {low:.3g} to {high:.3g} without a gap; "
+        f"isoflop needs budgets: FLOPs range from {low:.3g} to {high:.3g} without a gap; "
         "add a column 'budget', or use variable_projection"
       )
   return group
 
 
 class Parabola(NamedTuple):
-  """Least squares c0 + c1 u + c2 u^2 of u = (x - middle) / unit, which lies in [-1,1]."""
+  """Least-squares fit of c0 + c1 u + c2 u^2, where u = (x - middle) / unit lies in [-1,1]."""
 
   middle: float
   unit: float
@@ -105,7 +105,7 @@ class Parabola(NamedTuple):
 
   @property
   def vertex(self) -> Array:
-    """x of the minimum [R]; NaN where it opens downwards."""
+    """x of the minimum [R]; NaN if the parabola opens downwards."""
     return self.middle + self.unit * self.turn
 
   @property
@@ -144,7 +144,7 @@ def parabola(x: Array, y: Array) -> Parabola:
 
 
 def _line(x: Array, y: Array) -> tuple[Array, Array]:
-  """Slope and value at x = 0 [R] of y [R,G] against x [G]; NaN in y is left out."""
+  """Slope, and value at x = 0, [R] of a line through y [R,G] against x [G]; ignores NaN in y."""
   use = np.isfinite(y)
   count = np.maximum(use.sum(-1, keepdims=True), 1)
   y0 = np.where(use, y, 0)
@@ -155,7 +155,7 @@ def _line(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _loss_at_minima(log_c: Array, loss: Array, floor: float | None) -> tuple[Power, Array]:
-  """floor + k C^-gamma [R] through the losses [R,G] at the minima, and where there are two [R]."""
+  """floor + k C^-gamma [R] through the losses [R,G] at the minima; whether there are two [R]."""
   use = np.isfinite(loss) & (loss > 0)
   enough = use.sum(-1) >= 2
   if not enough.any():
@@ -174,12 +174,12 @@ def _loss_at_minima(log_c: Array, loss: Array, floor: float | None) -> tuple[Pow
 def fit_isoflop(
   params: Array, tokens: Array, flops: Array, budget: Array, y: Array, floor: float | None
 ) -> Parabolas:
-  """Fits the parabolas of every budget, and the power laws through their minima.
+  """Fits a parabola per budget, and power laws through their minima.
 
-  The parabola is of the loss; of log(loss - floor) where the floor is known, which is nearer to a
-  parabola where the law spans decades.
+  The parabola is fitted to the loss or, if the floor is known, to log(loss - floor), which is
+  closer to a parabola if the law spans decades.
 
-  Args: params, tokens, flops, budget [n]; y [R,n]; floor of the loss, None to fit it.
+  Args: params, tokens, flops, budget [n]; y [R,n]; floor of the loss; None: fitted.
   """
   back = lambda value: value if floor is None else floor + np.exp(value)
   if floor is not None:
@@ -214,7 +214,7 @@ def fit_isoflop(
 
 
 def warnings(minima: list[Minimum], skipped: int) -> list[str]:
-  """What is wrong with the grid, in words."""
+  """Warnings about the grid of model sizes."""
   found, at = [], lambda m: f"budget {m.flops:.3g}"
   if skipped:
     found.append(f"too few sizes: {skipped} budgets have fewer than 3 model sizes and are left out")

@@ -1,9 +1,10 @@
-"""Forms of laws: of the loss, of coherence, of rates and of survival.
+"""Functional forms of the laws of loss, coherence, rates and survival.
 
 Letters: N parameters, D data (tokens, pixels or seconds of video), C FLOPs of training, R bootstrap
 draws, n runs or clips.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,23 +15,24 @@ from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import Fits, Scalar, variable_projection
 
 Array = np.ndarray
-Number = Scalar | np.ndarray  # of a law: one number, or one per bootstrap draw [R]
+Number = Scalar | np.ndarray  # one number or an array; a coefficient has one per draw [R]
+Values = Array | Sequence[Scalar]  # [n], converted with np.asarray
 
 
 @dataclass(frozen=True)
 class Law:
-  """Parameters of a law, or of R draws of it."""
+  """Coefficients of a law, or of R draws of it."""
 
   def as_dict(self) -> dict[str, Any]:
     return {f.name: getattr(self, f.name) for f in fields(self)}
 
-  def take(self, index: Any) -> Any:
-    """The law of one draw, or of some."""
+  def take(self, index: int | Array) -> Any:
+    """The law of one draw, or of a selection [R] of the draws."""
     return type(self)(*(value[index] for value in self.as_dict().values()))
 
 
 def _outer(draws: Number, x: Array) -> Number:
-  """Draws [R] as [R,1,...], to meet x; one number as it is."""
+  """Reshapes draws [R] to [R,1,...] to broadcast against x; returns a single number unchanged."""
   return np.reshape(draws, np.shape(draws) + (1,) * x.ndim)
 
 
@@ -46,23 +48,23 @@ class Additive(Law):
 
   @staticmethod
   def of(fits: Fits, irreducible: Scalar | None) -> "Additive":
-    """R laws; irreducible is E where it was not fitted."""
+    """R laws; irreducible is E if it was not fitted."""
     c, e = fits.coefficients, fits.exponents
     constant = c[:, 2] if irreducible is None else np.full(len(c), float(irreducible))
     return Additive(constant, c[:, 0], c[:, 1], e[:, 0], e[:, 1])
 
   @property
   def a(self) -> Number:
-    """Exponent of the best N ~ C^a where C ~ N D."""
+    """Exponent of the best N ~ C^a, if C ~ N D."""
     return self.beta / (self.alpha + self.beta)
 
   @property
   def b(self) -> Number:
-    """Exponent of the best D ~ C^b where C ~ N D."""
+    """Exponent of the best D ~ C^b, if C ~ N D."""
     return self.alpha / (self.alpha + self.beta)
 
-  def loss(self, params: Any, tokens: Any) -> Any:
-    """L at N, D (of any shape); [R, *shape] of draws."""
+  def loss(self, params: Number, tokens: Number) -> Any:
+    """L at N and D (any shape); [R, *shape] for draws."""
     x, y = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
     E, A, B, alpha, beta = (_outer(value, x) for value in self.as_dict().values())
     return E + A * x**-alpha + B * y**-beta
@@ -70,7 +72,7 @@ class Additive(Law):
 
 @dataclass(frozen=True)
 class Power(Law):
-  """m = floor + k x^-gamma; x is C, or the sampling steps of a saturation."""
+  """m = floor + k x^-gamma; x is C, or the number of sampling steps."""
 
   floor: Number
   k: Number
@@ -78,26 +80,26 @@ class Power(Law):
 
   @staticmethod
   def of(fits: Fits, floor: Scalar | None) -> "Power":
-    """R laws; floor as given where it was not fitted."""
+    """R laws; floor is the given one if it was not fitted."""
     c = fits.coefficients
     constant = c[:, 1] if floor is None else np.full(len(c), float(floor))
     return Power(constant, c[:, 0], fits.exponents[:, 0])
 
-  def at(self, x: Any) -> Any:
-    """m at x (of any shape); [R, *shape] of draws."""
+  def at(self, x: Number) -> Any:
+    """m at x (any shape); [R, *shape] for draws."""
     x = np.asarray(x, float)
     floor, k, gamma = (_outer(value, x) for value in self.as_dict().values())
     return floor + k * x**-gamma
 
 
-def fit_power(x: Any, y: Any, *, floor: Scalar | None = None) -> Power:
-  """Fits m = floor + k x^-gamma by variable projection; the floor too where it is None.
+def fit_power(x: Values, y: Values, *, floor: Scalar | None = None) -> Power:
+  """Fits m = floor + k x^-gamma by variable projection; also fits the floor if it is None.
 
-  The saturation in sampling steps q(S) = q_inf + k S^-kappa is fit_power(steps, quality).
+  For sampling steps, q(S) = q_inf + k S^-kappa is fit_power(steps, quality).
   """
   x, y, free = np.asarray(x, float), np.asarray(y, float), 2 + (floor is None)
   if len(x) < free:
-    raise ConfigError(f"{len(x)} points for the {free} numbers of a power law")
+    raise ConfigError(f"{len(x)} points are too few for the {free} coefficients of a power law")
   if not ((x > 0).all() and (y > 0).all()):
     raise ConfigError("a power law needs x > 0 and y > 0")
   ones, known = np.ones((1, len(y))), 0.0 if floor is None else floor
@@ -112,13 +114,13 @@ class Predictor:
   name: str
   r2: float  # of log measure on log loss
   slope: float  # d log measure / d log loss
-  n: int  # runs; those without a positive value are left out
+  n: int  # runs with positive values; others are left out
 
 
-def predictors(measure: Any, by_level: Any) -> list[Predictor]:
-  """Which noise levels predict coherence: each level, and noisiest minus cleanest ("dynamics").
+def predictors(measure: Values, by_level: Array | Sequence[Sequence[Scalar]]) -> list[Predictor]:
+  """How well each noise level, and noisiest minus cleanest ("dynamics"), predicts coherence.
 
-  Args: measure [n], of n runs; by_level [n,K], their loss in bins of log-SNR, cleanest first.
+  Args: measure [n] of n runs; by_level [n,K], their loss at each noise level, cleanest first.
   """
   measure, by_level = np.asarray(measure, float), np.asarray(by_level, float)
   columns = {f"level {i}": by_level[:, i] for i in range(by_level.shape[1])}
@@ -142,10 +144,10 @@ def r_squared(x: Any, y: Any) -> float:
 
 
 def _binomial(design: Array, events: Array, trials: Array, link: str) -> tuple[Array, Array, float]:
-  """Maximum likelihood of a binomial regression by Fisher scoring.
+  """Maximum-likelihood binomial regression by Fisher scoring.
 
   Args: design [n,p]; events, trials [n]; link: "logit" or "cloglog".
-  Returns: coefficients [p], their covariance, Pearson's chi^2 per degree of freedom.
+  Returns: (coefficients [p], their covariance [p,p], Pearson's chi^2 per degree of freedom).
   """
   inverse, slope = {
     "logit": (special.expit, lambda eta: special.expit(eta) * special.expit(-eta)),
@@ -171,21 +173,25 @@ def _binomial(design: Array, events: Array, trials: Array, link: str) -> tuple[A
 
 @dataclass(frozen=True)
 class Rate:
-  """logit(p) = a - gamma log C, p the rate of a violation per clip (or frame)."""
+  """logit(p) = a - gamma log C, where p is the rate of violations per clip (or frame).
+
+  Attributes:
+    covariance: [2,2] of (a, gamma), multiplied by the dispersion if that is above 1.
+    dispersion: Pearson's chi^2 per degree of freedom; above 1, runs differ by more than chance.
+    quantile: half width of a 95 % interval, in standard errors.
+  """
 
   a: float
   gamma: float
-  covariance: Array  # [2,2] of (a, gamma), times the dispersion where that is above 1
-  dispersion: (
-    float  # Pearson's chi^2 per degree of freedom: above 1, runs differ by more than chance
-  )
-  quantile: float  # standard errors of a 95 % interval
+  covariance: Array
+  dispersion: float
+  quantile: float
 
-  def at(self, flops: Any) -> Any:
+  def at(self, flops: Number) -> Any:
     """p at C."""
     return special.expit(self.a - self.gamma * np.log(flops))
 
-  def interval(self, flops: Any) -> tuple[Any, Any]:
+  def interval(self, flops: Number) -> tuple[Any, Any]:
     """95 % interval of p at C."""
     x = np.stack([np.ones_like(np.asarray(flops, float)), -np.log(flops)])
     half = self.quantile * np.sqrt(np.einsum("i...,ij,j...->...", x, self.covariance, x))
@@ -198,18 +204,21 @@ class Rate:
     return self.gamma - half, self.gamma + half
 
 
-def fit_rate(flops: Any, events: Any, trials: Any) -> Rate:
-  """Fits a rate to counts per run, by binomial likelihood.
+def fit_rate(flops: Values, events: Values, trials: Values) -> Rate:
+  """Fits a rate to counts per run, by maximum binomial likelihood.
+
+  If runs differ by more than binomial chance (seeds), intervals are widened by the square root of
+  Pearson's dispersion and use Student's t (McCullagh & Nelder 1989, section 4.5).
 
   Args: flops, events, trials: [n] each, one entry per run.
-  Where runs differ by more than binomial chance (seeds), intervals widen by the root of Pearson's
-  dispersion, with Student's t (McCullagh & Nelder 1989, section 4.5).
   """
   flops, events, trials = (np.asarray(v, float) for v in (flops, events, trials))
   if len(np.unique(flops)) < 2:
     raise ConfigError("a rate against compute needs at least 2 budgets")
   if events.sum() in (0, trials.sum()):
-    raise ConfigError(f"{events.sum():g} of {trials.sum():g} everywhere: gamma cannot be told")
+    raise ConfigError(
+      f"{events.sum():g} of {trials.sum():g} trials are events: gamma cannot be determined"
+    )
   centre = np.log(flops).mean()
   design = np.stack([np.ones(len(flops)), centre - np.log(flops)], 1)
   theta, covariance, dispersion = _binomial(design, events, trials, "logit")
@@ -226,7 +235,7 @@ def fit_rate(flops: Any, events: Any, trials: Any) -> Rate:
 
 @dataclass(frozen=True)
 class Survival:
-  """Hazard per frame h_f (C / reference)^-gamma; f counts generated frames from 1."""
+  """Hazard per frame, h_f (C / reference)^-gamma; f counts generated frames from 1."""
 
   gamma: float
   gamma_interval: tuple[float, float]  # 95 %, Wald
@@ -234,25 +243,29 @@ class Survival:
   reference: float  # FLOPs
 
   def curve(self, flops: Scalar) -> Array:
-    """Share of clips without a violation after frame f, [F]."""
+    """Share of clips without a violation up to frame f, [F]."""
     return np.exp(-np.cumsum(self.hazard) * (flops / self.reference) ** -self.gamma)
 
 
-def fit_survival(flops: Any, frames: Any, violated: Any, *, baseline: str = "free") -> Survival:
-  """Fits the frames until the first violation, with hazard proportional to C^-gamma.
+def fit_survival(
+  flops: Array, frames: Array, violated: Array, *, baseline: str = "free"
+) -> Survival:
+  """Fits the frames until the first violation, with a hazard proportional to C^-gamma.
 
   Discrete proportional hazards: log(-log(1 - P(violated in f | not before))) is linear (Prentice &
-  Gloeckler 1978), exact for frames of a continuous process.
+  Gloeckler 1978), which is exact for frames of a continuous process.
 
   Args:
     flops, frames, violated: [n] each, one entry per clip: the frame of the first violation, from 1,
-      or the last frame where there was none (right-censored at the clip's end).
-    baseline: "free", a hazard for each frame (errors pile up), or "constant".
+      or the last frame if there was none (right-censored at the end of the clip).
+    baseline: "free", a hazard for each frame (errors accumulate), or "constant".
   """
   flops, frames, violated = np.asarray(flops, float), np.asarray(frames), np.asarray(violated, bool)
   budgets, of = np.unique(flops, return_inverse=True)
   if len(budgets) < 2 or not violated.any():
-    raise ConfigError(f"{len(budgets)} budgets, {violated.sum()} violations: gamma cannot be told")
+    raise ConfigError(
+      f"{len(budgets)} budgets, {violated.sum()} violations: gamma cannot be determined"
+    )
   last, reference = int(frames.max()), float(np.exp(np.log(flops).mean()))
   f = np.arange(1, last + 1)[:, None]  # [F,1]
   risk = np.stack([(frames[of == j] >= f).sum(-1) for j in range(len(budgets))], -1)  # [F,budgets]
@@ -260,7 +273,7 @@ def fit_survival(flops: Any, frames: Any, violated: Any, *, baseline: str = "fre
     [((frames == f) & violated)[:, of == j].sum(-1) for j in range(len(budgets))], -1
   )
   group = np.arange(last) if baseline == "free" else np.zeros(last, int)
-  # Without an event a frame's own hazard is 0: it says nothing about gamma.
+  # A frame without events has hazard 0 and carries no information about gamma.
   used = (risk > 0) & (np.bincount(group, events.sum(-1), last)[group] > 0)[:, None]
   levels, group = np.unique(np.repeat(group, len(budgets))[used.ravel()], return_inverse=True)
   x = np.log(reference / np.broadcast_to(budgets, risk.shape)[used])

@@ -1,7 +1,7 @@
-"""muP: hyperparameters found at one width that hold at another.
+"""muP: hyperparameters that are found at one width and transfer to another.
 
-Which axes of a parameter grow with the width is read off a model twice as wide, so that no
-architecture lists it. With m = (width / base width) for each fan that grows:
+Which axes of a parameter grow with the width follows from comparing with a model twice as wide, so
+architectures need not list them. With m = (width / base width) for each fan that grows:
 
   role     fan-in  fan-out  initial std                learning rate
   vector     -       -      as at the base width       1        biases, gains, embedding tables
@@ -9,12 +9,12 @@ architecture lists it. With m = (width / base width) for each fan that grows:
   hidden   grows   grows    as at the base / sqrt(m)   1 / m
   output   grows   fixed    as at the base / m         1 / m
 
-Under Adam an output multiplier 1/m with a constant learning rate is the same as the last line (Yang
-& Hu's abc symmetry; our heads start at zero), so that no forward pass changes. Attention keeps
-1/sqrt(E): models are widened by heads of one size.
+Under Adam, an output multiplier 1/m with a constant learning rate is equivalent to the last line
+(Yang & Hu's abc symmetry; our heads start at zero), so no forward pass changes. Attention keeps
+1/sqrt(E): wider models have more heads of the same size.
 
 Source: Yang et al. 2022, arXiv:2203.03466, Table 8 (Adam) read through its Lemma J.1; for diffusion
-transformers Zheng et al. 2025, arXiv:2505.15270, Table 5: adaLN's matrices are hidden ones.
+transformers Zheng et al. 2025, arXiv:2505.15270, Table 5: adaLN's matrices are 'hidden'.
 """
 
 import math
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 
 class Rule(NamedTuple):
-  """What muP makes of one parameter.
+  """How muP scales one parameter.
 
   Attributes:
     role: 'vector', 'input', 'hidden' or 'output'.
@@ -42,12 +42,12 @@ def rules(
   wider: Mapping[str, tuple[int, ...]],
   m: float,
 ) -> dict[str, Rule]:
-  """The rule of every parameter by path.
+  """Path -> rule, for every parameter.
 
   Args:
-    info: models/layers.py ParamInfo by path: how many axes are inputs, and how it starts.
-    shapes: of the parameters, the axes of stacks included.
-    wider: of the same model at twice the width.
+    info: path -> models/layers.py ParamInfo: number of input axes, initializer.
+    shapes: path -> shape, including the axes of stacked layers.
+    wider: the same for a model of twice the width.
     m: width / base width.
   """
   return {path: _rule(info[path], shapes[path], wider[path], m) for path in shapes}
@@ -60,7 +60,7 @@ def _rule(info: Any, shape: tuple[int, ...], wider: tuple[int, ...], m: float) -
   grows_in = math.prod(wider[stack:split]) > fan_in
   grows_out = math.prod(wider[split:]) > fan_out
   if not info.inputs:
-    return Rule("vector", 1.0, 1.0)  # no start of a vector depends on its size
+    return Rule("vector", 1.0, 1.0)  # the initial std of a vector does not depend on its size
   at_base = info.init.std(fan_in / m**grows_in, fan_out / m**grows_out)
   here = info.init.std(fan_in, fan_out)
   same = at_base / here if here else 1.0

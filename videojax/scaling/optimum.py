@@ -1,4 +1,4 @@
-"""The best use of a budget under a law: in training alone, and with what will be served.
+"""The best use of a budget under a law: for training alone, and for training plus serving.
 
 Letters: N parameters, D data (tokens, pixels or seconds of video), S sampling steps, R bootstrap
 draws, G points of a grid.
@@ -14,9 +14,9 @@ from videojax.scaling.bootstrap import Scalar
 from videojax.scaling.law_forms import Additive, Law, Number, Power
 
 Array = np.ndarray
-Flops = Scalar | Callable  # a coefficient c, for c N D, or a function of N and D
+Flops = Scalar | Callable  # the coefficient c of c N D, or a function of N and D
 
-LOG_RANGE = (-30.0, 90.0)  # in which N and D are looked for, whatever their units
+LOG_RANGE = (-30.0, 90.0)  # of the search for log N and log D, wide enough for any units
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Optimum(Law):
 
 
 def _tokens_at(params: Array, flops: Scalar, count: Callable) -> Array:
-  """D (shape of params) that a budget buys; FLOPs(N, D) rises with D. Bisection in log D."""
+  """D (shape of params) with FLOPs(N, D) = flops, by bisection in log D; FLOPs must rise with D."""
   low, high = (np.full(params.shape, end) for end in LOG_RANGE)
   for _ in range(60):
     middle = (low + high) / 2
@@ -39,13 +39,13 @@ def _tokens_at(params: Array, flops: Scalar, count: Callable) -> Array:
 
 
 def _loss(draws: Additive, params: Array, tokens: Array) -> Array:
-  """Loss [R,...] where each of R draws has N and D [R,...] of its own."""
+  """Loss [R,...] of R draws, each at its own N and D [R,...]."""
   E, A, B, alpha, beta = (value[:, None] for value in draws.as_dict().values())
   return E + A * params**-alpha + B * tokens**-beta
 
 
 def _zoom(value: Callable, centre: Array, half: float) -> Array:
-  """Where value ([R,41] -> [R,41]) is least, within half of centre [R]; to half / 20^5."""
+  """Minimum [R] of value ([R,41] -> [R,41]) within centre [R] +- half, to within half / 20^5."""
   for width in half * 20.0 ** -np.arange(5):
     around = centre[:, None] + np.linspace(-width, width, 41)
     at = np.argmin(value(around), -1)
@@ -54,16 +54,16 @@ def _zoom(value: Callable, centre: Array, half: float) -> Array:
 
 
 def optimum(law: Additive, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
-  """The N and D of least loss with FLOPs(N, D) = flops, for a law or for each of its draws.
+  """The N and D of lowest loss with FLOPs(N, D) = flops, for a law or for each of its draws.
 
   Args:
     flops: of the whole training.
-    flops_of: FLOPs of training, a function of arrays N and D, or the c of c N D. (6 is a language
-      model's; a video model, whose attention grows with a clip's tokens squared, may be off it by
-      8 times.)
-  Returns: NaN for a draw that has none, as where its A or B is 0.
+    flops_of: training FLOPs as a function of arrays N and D, or the c of c N D. (6 is for language
+      models; a video model, whose attention grows with the square of a clip's tokens, may need 8
+      times that.)
+  Returns: the optimum; NaN for a draw that has none, for example because its A or B is 0.
   Raises:
-    ConfigError: where the law itself has none.
+    ConfigError: the law itself has no optimum.
   """
   count, step = _flops_function(flops_of), 0.05
   draws = type(law)(*(np.atleast_1d(value) for value in law.as_dict().values()))
@@ -90,7 +90,7 @@ class Plan:
   params: float
   tokens: float
   steps: int
-  quality: float  # reached: the law's loss and what a finite number of steps adds
+  quality: float  # the law's loss plus the excess due to a finite number of steps
   train_flops: float
   serve_flops: float
 
@@ -112,22 +112,24 @@ def optimal_plan(
   guidance_branches: int = 2,
   max_steps: int = 1000,
 ) -> Plan:
-  """Least FLOPs of training and of serving `minutes` of video, at a quality.
+  """The plan with the fewest FLOPs for training and for serving `minutes` of video at a quality.
 
   Minimises train(N, D) + minutes clips_per_minute S guidance_branches forward(N) over N, D and S
   with loss(N, D) + k S^-kappa <= target: Sardana et al. 2024 (arXiv:2401.00448), eq. 3, with S.
 
   Args:
-    law: of the quality, at endlessly many steps. target: of the quality, in the same unit.
+    law: of the quality, for infinitely many steps. target: the quality, in the same unit.
     steps: q(S) = q_inf + k S^-kappa, in the law's unit; q_inf is not used.
-    forward: FLOPs of one evaluation of the network on one clip, a function of N (an array); or the
-      c of c N tokens_per_clip.
-    train: as flops_of of `optimum`.
+    forward: FLOPs of one network evaluation on one clip, as a function of N (an array); or the c
+      of c N tokens_per_clip.
+    train: like flops_of of `optimum`.
+  Raises:
+    ConfigError: no model reaches the target, or the law's A or B is 0.
   """
   excess = steps.at(np.arange(1, max_steps + 1)) - steps.floor  # [S]
   if target <= law.E + excess[-1] or min(law.A, law.B) <= 0:
     raise ConfigError(
-      f"no model reaches {target:g}: with {max_steps} steps the law ends at "
+      f"no model reaches {target:g}: with {max_steps} steps the law's lowest loss is "
       f"{law.E + excess[-1]:g}; and its A and B ({law.A:g}, {law.B:g}) must be above 0"
     )
   index = np.flatnonzero(target > law.E + excess)
@@ -141,14 +143,14 @@ def optimal_plan(
 
 
 def _cheapest(law: Additive, room: Array, train: Callable, serve: Callable) -> Array:
-  """N, D and the two costs [4,S] of least sum, for each room [S] of A / N^alpha + B / D^beta."""
+  """(N, D, train and serve FLOPs) [4,S] of lowest sum, with A / N^alpha + B / D^beta = room [S]."""
   room = room[:, None]
-  least = np.log(law.A / room) / law.alpha  # log of the N that needs endless data
+  least = np.log(law.A / room) / law.alpha  # log of the N that needs infinite data
 
   def at(log_excess: Array) -> tuple[Array, Array]:
     """N and D [S,...] at log N = least + exp(log_excess)."""
     ratio = np.exp(log_excess)
-    spent = room * -np.expm1(-law.alpha * ratio)  # what D has to bring down
+    spent = room * -np.expm1(-law.alpha * ratio)  # the loss left for the data term
     return np.exp(least + ratio), (law.B / spent) ** (1 / law.beta)
 
   def costs(log_excess: Array) -> Array:

@@ -1,12 +1,12 @@
-"""Predictions that are dated and sealed before the cells are run, and their score afterwards.
+"""Predicts held-out cells before they run, dated and sealed, and scores the predictions afterwards.
 
   python -m videojax.scaling predict DIR --budget=FLOP [--irreducible=0]
 
-writes DIR/predictions/BUDGET.json from the finished cells of smaller budgets: the law's parameters,
-a loss with a 95 % interval for every held-out cell of that budget and for its best size, and what
-coherence the best cell will have. The seal is the SHA-256 of the rest of the file. It shows that
-the file was changed, by accident or in haste; who wants to prove the date to others publishes the
-seal (a commit, a message) before the cells run.
+writes DIR/predictions/BUDGET.json from the finished cells of smaller budgets: the coefficients of
+the law, a loss with a 95 % prediction interval for every held-out cell of that budget and for its
+best size, and the coherence of the best cell. The seal is the SHA-256 of the rest of the file. It
+reveals accidental and hasty changes of the file; to prove the date to others, publish the seal (in
+a commit or a message) before the cells run.
 """
 
 import json
@@ -53,12 +53,12 @@ def predict(
   Args:
     directory: of the sweep.
     budget: training FLOPs of the cells to predict.
-    irreducible: E of the law if it is known; None: sweep.json's, or else fitted.
-    draws: bootstrap resamples behind the intervals.
+    irreducible: E of the law if it is known; None: the one in sweep.json, else fitted.
+    draws: number of bootstrap resamples for the intervals.
   Returns: the path of the prediction.
   Raises:
-    ConfigError: there is a sound one already, a cell that it is about has finished, too few cells
-      have, or the law gives no finite number.
+    ConfigError: there is a valid prediction already, a cell to predict has finished, too few
+      smaller cells have finished, or the law gives no finite number.
   """
   sweep = load(Path(directory))
   if not (math.isfinite(budget) and budget > 0):
@@ -67,7 +67,7 @@ def predict(
   path = path_of(sweep.directory, budget)
   damaged = path.exists()
   if not unpredicted(sweep.directory, budget):
-    raise ConfigError(f"{path} is there already: predictions are made once and never replaced")
+    raise ConfigError(f"{path} exists already: predictions are made once and never replaced")
   asked = [row for row in sweep.rows if row.cell.held_out and same_budget(row, sweep, budget)]
   _refuse_after_the_fact(asked, budget)
   if irreducible is None:
@@ -94,7 +94,7 @@ def _refuse_after_the_fact(asked: Sequence[Row], budget: float | int) -> None:
 def _content(
   sweep: Sweep, budget: float, asked: Sequence[Row], irreducible: float | int | None, draws: int
 ) -> Part:
-  """All of the file but its seal."""
+  """Everything in the file except the seal."""
   wanted = list(dict.fromkeys(setting(row, sweep.series_keys) for row in asked)) or sweep.series
   used: dict[str, Path] = {}
   cells: Part = {}
@@ -131,8 +131,8 @@ def _planned(sweep: Sweep, row: Row) -> Mapping[str, float]:
   planned = sweep.notes.get("planned", {}).get(row.cell.name, {})
   if not all(planned.get(key, 0) > 0 for key in ("params", "tokens", "flops")):
     raise ConfigError(
-      f"{sweep.directory / 'sweep.json'} does not say under 'planned' how many params, tokens and "
-      f"flops {row.cell.name} will have: start the sweep again, which writes them"
+      f"{sweep.directory / 'sweep.json'} has no 'planned' params, tokens and flops for "
+      f"{row.cell.name}: start the sweep again, which writes them"
     )
   return {key: float(planned[key]) for key in ("params", "tokens", "flops")}
 
@@ -143,13 +143,13 @@ def _cell(sweep: Sweep, law: Law, row: Row) -> Part:
 
 
 def _coherence(sweep: Sweep, series: Setting, budget: float) -> Part:
-  """'measure@split' -> {mean, low, high} of the cell with the lowest loss, where there is a fit."""
+  """'measure@split' -> {mean, low, high} for the cell of lowest loss, if there is a fit."""
   out = {}
   best = [g for g in sweep.frontier(series) if g.budget < budget * 0.999]
   for name in coherence.measured(sweep):
     for split in sweep.splits:
       fit, _ = coherence.fitted(sweep, best, name, split)
-      # Survival has no interval for one run; an exponent that may be 0 foretells nothing.
+      # Survival has no interval for one run; an exponent that may be 0 predicts nothing.
       if fit and not isinstance(fit, SurvivalCurve) and fit.numbers()["low"] > 0:
         told = fit.interval(budget)
         if all(map(math.isfinite, told.values())):
@@ -161,7 +161,7 @@ def _coherence(sweep: Sweep, series: Setting, budget: float) -> Part:
 
 
 def score(sweep: Sweep) -> Part:
-  """Every prediction beside what came: rows per held-out cell, and what is wrong with the files.
+  """Compares every prediction with the outcome, per held-out cell; checks the prediction files.
 
   Returns: {files: [...], cells: [...], coherence: [...], warnings: [...], unpredicted: [...]}.
   """
@@ -199,7 +199,7 @@ def _warnings(name: str, changed: Sequence[str], late: Sequence[str]) -> list[st
   out = []
   if changed:
     out.append(
-      f"{name} was made from results that have changed or gone since: {', '.join(changed)}"
+      f"{name} was made from results that have since changed or disappeared: {', '.join(changed)}"
     )
   if late:
     out.append(f"{name} is dated after the start of {', '.join(late)}: it does not predict them")
@@ -237,7 +237,7 @@ def _scored(row: Row, content: Part) -> Part:
 
 
 def _scored_coherence(sweep: Sweep, content: Part) -> list[Part]:
-  """What was said of the best cell's coherence beside what the best cell had."""
+  """Predicted and measured coherence of the best cell, a row per series and measure."""
   rows = []
   for series in sweep.series:
     told = [p for p in content["series"] if p["series"] == describe(series)]
@@ -258,11 +258,11 @@ def _scored_coherence(sweep: Sweep, content: Part) -> list[Part]:
 
 
 def main(arguments: Sequence[str]) -> None:
-  """The command; see the docstring of this file."""
+  """Runs the command; see the docstring of this file."""
   parser = Parser("predict", __doc__)
-  parser.add_argument("directory", type=Path, help="of the sweep (it holds sweep.json)")
+  parser.add_argument("directory", type=Path, help="the sweep's directory (with sweep.json)")
   parser.add_argument("--budget", type=positive, required=True, help="training FLOP to predict")
-  parser.add_argument("--irreducible", type=float, help="E of the law where it is known, e.g. 0")
+  parser.add_argument("--irreducible", type=float, help="E of the law if it is known, e.g. 0")
   told = parser.parse_args(arguments)
   path = predict(told.directory, told.budget, irreducible=told.irreducible)
   content = read_as(path, Prediction)

@@ -1,8 +1,8 @@
-"""Coordinate check: how large every matrix product of a network is, at any width.
+"""Coordinate check: the output size of every matrix product of a network, at any width.
 
-Under a right parametrisation the outputs of all products keep their size as the width grows, after
-any number of steps (Yang et al. 2022, arXiv:2203.03466, appendix D.1). Products are found in the
-jaxpr and named after the parameter that enters them, so that it works for every architecture.
+Under a correct parametrisation, the outputs of all products keep their size as the width grows,
+after any number of steps (Yang et al. 2022, arXiv:2203.03466, appendix D.1). Products are found in
+the jaxpr and named after the parameter they use, so this works for every architecture.
 """
 
 from collections import Counter
@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal, Var
 from jaxtyping import Array
 
-# What changes neither the name nor the meaning of a parameter on its way into a product.
+# Primitives through which a value keeps its parameter's name.
 _SAME = {
   "convert_element_type", "reshape", "slice", "squeeze", "transpose", "dynamic_slice",
   "broadcast_in_dim", "copy",
@@ -30,10 +30,10 @@ def product_sizes(
   Args:
     f: a forward pass without loops (unrolled blocks, no rematerialisation).
     params: pytree.
-    args: of f.
-    names: of the leaves of params.
-  Returns: name of the parameter, or 'scores' for a product of two activations, with a number where
-    there are several -> RMS.
+    args: further arguments of f.
+    names: one per leaf of params.
+  Returns: name -> RMS; the name is the parameter's, or 'scores' for a product of two activations,
+    with a number appended if several products have the same name.
   """
   closed = jax.make_jaxpr(f)(params, *args)
   leaves = jax.tree.leaves((params, *args))
@@ -51,9 +51,9 @@ def product_sizes(
 def _run(
   closed: ClosedJaxpr, values: list[Any], labels: list[str], found: list[tuple[str, Array]]
 ) -> tuple[list[Any], list[str]]:
-  """Evaluates a jaxpr, noting the size of each product."""
+  """Evaluates a jaxpr and appends the size of each product to `found`."""
   jaxpr = closed.jaxpr
-  env: dict[Any, tuple[Any, str]] = dict(zip(jaxpr.constvars, [(c, "") for c in closed.consts]))
+  env: dict[Var, tuple[Any, str]] = dict(zip(jaxpr.constvars, [(c, "") for c in closed.consts]))
   env |= dict(zip(jaxpr.invars, zip(values, labels)))
   read = lambda v: (v.val, "") if isinstance(v, Literal) else env[v]
   for eqn in jaxpr.eqns:
@@ -74,12 +74,12 @@ def _run(
 
 
 def slopes(widths: list[int], sizes: list[dict[str, float]]) -> dict[str, float]:
-  """d log(size) / d log(width) of every product by least squares; 0 is flat.
+  """d log(size) / d log(width) of every product, by least squares; 0 is flat.
 
   Args:
     widths: at least two.
-    sizes: of `product_sizes`, one per width. What is zero everywhere (a zero-initialised head) is
-      left out.
+    sizes: results of `product_sizes`, one per width; products that are 0 (a zero-initialised head)
+      are left out.
   """
   x = np.log(np.asarray(widths, float))
   out = {}

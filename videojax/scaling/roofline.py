@@ -1,8 +1,8 @@
-"""What bounds a training step on a chip, and about how long it takes there.
+"""Roofline bound and estimate of the time of a training step on a chip.
 
-The bound takes every unit at its peak and all of them at once: no step is faster. The estimate adds
-what the bound leaves out, with the rates of `RATES`: kernels below their peak, elementwise work
-between them, communication that is only partly hidden. Both are per device and step.
+The bound assumes that every unit runs at its peak and all overlap: no step is faster. The estimate
+adds what the bound leaves out, with the rates in `RATES`: kernels below their peak, elementwise
+work between them, and communication that is only partly hidden. Both are per device and step.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ GB = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """What a chip has beside its FLOP/s (scaling/flops.py).
+  """A chip's memory and network (its FLOP/s are in scaling/flops.py).
 
   Attributes:
-    hbm_bytes: capacity.
-    hbm_bytes_per_s: of the memory.
-    ici_bytes_per_s: sent to other chips of the slice or machine, all links, one way.
-    dcn_bytes_per_s: sent out of the slice or machine.
-    devices: devices of JAX in a chip.
+    hbm_bytes: memory capacity.
+    hbm_bytes_per_s: memory bandwidth.
+    ici_bytes_per_s: bandwidth to other chips of the slice or machine, all links, one way.
+    dcn_bytes_per_s: bandwidth out of the slice or machine.
+    devices: JAX devices per chip.
   """
 
   hbm_bytes: float
@@ -34,8 +34,8 @@ class Memory:
 
 
 # Google Cloud TPU documentation (v5e, v5p, v6e, TPU7x pages; ICI as half of the bidirectional
-# figure, DCN per chip or per pod over its chips); NVIDIA H100, H200, A100, B200 datasheets, with
-# 400 Gbit/s of network a GPU, 200 for A100.
+# figure, DCN per chip, or per pod divided by its chips); NVIDIA H100, H200, A100, B200 datasheets,
+# with 400 Gbit/s of network per GPU, 200 for A100.
 MEMORY = {
   "TPU v5e": Memory(16 * 2.0**30, 819 * GB, 100 * GB, 3.1 * GB),
   "TPU v5p": Memory(95 * 2.0**30, 2765 * GB, 600 * GB, 6.25 * GB),
@@ -50,16 +50,16 @@ MEMORY = {
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-  """Rates of the estimate.
+  """Rates used by the estimate.
 
   Attributes:
-    attention: head dim -> share of the peak that the kernel reaches, forward and backward; the
-      nearest one counts.
-    matmul: share of the peak of all other products.
-    memory: share of the memory's bandwidth.
-    passes: times that a block's activations [tokens, width], in 16 bits, go through the memory in a
-      step: norms, modulation, positions, residuals, casts, forward and backward.
-    exposed: share of the communication that computing does not hide.
+    attention: head dim -> share of the peak FLOP/s that the kernel reaches, forward and backward;
+      the nearest head dim is used.
+    matmul: share of the peak FLOP/s that all other products reach.
+    memory: share of the memory bandwidth that is reached.
+    passes: how often a step moves a block's activations [tokens, width], in 16 bits, through
+      memory: norms, modulation, positions, residuals, casts, forward and backward.
+    exposed: share of the communication that computation does not hide.
   """
 
   attention: Mapping[int, float]
@@ -69,9 +69,9 @@ class Rates:
   exposed: float = 0.3
 
 
-# GPU: of one H100 SXM, jax 0.11.2: attention is cuDNN's, forward and backward, timed alone; the
+# GPU: one H100 SXM, jax 0.11.2: attention is cuDNN's, forward and backward, timed in isolation; the
 # rest is from profiles of three cases (docs/LOG.md, 2026-11-26). tests/scaling/test_roofline.py
-# holds the estimate against six. TPU: assumed; a head dim below the 128 lanes wastes the rest.
+# compares the estimate with six. TPU: assumed; a head dim below the 128 lanes wastes the rest.
 RATES = {
   "NVIDIA": Rates(
     attention={64: 0.387, 72: 0.281, 128: 0.465}, matmul=0.69, memory=0.7, passes=103.0
@@ -85,12 +85,12 @@ class Work:
   """A step's work on one device.
 
   Attributes:
-    attention_flops, other_flops: executed, recomputation included.
-    state_bytes: read and written by the optimizer, and weights read by the passes.
+    attention_flops, other_flops: executed FLOPs, including recomputation.
+    state_bytes: read and written by the optimizer, plus weights read by the passes.
     kept_bytes: activations kept for the backward pass.
-    layer_bytes: [tokens, width] in 16 bits, summed over the blocks.
-    ici_bytes, dcn_bytes: sent.
-    head_dim: of attention.
+    layer_bytes: activations [tokens, width] in 16 bits, summed over the blocks.
+    ici_bytes, dcn_bytes: bytes sent within and out of the slice or machine.
+    head_dim: head dim of attention.
   """
 
   attention_flops: int | float
@@ -104,7 +104,7 @@ class Work:
 
 
 def memory(kind: str) -> Memory | None:
-  """Of a device kind of JAX; None: unknown. A device of several in a chip has its share."""
+  """Memory of one JAX device of this kind, a share if its chip has several; None if unknown."""
   name = flops.chip(kind)
   if name not in MEMORY:
     return None
@@ -116,7 +116,7 @@ def memory(kind: str) -> Memory | None:
 
 
 def bound(work: Work, kind: str) -> dict[str, float]:
-  """Seconds that each unit needs at its peak; the step takes at least the largest."""
+  """Seconds that each unit needs at its peak; a step takes at least the largest of them."""
   m, peak = _chip(kind)
   return {
     "compute": (work.attention_flops + work.other_flops) / peak,
@@ -127,7 +127,7 @@ def bound(work: Work, kind: str) -> dict[str, float]:
 
 
 def estimate(work: Work, kind: str) -> dict[str, float]:
-  """Seconds by part, to be added."""
+  """Estimated seconds by part; the step takes their sum."""
   m, peak = _chip(kind)
   rates = next(r for maker, r in RATES.items() if (flops.chip(kind) or "").startswith(maker))
   nearest = min(rates.attention, key=lambda e: abs(math.log(e / work.head_dim)))
@@ -145,11 +145,11 @@ def estimate(work: Work, kind: str) -> dict[str, float]:
 def _chip(kind: str) -> tuple[Memory, float]:
   m, peak = memory(kind), flops.peak_flops_per_s(kind)
   if m is None or peak is None:
-    raise ValueError(f"no memory and peak in the tables for a chip that JAX calls {kind!r}")
+    raise ValueError(f"the tables have no memory and peak FLOP/s for the device kind {kind!r}")
   return m, peak
 
 
-# What a remat policy computes again, in forward passes: (attention, mlp, all other products).
+# What a remat policy recomputes, in forward passes: (attention, mlp, all other products).
 RECOMPUTED = {
   "none": (0, 0, 0), "attention_dots": (0, 0, 0), "attention_narrow": (0, 0.5, 0),
   "attention": (0, 1, 1), "offload": (0, 1, 1), "full": (1, 1, 1),
@@ -157,7 +157,7 @@ RECOMPUTED = {
 
 
 def executed_flops(forward: Mapping[str, int], remat: str) -> tuple[int | float, int | float]:
-  """(attention, other) FLOPs of a step, recomputation included, from the forward pass by part."""
+  """(attention, other) FLOPs of a step with recomputation, from the forward FLOPs by part."""
   again = RECOMPUTED[remat]
   attention, mlp = forward.get("attention scores", 0), forward.get("mlp", 0)
   other = forward["total"] - attention - mlp
@@ -165,5 +165,5 @@ def executed_flops(forward: Mapping[str, int], remat: str) -> tuple[int | float,
 
 
 def optimizer_bytes(parameters: int, averages: int) -> int:
-  """Memory traffic of AdamW in fp32: gradient, weight and two moments read, all but it written."""
+  """Memory traffic of AdamW in fp32: reads gradient, weight, two moments; writes the last three."""
   return 4 * parameters * (7 + 1 + 2 * averages)

@@ -1,4 +1,4 @@
-"""Tables of runs, and the rows of them that a law is fitted to."""
+"""Tables of runs, and the rows that a law is fitted to."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -15,24 +15,24 @@ from videojax.scaling.bootstrap import Groups, Scalar
 Array = np.ndarray
 
 COLUMNS = ("params", "tokens", "flops", "loss")
-# Numbers that are sound as parameters, tokens, FLOPs or a measure: their logarithms are fitted.
+# Valid range of parameters, tokens, FLOPs and measures, whose logarithms are fitted.
 SMALLEST, LARGEST = 1e-30, 1e60
-FLOPS = (0.05, 500.0)  # per parameter and token; a language model's are 6, a small video model's 40
-FAR = 1e4  # times beyond the rows' FLOPs, from which an optimum is called a guess
-COLLINEAR = 0.99  # correlation of log N and log D beyond which alpha and beta share one direction
+FLOPS = (0.05, 500.0)  # plausible per parameter and token; language models: 6, small video: 40
+FAR = 1e4  # factor beyond the rows' FLOPs from which an optimum gets a warning
+COLLINEAR = 0.99  # correlation of log N and log D above which alpha and beta are not identifiable
 
 
 @dataclass(frozen=True)
 class Table:
-  """Columns of n rows; cells are text or numbers and are read when they are used."""
+  """Columns of n rows; cells are text or numbers, parsed on use."""
 
-  cells: Mapping[str, Any]  # a sequence of n each
-  lines: Array  # [n], of each row in its file, for messages
+  cells: Mapping[str, Sequence[Any] | Array]  # n per column
+  lines: Array  # [n], line number of each row in its file, for messages
   path: str
 
   @classmethod
-  def of(cls, **columns: Any) -> "Table":
-    """A table in memory: one sequence of n per column."""
+  def of(cls, **columns: Sequence[Any] | Array) -> "Table":
+    """A table in memory, from one sequence of n per column."""
     n = {name: len(column) for name, column in columns.items()}
     if len(set(n.values())) > 1:
       raise ConfigError(f"columns of different lengths: {n}")
@@ -45,7 +45,7 @@ class Table:
     return name in self.cells
 
   def require(self, *names: str) -> None:
-    """Raises ConfigError, with the columns there are, if one is missing."""
+    """Raises ConfigError, listing the existing columns, if one of these is missing."""
     for name in names:
       if name not in self.cells:
         raise ConfigError(f"{self.path}: no column '{name}'; there are: {', '.join(self.cells)}")
@@ -56,14 +56,14 @@ class Table:
     return np.array([str(cell) for cell in self.cells[name]], object)
 
   def empty(self, name: str) -> Array:
-    """Where a column says nothing [n]."""
+    """Which cells of a column are empty [n]."""
     return np.array([cell.strip() in ("", "None") for cell in self.text(name)], bool)
 
   def numbers(self, name: str) -> Array:
-    """A column as positive numbers [n]; NaN where it says nothing.
+    """A column as positive numbers [n]; NaN for empty cells.
 
     Raises:
-      ConfigError: with the line, at the first cell that is not one.
+      ConfigError: a cell is not a positive number; the message has the line of the first one.
     """
     values = np.full(len(self), np.nan)
     for i in np.flatnonzero(~self.empty(name)):
@@ -89,10 +89,10 @@ class Table:
 def read_table(path: str | Path, columns: Sequence[str] = COLUMNS) -> Table:
   """Reads a CSV file with a header, in UTF-8; lines that begin with # are comments.
 
-  Args: columns: that must be there.
+  Args: columns: required columns.
   Raises:
-    ConfigError: it cannot be read, cells are parted by something else than commas, a column is
-      missing or there twice, a row is short or long (with its line), or there are no rows.
+    ConfigError: the file cannot be read, cells are not separated by commas, a column is missing or
+      duplicated, a row is too short or too long (with its line), or there are no rows.
   """
   rows, lines = [], []
   for number, line in enumerate(_lines(Path(path)), 1):
@@ -118,7 +118,7 @@ def read_table(path: str | Path, columns: Sequence[str] = COLUMNS) -> Table:
 
 
 def _lines(path: Path) -> list[str]:
-  """The lines of a text file; a spreadsheet's own format, or UTF-16, is refused in words."""
+  """The lines of a text file; raises ConfigError for a spreadsheet's own format or UTF-16."""
   try:
     text = read_text(path)
   except ConfigError as error:
@@ -132,22 +132,22 @@ def _check_header(path: str | Path, header: Sequence[str]) -> None:
   for mark, what in ((";", "semicolons"), ("\t", "tabs")):
     if len(header) == 1 and mark in header[0]:
       raise ConfigError(
-        f"{path} separates its cells by {what}: use commas between cells, and decimal points"
+        f"{path} separates its cells with {what}: use commas between cells, and decimal points"
       )
   twice = sorted({name for name in header if header.count(name) > 1})
   if twice:
-    raise ConfigError(f"{path}: column '{twice[0]}' is there {header.count(twice[0])} times")
+    raise ConfigError(f"{path}: column '{twice[0]}' appears {header.count(twice[0])} times")
 
 
 @dataclass(frozen=True)
 class Rows:
-  """What is fitted, and what was left out: n rows."""
+  """The n rows to fit, and the rows left out."""
 
   table: Table
   y: Array
   flops: Array
-  params: Array  # NaN where the method does not use it
-  tokens: Array  # D, in its own unit; likewise
+  params: Array  # NaN if the method does not use it
+  tokens: Array  # D, in its own unit; NaN if the method does not use it
   groups: Groups
   held_out: Table
   outliers: dict[str, Any]  # the rule, and the lines it dropped
@@ -161,9 +161,9 @@ def select(
   drop_highest: int,
   holdout_above: Scalar | None,
 ) -> Rows:
-  """Rows to fit: those with a target, not held out, below the drop_highest highest of these.
+  """Rows to fit: those with a target that are not held out, without the drop_highest highest.
 
-  Args: columns: of N and D, none for a law in FLOPs alone.
+  Args: columns: names of N and D; empty for a law in FLOPs only.
   """
   table.require("flops", target, *columns)
   table = table.rows(~table.empty(target))
@@ -196,7 +196,7 @@ def _told(table: Table, name: str) -> Array:
 
 
 def _groups(table: Table, y: Array, axes: Sequence[Array]) -> Groups:
-  """Strata are budgets; the seeds of one setting are one cell."""
+  """Groups for resampling: strata are budgets, cells are the seeds of one setting."""
   strata, cells = np.zeros(len(y), int), np.arange(len(y))
   if "budget" in table:
     strata = np.unique(table.text("budget").astype(str), return_inverse=True)[1].reshape(-1)
@@ -207,7 +207,7 @@ def _groups(table: Table, y: Array, axes: Sequence[Array]) -> Groups:
 
 
 def check(rows: Rows, method: str, floor: float | None, data: str) -> list[str]:
-  """Warnings about the design; ConfigError where it cannot carry the law."""
+  """Warnings about the design; raises ConfigError if it does not determine the law."""
   n = len(rows.y)
   needed = {"isoflop": 6, "power": 2}.get(method, 4) + (floor is None and method != "isoflop")
   if n < needed:
@@ -217,7 +217,7 @@ def check(rows: Rows, method: str, floor: float | None, data: str) -> list[str]:
   warnings = []
   warnings += _repeated(rows) + (_other_units(rows) if data == "tokens" else [])
   if n == needed:
-    warnings.append(f"{n} rows for {needed} numbers: so the fit cannot be judged")
+    warnings.append(f"{n} rows for {needed} coefficients: the fit cannot be judged")
   axes = {"params": rows.params, "tokens": rows.tokens}
   for name, values in {"flops": rows.flops}.items() if method == "power" else axes.items():
     distinct = len(np.unique(values))
@@ -232,7 +232,7 @@ def check(rows: Rows, method: str, floor: float | None, data: str) -> list[str]:
 
 
 def too_far(table: Table, budgets: Sequence[float]) -> list[str]:
-  """Warnings of budgets, in FLOP, that the rows say nothing of; ConfigError where one is none."""
+  """Warnings about budgets, in FLOP, far beyond the rows; raises ConfigError for an invalid one."""
   for flops in budgets:
     if not 0 < flops < np.inf:
       raise ConfigError(f"--at={flops} must be a positive number of FLOP")
@@ -243,7 +243,7 @@ def too_far(table: Table, budgets: Sequence[float]) -> list[str]:
 
 
 def _repeated(rows: Rows) -> list[str]:
-  """Rows that say the same to the last digit are copies: repeats of a run differ a little."""
+  """Warns of rows that agree to the last digit: they are copies, since repeats of a run differ."""
   said = np.stack([rows.flops, np.nan_to_num(rows.params), np.nan_to_num(rows.tokens), rows.y], 1)
   _, first = np.unique(said, axis=0, return_index=True)
   if len(first) == len(said):
@@ -256,11 +256,11 @@ def _repeated(rows: Rows) -> list[str]:
 
 
 def _other_units(rows: Rows) -> list[str]:
-  """FLOPs that parameters and tokens cannot have; a law in FLOPs alone knows neither."""
+  """Warns of FLOPs that do not match parameters and tokens (NaN for a law in FLOPs only)."""
   c = float(np.median(rows.flops / (rows.params * rows.tokens)))
   if np.isnan(c) or FLOPS[0] <= c <= FLOPS[1]:
     return []
   return [
     f"flops are {c:.3g} x params x tokens (usual: 6 to 50): is one of the three columns in another "
-    "unit, as PFLOP, millions of parameters or thousands of tokens?"
+    "unit, such as PFLOP, millions of parameters or thousands of tokens?"
   ]

@@ -1,4 +1,4 @@
-"""The file of a prediction: its form, its seal, and whether there is a sound one."""
+"""A prediction's file: its schema, its seal, and the check whether a valid one exists."""
 
 import errno
 import hashlib
@@ -32,7 +32,7 @@ class PredictedCell(Span):
 
 
 class Best(TypedDict):
-  """Of the best size of a budget: mean, and nulls where the draws have none."""
+  """The best size of a budget and its loss; null for ends that the draws do not have."""
 
   mean: float
   low: float | None
@@ -63,7 +63,7 @@ Prediction = TypedDict("Prediction", {
 
 
 def seal(content: Mapping[str, Any]) -> str:
-  """SHA-256 of everything but the seal itself, in one canonical form."""
+  """SHA-256 of everything except the seal itself, in a canonical form."""
   rest = {k: v for k, v in content.items() if k != "sha256"}
   text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
   return hashlib.sha256(text.encode()).hexdigest()
@@ -74,7 +74,7 @@ def file_sha256(path: Path) -> str:
 
 
 def verify(path: Path | str) -> str:
-  """'' if the prediction is as it was written; otherwise what is wrong with it, in words."""
+  """'' if the prediction is unchanged since it was written; otherwise what is wrong with it."""
   path = Path(path)
   try:
     content = read_as(path, Prediction)
@@ -90,11 +90,11 @@ def path_of(directory: Path, budget: float | int) -> Path:
 
 
 def unpredicted(directory: Path, budget: float | int) -> str:
-  """Why a budget is still to be predicted: no file, or a damaged one; '' where all is well.
+  """Why a budget still needs a prediction (no file, or a damaged one); '' if it has a valid one.
 
   Raises:
-    ConfigError: the prediction is damaged and a cell that it is about has begun, so that another
-      one would be made after results exist.
+    ConfigError: the prediction is damaged and one of its cells has started, so that a new one
+      would be made after results exist.
   """
   path = path_of(directory, budget)
   if not path.exists():
@@ -105,14 +105,14 @@ def unpredicted(directory: Path, budget: float | int) -> str:
   begun = [row.cell.name for row in asked if row.status != "waiting"]
   if wrong and begun:
     raise ConfigError(
-      f"{path}: {wrong}. Cells that it is about have begun ({', '.join(begun)}), so a new "
+      f"{path}: {wrong}. Cells that it predicts have started ({', '.join(begun)}), so a new "
       "prediction would come too late. Restore the file as it was written"
     )
   return f"in place of a damaged one: {wrong}" if wrong else ""
 
 
 def _misses(path: Path, asked: Sequence[Row], budget: float | int) -> str:
-  """'' or what a sealed prediction lacks to be that of a budget and its cells."""
+  """Why a sealed prediction does not cover a budget and its cells; '' if it does."""
   content = read_as(path, Prediction)
   if not math.isclose(content["budget"], budget, rel_tol=1e-3):
     return f"{path.name} is for another budget, {content['budget']:.4g} FLOP"
@@ -121,16 +121,16 @@ def _misses(path: Path, asked: Sequence[Row], budget: float | int) -> str:
 
 
 def write_first(path: Path, text: str) -> None:
-  """Writes a file, whole or not at all; of two processes the second is refused."""
+  """Writes a file atomically; raises ConfigError if another process has written it already."""
   with replacing(path) as temporary:
     temporary.write_text(text)
     try:
-      os.link(temporary, path)  # unlike a rename it fails where the file is there
+      os.link(temporary, path)  # unlike a rename, it fails if the file exists
     except FileExistsError:
       raise ConfigError(f"{path} has been written by another process") from None
     except OSError as error:
       if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-        raise  # else a file system without links, where the rename has to do
+        raise  # otherwise the file system has no hard links, and the rename has to suffice
 
 
 def same_budget(row: Row, sweep: Sweep, budget: float | int) -> bool:

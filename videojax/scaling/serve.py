@@ -1,19 +1,18 @@
-"""The model, its training and its sampling that serve a number of minutes of video at least cost.
+"""Finds the model, training and number of sampling steps that serve minutes of video most cheaply.
 
   python -m videojax.scaling serve TABLE.csv --quality=Q --minutes=V --steps=STEPS.csv \
     --clips-per-minute=CLIPS --tokens-per-clip=T [--target=loss] [--branches=2] [--irreducible=E]
 
-TABLE.csv is of runs (params, tokens, flops and the measure, as for `fit`): the law of the measure.
-STEPS.csv has the columns `steps` and the measure, of one model sampled with several numbers of
-steps: what a finite number of them adds. FLOPs per parameter and token are the table's; a forward
-pass is a third of a training step. Source: scaling/optimum.py.
+TABLE.csv lists runs (params, tokens, flops and the measure, as for `fit`) and gives the law of the
+measure. STEPS.csv has the columns `steps` and the measure, for one model sampled with several
+numbers of steps, and gives the excess due to a finite number. FLOPs per parameter and token are the
+median of TABLE.csv; a forward pass is a third of a training step. Method: scaling/optimum.py.
 """
 
 import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,15 +26,15 @@ from videojax.scaling.run_table import read_table
 
 COLUMNS = {
   "minutes": "minutes", "params": "parameters", "tokens": "tokens", "steps": "steps",
-  "train_flops": "FLOP to train", "serve_flops": "to serve", "total_flops": "in all",
+  "train_flops": "FLOP to train", "serve_flops": "to serve", "total_flops": "in total",
 }  # fmt: skip
 
 
-def plans(flags: argparse.Namespace) -> list[dict[str, Any]]:
+def plans(flags: argparse.Namespace) -> list[dict[str, float | int]]:
   """The cheapest plan for each number of minutes.
 
   Raises:
-    ValueError: a table that cannot be read or fitted, or a quality that no model reaches.
+    ValueError: a table cannot be read or fitted, or no model reaches the quality.
   """
   runs = read_table(flags.table, ("params", flags.data, "flops", flags.target))
   fit = fit_table(
@@ -57,7 +56,7 @@ def plans(flags: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> None:
-  """Prints a line per number of minutes; with --json, JSON alone."""
+  """Prints a line per number of minutes; with --json, prints only JSON."""
   parser = Parser("serve", __doc__)
   add = parser.add_argument
   add("table", type=Path, help="CSV of runs, as for `fit`")
@@ -73,12 +72,12 @@ def main(arguments: list[str]) -> None:
   add("--clips-per-minute", type=positive, required=True)
   add("--tokens-per-clip", type=positive, required=True)
   add("--target", default="loss", help="column of the measure, in both tables")
-  add("--data", choices=DATA, default="tokens", help="column that is D")
+  add("--data", choices=DATA, default="tokens", help="column used as D")
   add("--branches", type=count, default=2,
-      help="network calls per step: 2 with guidance of any strength, whatever its interval and "
-      "range over frames; 3 with temporal guidance; 1 without")  # fmt: skip
+      help="network calls per step: 2 with guidance of any scale, whatever its interval and its "
+      "range over frames; 3 with temporal guidance; 1 without guidance")  # fmt: skip
   add("--irreducible", help="E of the law: a number, or 'free'")
-  add("--json", action="store_true", help="JSON on standard output, nothing else")
+  add("--json", action="store_true", help="print only JSON")
   flags = parser.parse_args(arguments)
   found = plans(flags)
   if flags.json:

@@ -1,12 +1,12 @@
-"""A sweep as a report sees it: what varies in it, and its cells that are equal but for the seed.
+"""A sweep as reports use it: which settings vary, and groups of cells that differ only in the seed.
 
-What varies is one of
-  budget   training FLOPs, or the steps of cells that have no budget;
-  size     what makes one architecture larger: width, depth, heads;
-  tuned    the learning rate: of cells that differ in it alone, the best one counts;
-  series   anything else: laws and curves are drawn for each combination of its values;
+A setting that varies is one of
+  budget   training FLOPs, or the steps of cells without a budget;
+  size     what makes an architecture larger: width, depth, heads;
+  tuned    the learning rate: of cells that differ only in it, the best one is used;
+  series   anything else: laws and curves are drawn for each combination of values;
   seed     repeats.
-A key that follows from budget and size (a learning rate given per width) is none of these.
+A key determined by budget and size (a learning rate given per width) is none of these.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ from videojax.scaling.cells import Row, distinct, read_notes, read_sweep
 
 SIZES = ("model.width", "model.depth", "model.num_heads", "model.head_dim", "model.mlp_ratio")
 TUNED = ("optim.learning_rate", "optim.muon_learning_rate")
-LEVELS = 16  # of the frozen loss
-LEAST, MOST = 1e-30, 1e60  # of a loss, of parameters, tokens, FLOPs: whose logarithms are drawn
+LEVELS = 16  # noise levels of the frozen loss
+LEAST, MOST = 1e-30, 1e60  # valid losses, parameters, tokens and FLOPs: their logarithms are drawn
 Setting = tuple[tuple[str, Any], ...]  # (key, value) of some varied keys, in the sweep's order
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Finished cells that are equal but for the seed.
+  """Finished cells that differ only in the seed.
 
   Attributes:
-    rows: by seed.
-    budget: in FLOP; of cells without one, their FLOPs to two digits.
-    size, tuned, series: what they were set to of the keys that vary.
+    rows: the cells, sorted by seed.
+    budget: in FLOP; for cells without one, their FLOPs to two digits.
+    size, tuned, series: values of the varied keys of each role.
   """
 
   rows: tuple[Row, ...]
@@ -70,14 +70,14 @@ class Group:
     return int(self.rows[0].result["steps"])
 
   def values(self, measure: str) -> np.ndarray:
-    """Of each seed; see Row.value."""
+    """The measure of each seed; see Row.value."""
     return np.array([row.value(measure)[0] for row in self.rows])
 
   def value(self, measure: str) -> tuple[float, float]:
     """(mean over seeds, its standard error).
 
-    All seeds are evaluated on the same clips, so that the error over clips does not shrink with
-    seeds; what differs between seeds does.
+    All seeds are evaluated on the same clips, so more seeds reduce the error due to seeds but not
+    the error over clips.
     """
     pairs = np.array([row.value(measure) for row in self.rows])
     over_clips = pairs[:, 1].mean()
@@ -87,7 +87,7 @@ class Group:
     return float(pairs[:, 0].mean()), float(math.hypot(np.nan_to_num(over_clips), over_seeds))
 
   def per_clip(self, measure: str) -> np.ndarray:
-    """The measure of every clip, mean over seeds; empty where the cells have not kept it."""
+    """The measure of every clip, averaged over seeds; empty if the cells have not kept it."""
     kept = [per_clip(row, measure) for row in self.rows]
     if len({len(k) for k in kept}) != 1:
       return np.zeros(0)
@@ -96,16 +96,16 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """What a sweep's directory holds.
+  """The contents of a sweep's directory.
 
   Attributes:
     directory: of the sweep.
     rows: all cells, in the sweep's order.
-    notes: sweep.json. What may be there: `planned` (cell -> params, tokens, flops, ...);
-      `irreducible`, E of the law where it is known; `least_steps` of cells that the law is fitted
-      to; `onset`, measure -> value from which on its law holds; `price` of an hour; `title` and
-      `description` for people.
-    size_keys, tuned_keys, series_keys: what varies.
+    notes: sweep.json. Optional keys: `planned` (cell -> params, tokens, flops, ...); `irreducible`,
+      E of the law if it is known; `least_steps`, the fewest steps of a cell that the law is fitted
+      to; `onset`, measure -> value below which its law holds; `price` per hour; `title` and
+      `description` for the report.
+    size_keys, tuned_keys, series_keys: the varied keys of each role.
   """
 
   directory: Path
@@ -117,7 +117,7 @@ class Sweep:
 
   @cached_property
   def groups(self) -> tuple[Group, ...]:
-    """Of finished cells, in the sweep's order."""
+    """Groups of finished cells, in the sweep's order."""
     found: dict[str, list[Row]] = {}
     for row in self.rows:
       if row.status == "finished":
@@ -136,26 +136,26 @@ class Sweep:
 
   @property
   def series(self) -> list[Setting]:
-    """Every combination of series values among finished cells."""
+    """Every combination of series values among the finished cells."""
     return list(dict.fromkeys(group.series for group in self.groups))
 
   @property
   def irreducible(self) -> float | None:
-    """E of the law, where sweep.json says that it is known."""
+    """E of the law if sweep.json gives it, else None."""
     known = self.notes.get("irreducible")
     return None if known is None else float(known)
 
   @property
   def splits(self) -> list[str]:
-    """Names of the evaluation splits, the first one first."""
+    """Names of the evaluation splits, in the config's order."""
     return list(self.groups[0].rows[0].config["evaluate"]["splits"])
 
   def tuned(self, series: Setting, *, held_out: bool = False) -> list[Group]:
-    """Groups of one series by budget and parameters, at the best of the tuned values.
+    """Groups of one series at the best tuned values, sorted by budget and parameters.
 
     Args:
-      series: its values.
-      held_out: also the cells that were predicted first.
+      series: values of the series keys.
+      held_out: whether to include held-out cells.
     """
     best: dict[tuple[float, Setting], Group] = {}
     for group in self.groups:
@@ -166,12 +166,12 @@ class Sweep:
     return sorted(best.values(), key=lambda g: (g.budget, g.params))
 
   def for_law(self, series: Setting) -> list[Group]:
-    """`tuned`, without cells of fewer steps than sweep.json's `least_steps`."""
+    """`tuned`, without cells that have fewer steps than sweep.json's `least_steps`."""
     least = self.notes.get("least_steps") or 0
     return [group for group in self.tuned(series) if group.steps >= least]
 
   def frontier(self, series: Setting, *, held_out: bool = False) -> list[Group]:
-    """The group with the lowest loss of each budget, smallest budget first."""
+    """The group of lowest loss at each budget, smallest budget first."""
     best: dict[float, Group] = {}
     for group in self.tuned(series, held_out=held_out):
       if group.budget not in best or _loss(group) < _loss(best[group.budget]):
@@ -183,7 +183,7 @@ def load(directory: Path) -> Sweep:
   """Reads a sweep's directory.
 
   Raises:
-    ConfigError: it is not a directory of a sweep, or a file in it is damaged.
+    ConfigError: this is not a sweep's directory, or a file in it is damaged.
   """
   directory = Path(directory)
   rows, notes = read_sweep(directory), read_notes(directory)
@@ -197,7 +197,7 @@ def load(directory: Path) -> Sweep:
 
 
 def require_finished(sweep: Sweep) -> None:
-  """Raises ConfigError, with what the cells are instead, where none is finished."""
+  """Raises ConfigError, with the number of cells of each status, if no cell has finished."""
   if sweep.groups:
     return
   counts = {status: sum(r.status == status for r in sweep.rows) for status in STATUSES}
@@ -217,10 +217,10 @@ STATUSES = {
 
 
 def _check(row: Row) -> None:
-  """Raises ConfigError where a finished cell's record is not one that a run writes."""
+  """Raises ConfigError if a finished cell's record is not one that a run writes."""
   path, config = row.directory / "result.json", row.directory / "config.json"
   if not row.config:
-    raise ConfigError(f"{config} is not there, though the cell has finished")
+    raise ConfigError(f"{config} is missing, although the cell has finished")
   if not row.config["evaluate"]["splits"] or not row.config["data"]:
     raise ConfigError(f"{config} is damaged: it has no evaluate.splits, or no data")
   result, loss = row.result, row.result["frozen_loss"]
@@ -233,7 +233,7 @@ def _check(row: Row) -> None:
     if value is None or not LEAST <= value <= MOST:
       raise ConfigError(f"{path} is damaged: {name}={value} must be in [{LEAST:g}, {MOST:g}]")
   if len(loss["by_level"]) != LEVELS:
-    raise ConfigError(f"{path} is damaged: frozen_loss.by_level has not {LEVELS} values")
+    raise ConfigError(f"{path} is damaged: frozen_loss.by_level must have {LEVELS} values")
 
 
 def _roles(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -242,7 +242,7 @@ def _roles(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[str, ...], tuple
   keys = dict.fromkeys(key for row in rows for key in row.cell.overrides)
   varied = [k for k in keys if k not in ("seed", "total_steps") and distinct(points, [k]) > 1]
   size = [k for k in varied if k in SIZES]
-  # What budget, size and the keys before it say is no series of its own.
+  # A key that budget, size and earlier keys determine is not a separate series.
   told, free = ["budget", *size], list[str]()
   for key in (k for k in varied if k not in size):
     if distinct(points, [*told, key]) > distinct(points, told):
@@ -258,7 +258,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def identity(row: Row) -> str:
-  """What cells that differ in the seed alone have in common."""
+  """A key that is equal for cells that differ only in the seed."""
   rest = {k: v for k, v in row.cell.overrides.items() if k != "seed"}
   return json.dumps([row.cell.budget, rest], sort_keys=True)
 
@@ -272,7 +272,7 @@ def setting(row: Row, keys: Sequence[str]) -> Setting:
 
 
 def budget_of(row: Row, notes: Mapping[str, Any]) -> float:
-  """The cell's budget, or its FLOPs to two digits; NaN where neither is known."""
+  """The cell's budget, else its FLOPs to two digits; NaN if neither is known."""
   if row.cell.budget is not None:
     return float(row.cell.budget)
   if row.result:
@@ -301,7 +301,7 @@ def _loss(group: Group) -> float:
 
 
 def per_clip(row: Row, measure: str) -> np.ndarray:
-  """The measure of every clip of one cell; NaN where not defined, empty where not kept."""
+  """The measure of every clip of one cell; NaN where undefined, empty if not kept."""
   name, _, split = measure.partition("@")
   if name == "loss":
     loss = row.result["frozen_loss_by_split"].get(split, row.result["frozen_loss"])

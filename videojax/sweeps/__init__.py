@@ -1,1 +1,1 @@
-"""The cells of a sweep, and the loop over them."""
+"""Runs a sweep: its schedule, and the loop over its cells."""

@@ -1,4 +1,4 @@
-"""The cells of a sweep as experiments: how long each is, in which order, from which trunk."""
+"""Schedules a sweep: each cell's experiment, its number of steps, the order, and the trunks."""
 
 import dataclasses
 import functools
@@ -21,14 +21,14 @@ from videojax.runs.program import Counts, parameters_by_part
 from videojax.scaling import flops
 from videojax.scaling.cells import Cell, Notes, read_notes, read_row, read_sweep
 
-# What the time of a sweep is guessed from before a cell has run: share of the peak that small
-# models reach on an accelerator, and FLOP/s of a processor without a published peak.
+# For a time estimate before any cell has run: MFU of small models on an accelerator, and FLOP/s of
+# a device without a published peak.
 ASSUMED_MFU, ASSUMED_FLOPS_PER_S = 0.05, 5e10
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A cell with the experiment that it is, and what it will take."""
+  """A cell with its experiment, parameters, training tokens and FLOPs."""
 
   cell: Cell
   experiment: Experiment
@@ -38,12 +38,12 @@ class Job:
 
   @functools.cached_property
   def program(self) -> str:
-    """What cells must have in common to share a compiled program."""
+    """Cells with equal values share a compiled program."""
     return program_of(self.experiment)
 
   @functools.cached_property
   def same(self) -> dict[str, Any]:
-    """What cells must have in common to differ in length alone."""
+    """Cells with equal values differ in length only."""
     return identity_of(to_json(self.experiment))
 
   @property
@@ -57,10 +57,10 @@ class Job:
 
 
 def make_job(base: Mapping[str, Any], cell: Cell) -> Job:
-  """The cell's experiment; a budget says how many steps it has.
+  """The cell's experiment, with the number of steps that its budget allows.
 
   Raises:
-    ConfigError: what is wrong, with the cell's name.
+    ConfigError: the cell's config is invalid; the message has the cell's name.
   """
   try:
     values = override(base, cell.overrides)
@@ -80,7 +80,7 @@ def make_job(base: Mapping[str, Any], cell: Cell) -> Job:
 
 
 def override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-  """The base with dotted keys replaced; lists of settings stay what they were."""
+  """A copy of the base with dotted keys replaced; lists are not copied."""
   values = {k: override(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
   for dotted, value in overrides.items():
     below, *path = values, *dotted.split(".")
@@ -93,7 +93,7 @@ def override(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
-  """Small programs first, cells of one program together, and in them short runs before long."""
+  """Orders jobs: small programs first, cells of one program together, short runs before long."""
   cost: dict[str, float] = {}
   for job in jobs:
     cost[job.program] = max(cost.get(job.program, 0.0), job.flops / job.experiment.total_steps)
@@ -105,7 +105,7 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
 
 
 def trunks(job: Job, jobs: Sequence[Job]) -> list[tuple[int, Job]]:
-  """(step, shorter job) of all that equal this one up to that step, the longest first."""
+  """(step, shorter job) for all jobs identical to this one up to that step, longest first."""
   shorter = [
     (other.experiment.trunk_end, other)
     for other in jobs
@@ -117,7 +117,7 @@ def trunks(job: Job, jobs: Sequence[Job]) -> list[tuple[int, Job]]:
 
 
 def trunk_of(job: Job, jobs: Sequence[Job], workdir: Path) -> tuple[Path, int] | None:
-  """(run directory, step) of the longest of its trunks that was saved."""
+  """(run directory, step) of the longest trunk with a saved checkpoint, or None."""
   for end, other in trunks(job, jobs):
     run = workdir / "cells" / other.cell.name
     if (run / "checkpoints" / str(end)).exists():
@@ -126,12 +126,12 @@ def trunk_of(job: Job, jobs: Sequence[Job], workdir: Path) -> tuple[Path, int] |
 
 
 def own_share(job: Job, jobs: Sequence[Job]) -> float:
-  """The share of its steps that a cell must take itself."""
+  """The share of its steps that a cell must run itself, after its longest trunk."""
   return 1 - max((end for end, _ in trunks(job, jobs)), default=0) / job.experiment.total_steps
 
 
 def is_finished(job: Job, workdir: Path) -> bool:
-  """Whether the cell's record is there, or it failed in a way that repeats itself."""
+  """Whether the cell's record exists, or it failed in a way that would repeat."""
   row = read_row(workdir, job.cell)
   if row.status == "failed":
     return row.why.startswith(("Diverged", "NotFiniteError"))
@@ -142,7 +142,7 @@ def write_sweep(workdir: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) ->
   """Writes sweep.json.
 
   Raises:
-    ConfigError: the directory holds another sweep; the differing cells are named.
+    ConfigError: the directory holds another sweep; the message names the cells that differ.
   """
   path = workdir / "sweep.json"
   written = to_json({
@@ -170,7 +170,7 @@ def write_sweep(workdir: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) ->
 
 
 def statement(jobs: Sequence[Job], workdir: Path) -> str:
-  """What the sweep will take, before it starts."""
+  """One line on the cells, FLOPs, time and price of the sweep, before it starts."""
   todo = [job for job in jobs if not is_finished(job, workdir)]
   device, devices = jax.devices()[0], jax.device_count()
   peak = flops.peak_flops_per_s(device.device_kind)
@@ -178,7 +178,7 @@ def statement(jobs: Sequence[Job], workdir: Path) -> str:
   how = f"{ASSUMED_MFU:.0%} of the peak" if peak else f"{ASSUMED_FLOPS_PER_S:.0e} FLOP/s"
   own = sum(job.flops * own_share(job, jobs) for job in todo)
   price = price_per_hour(jax.devices()[0].device_kind, jax.device_count())
-  money = f", {own / rate / 3600 * price:.2f} dollars at {price:.2f} an hour" if price else ""
+  money = f", {own / rate / 3600 * price:.2f} dollars at {price:.2f} per hour" if price else ""
   return (
     f"{len(jobs)} cells, {len(todo)} to run: {sum(j.flops for j in todo):.3g} FLOP of training "
     f"({own:.3g} to compute: longer runs continue shorter ones), "
@@ -188,7 +188,7 @@ def statement(jobs: Sequence[Job], workdir: Path) -> str:
 
 
 def list_cells(base: Mapping[str, Any], cells: Sequence[Cell], workdir: Path) -> None:
-  """--list: every cell with its size, its length and how it stands; nothing runs."""
+  """--list: prints every cell with its parameters, steps, FLOPs and status; runs nothing."""
   status: dict[str, str] = {}
   if (workdir / "sweep.json").exists():
     status = {row.cell.name: row.status for row in read_sweep(workdir)}
@@ -202,7 +202,12 @@ def list_cells(base: Mapping[str, Any], cells: Sequence[Cell], workdir: Path) ->
 
 
 def time_left(work: Sequence[float], spent: Sequence[float]) -> float:
-  """Seconds left: a cost per cell plus a cost per FLOP, fitted to the cells that are done."""
+  """Estimated seconds left, from a cost per cell plus a cost per FLOP fitted to finished cells.
+
+  Args:
+    work: FLOPs of all cells, in the order they run.
+    spent: seconds of the cells that have finished.
+  """
   done = len(spent)
   rows = np.array([[1.0, flops / max(work)] for flops in work])
   cost = nnls(rows[:done], np.asarray(spent))[0]

@@ -1,10 +1,11 @@
-"""--mode=sweep: runs the cells of a sweep, one after the other, and what follows from them.
+"""--mode=sweep: runs the cells of a sweep one after another, then predicts and reports.
 
-Finished cells are skipped, interrupted ones resumed; one that diverged or crashed is recorded and
-costs only itself; one that another process runs is left to it. Cells that differ in seed, length
-and learning rate share one program; of two that differ in length alone the longer goes on from
-where the shorter one began to decay. Held-out cells run after their loss was predicted. Several
-machines take `--cells=i:j` each (launch/); the same part is not run twice at a time.
+Finished cells are skipped and interrupted ones resumed. A cell that diverges or crashes is recorded
+and does not stop the sweep; a cell that another process is running is left to it. Cells that differ
+only in seed, length and learning rate share one compiled program. Of two that differ only in
+length, the longer one continues from the step where the shorter one began to decay. Held-out cells
+run after their loss was predicted. Several machines each take `--cells=i:j` (launch/); two
+processes cannot run the same part simultaneously.
 """
 
 import gc
@@ -42,11 +43,15 @@ def sweep(
   max_seconds: float = float("inf"),
   notes: Mapping[str, Any] | None = None,
 ) -> None:
-  """Runs what is left of a sweep: `part` of its cells, which override `base`, for `max_seconds`.
+  """Runs the unfinished cells in `part` of a sweep, for at most `max_seconds`.
 
+  Args:
+    base: the config that the cells override.
+    cells: all cells of the sweep.
+    notes: further entries of sweep.json.
   Raises:
-    ConfigError: a cell that cannot be run, named; or `workdir` holds another sweep.
-    Preempted: SIGTERM, Ctrl-C or the time limit; the running cell is saved.
+    ConfigError: a cell cannot be run (the message names it), or `workdir` holds another sweep.
+    Preempted: SIGTERM, Ctrl-C or the time limit; the running cell has been saved.
   """
   deadline = time.perf_counter() + max_seconds
   console = Console(highlight=False, soft_wrap=True)
@@ -60,7 +65,7 @@ def sweep(
 def run_part(
   every: Sequence[Job], part: slice, workdir: Path, deadline: float, console: Console
 ) -> None:
-  """The cells of `part`, the held-out ones after the others; of all cells then the report."""
+  """Runs the cells of `part`, held-out ones last; writes the report if `part` is all cells."""
   chosen = schedule.in_order(every[part])
   console.print(schedule.statement(every, workdir), markup=False)
   run_all([job for job in chosen if not job.cell.held_out], every, workdir, deadline, console)
@@ -72,13 +77,13 @@ def run_part(
     run_all(held_out, every, workdir, deadline, console)
   elif held_out:
     console.print(f"held-out cells wait for the others: {', '.join(waiting)}", markup=False)
-  # Of several machines the one with all cells reports.
+  # Only a process that runs all cells (no --cells) writes the report.
   if part == slice(None) and any(row.status == "finished" for row in read_sweep(workdir)):
     console.print(f"report: {report(workdir)}", markup=False)
 
 
 def predict_once(workdir: Path, budget: float, console: Console) -> None:
-  """Predicts the held-out cells of a budget, or waits until another machine has."""
+  """Predicts the held-out cells of a budget, or waits until another process has done so."""
   while True:
     try:
       with claim(workdir, "predicting", "predictions"):
@@ -92,7 +97,7 @@ def predict_once(workdir: Path, budget: float, console: Console) -> None:
 def run_all(
   todo: Sequence[Job], every: Sequence[Job], workdir: Path, deadline: float, console: Console
 ) -> None:
-  """The loop: one line per cell of `todo`, some of `every`, and the time that is left."""
+  """Runs the cells `todo` out of `every`; prints a line and the time left after each."""
   program: Program | None = None
   todo = [job for job in todo if not schedule.is_finished(job, workdir)]
   spent: list[float] = []
@@ -106,7 +111,7 @@ def run_all(
         (run / "failed.json").unlink(missing_ok=True)
         if program is None or program.key != job.program:
           program = None
-          gc.collect()  # the old one's buffers go before the new one's come
+          gc.collect()  # frees the old program's buffers before the new one allocates
           program = Program(job.experiment, make_mesh(job.experiment.mesh))
         how: Any = dict(program=program, trunk=trunk, deadline=deadline, quiet=True)
         result = train(job.experiment, run, **how)
