@@ -68,7 +68,7 @@ class ConditionConfig:
     for name in self.masks:
       check_choice("mask", name, MASKS)
     if not self.masks or self.masks[0] not in WHOLE:
-      raise ValueError(f"masks={self.masks}: the first must give whole frames: {WHOLE}")
+      raise ValueError(f"masks={self.masks}: the first must give whole frames (one of {WHOLE})")
 
 
 def without_codec(params: dict) -> dict:

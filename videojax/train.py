@@ -371,8 +371,8 @@ def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) 
   for name, task in tasks.items():
     frames, height, width, _ = task.source.shape
     yield (
-      f"{name}: {frames} frames of {height}x{width}, {Counts.of(e, task).tokens} tokens a clip, "
-      f"{flops.step(task.products())['total'] / 1e9:.2f} GFLOP a clip and step"
+      f"{name}: {frames} frames of {height}x{width}, {Counts.of(e, task).tokens} tokens per clip, "
+      f"{flops.step(task.products())['total'] / 1e9:.2f} GFLOP per clip and step"
     )
   info, shapes = e.model.info, e.model.abstract_params
   for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):

@@ -28,10 +28,11 @@ def keep_freed_memory() -> bool:
 
 
 def threads_for_fake_devices() -> None:
-  """Gives XLA enough threads for several fake CPU devices (JAX_NUM_CPU_DEVICES); before jax.
+  """Gives XLA enough threads for several fake CPU devices (JAX_NUM_CPU_DEVICES).
 
   Each may wait in a collective for the others: with one thread per core they deadlock, and XLA
   aborts after 40 s (12 of 15 test processes on 2 busy cores; none of 15 with these threads).
+  Call it before importing jax.
   """
   devices = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
   if devices.isdigit() and int(devices) > 1:
@@ -52,9 +53,10 @@ def settings_of_no_tpu() -> None:
 
 
 def most_of_a_gpu() -> None:
-  """Lets JAX use a GPU's memory except for what the driver and cuDNN need; before jax.
+  """Lets JAX use a GPU's memory except for what the driver and cuDNN need.
 
-  JAX's default of three quarters can be too little for a run that fits according to `plan`.
+  JAX's default of three quarters can be too little for a run that fits according to `plan`. Call it
+  before importing jax.
   """
   os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
 

@@ -48,7 +48,7 @@ def _leave(number: int) -> None:
 
 @contextlib.contextmanager
 def asked_to_stop(deadline: float) -> Iterator[Callable[[], str]]:
-  """Yields a function that returns why to stop: a signal's name, 'the time limit', or '' (go on).
+  """Yields a function that returns why to stop: a signal's name, 'the time limit'; '': go on.
 
   The previous handlers are restored at the end, and by the first signal: a second one ends the
   process as if it had not been caught.

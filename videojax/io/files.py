@@ -74,7 +74,7 @@ def read_text(path: Path) -> str:
     ConfigError: the file is missing, not regular, not readable or not UTF-8; the message names it.
   """
   try:
-    if path.exists() and not path.is_file():  # reading a pipe would block for ever
+    if path.exists() and not path.is_file():  # reading a pipe would block forever
       raise ConfigError(f"{path} is not a regular file")
     return path.read_bytes().decode("utf-8-sig")
   except FileNotFoundError:

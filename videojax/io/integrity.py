@@ -201,7 +201,7 @@ def _compare(path: epath.Path, size: int, sha256: str) -> str:
   try:
     if not path.exists():
       return "is missing"
-    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would block for ever
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would block forever
       return "is not a file"
     found_size, found_sha256 = _fingerprint(path)
   except OSError as error:  # no permission, a failing device

@@ -118,7 +118,7 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def _opened(file: Path) -> Any:
-  if not os.path.isfile(file):  # reading a pipe would block for ever
+  if not os.path.isfile(file):  # reading a pipe would block forever
     raise ConfigError(f"{file} does not exist, or is not a regular file")
   try:
     return safe_open(file, framework="numpy")

@@ -124,7 +124,7 @@ def show(written: dict[str, Any]) -> None:
   console = Console(soft_wrap=True, highlight=False)
   seconds = written["seconds"]
   console.print(
-    f"{written['seconds_per_step'] * 1e3:.1f} ms a step (median of {len(seconds)}, "
+    f"{written['seconds_per_step'] * 1e3:.1f} ms per step (median of {len(seconds)}, "
     f"{min(seconds) * 1e3:.1f} to {max(seconds) * 1e3:.1f}; compile "
     f"{written['compile_seconds']:.1f} s not counted)"
   )

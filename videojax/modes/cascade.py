@@ -61,7 +61,7 @@ def continued(
 
 
 def takes(config: Any, masks: Sequence[str]) -> tuple[str, ...]:
-  """What a model takes of a clip: 'low', the clip to enlarge; 'sparse', frames to fill between.
+  """What a model takes from a clip: 'low', a clip to enlarge; 'sparse', frames to fill between.
 
   Raises:
     ConfigError: it takes neither.
