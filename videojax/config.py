@@ -34,7 +34,7 @@ from videojax.specs import CodecSpec, ModelSpec
 from videojax.task import ConditionConfig, Task
 
 ClipsPerDevice = Annotated[float, Range(0, 2**16, open_low=True)]
-EmaWidth = Annotated[float, Range(0, 0.28, open_low=True, open_high=True)]  # optim.ema_gamma's
+EmaWidth = Annotated[float, Range(0, 0.28, open_low=True, open_high=True)]  # see optim.ema_gamma
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Experiment:
 
   @property
   def trunk_end(self) -> int | None:
-    """Last step shared with a longer run of the same schedule; its checkpoint is kept."""
+    """Last step shared with a longer run of the same schedule, if any; its checkpoint is kept."""
     end = self.optim.decay_start(self.total_steps)
     return end if 0 < end < self.total_steps else None
 

@@ -33,7 +33,7 @@ class Range:
   """Bounds of a number.
 
   Attributes:
-    low, high: bounds, themselves allowed unless open.
+    low, high: bounds, inclusive unless open.
     open_low, open_high: whether a bound is open.
     infinite: whether infinity is allowed; otherwise a float must be finite.
   """

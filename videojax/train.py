@@ -109,7 +109,7 @@ def train(
     )  # fmt: skip
     with log, contextlib.ExitStack() as handlers:
       catch = lambda: agreement.agreed(handlers.enter_context(asked_to_stop(deadline)), mesh)
-      # Before and after the steps there is nothing to save: a single process then just ends.
+      # Before and after the steps there is nothing to save: a single process ends immediately.
       stop = catch() if distributed.several() else None
       for line in (*notes, *describe_run(e, tasks, mesh, start)):
         log.say(line)

@@ -63,7 +63,7 @@ def _unseen(path: Path) -> str:
 
 
 def agreed(asked: Callable[[], str], mesh: Mesh) -> Callable[[], str]:
-  """Makes `asked` agree: all processes get the answer that any of them had one call before.
+  """Makes `asked` agree: all processes get the answer that any of them had in the previous call.
 
   All processes must call it equally often. The answers are reduced on the devices after the last
   dispatch and read one call later, so that no process waits for another.

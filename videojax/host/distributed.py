@@ -142,7 +142,7 @@ def end(code: int, *, orderly: bool) -> int:
     if not leaving.is_alive():
       return code
   sys.stdout.flush()
-  if jax.process_index() == 0:  # then jax aborts the others: let them print their errors first
+  if jax.process_index() == 0:  # its end aborts the others: let them print their errors first
     time.sleep(2)
   os._exit(code)
 
@@ -246,11 +246,11 @@ def _metadata(key: str) -> str:
   return ""
 
 
-# Waiting for each other. jax's own wait ends in an abort that does not name what is missing.
+# Waiting for each other. jax's own wait ends in an abort that does not name the missing processes.
 
 
 def meet(cluster: Cluster, wait: float) -> None:
-  """Returns when all processes have connected; else those that have raise, naming the missing."""
+  """Returns when all processes have connected; else raises on those that have, naming the rest."""
   host = cluster.address.rpartition(":")[0]
   if cluster.process == 0:
     _gather(cluster, cluster.port, wait)

@@ -11,7 +11,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-  """Makes glibc's malloc keep freed memory, for steps on the CPU; False with another C library.
+  """Makes glibc's malloc keep freed memory, for steps on the CPU; returns whether it does.
 
   XLA's CPU backend allocates its temporaries anew in every step. By default glibc maps and unmaps
   such blocks, so that each step waits for the kernel to zero the same pages again: up to half of

@@ -293,7 +293,7 @@ class Checkpointer:
     try:
       yield
     except Exception as error:
-      self._manager = None  # its list of steps has the failed one; the next save opens a new one
+      self._manager = None  # it lists the failed step too; the next save opens a new manager
       if jax.process_index() == 0:
         with contextlib.suppress(OSError):
           self._remove_unfinished()

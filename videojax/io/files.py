@@ -13,7 +13,7 @@ from videojax.errors import ConfigError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-  """Yields a temporary file beside `path`, which is then renamed to it.
+  """Yields the path of a temporary file beside `path`, which is renamed to `path` at the end.
 
   A reader sees the old file or the new one, never a part; after an error the old one remains.
   """

@@ -16,7 +16,7 @@ from videojax.errors import ConfigError
 from videojax.io.files import write_text
 
 EVERY_SECONDS = 10.0  # between two lines about a slow phase
-# The last one prints: that of the current run.
+# Functions that print a line; the last one is used, that of the current run.
 _sayers: list[Callable[[str], None]] = [functools.partial(print, flush=True)]
 
 
@@ -125,7 +125,7 @@ class Log:
 
 
 def describe(values: dict[str, float]) -> str:
-  """'loss 0.1234  12.3k tokens/s  MFU 31 %'."""
+  """'loss 0.1234  12.3k tokens/s  MFU 31.0%'."""
   text = f"loss {values['loss']:.4f}  {values['tokens_per_s'] / 1e3:.1f}k tokens/s"
   return text + (f"  MFU {values['mfu']:.1%}" if "mfu" in values else "")
 

@@ -112,7 +112,7 @@ def make_arguments(program: Program, task: Task, replicas: int | None) -> tuple[
 
 
 def estimate(e: Experiment, mesh: Mesh) -> float | None:
-  """Seconds per step as in `plan`; None for an unknown chip, or several, which communicate."""
+  """Seconds per step as in `plan`; None for an unknown chip, or several (unknown traffic)."""
   kind = jax.devices()[0].device_kind
   if mesh.size > 1 or roofline.memory(kind) is None:
     return None

@@ -91,7 +91,7 @@ def _check(have: tuple[int, ...], want: tuple[int, ...]) -> None:
 
 
 def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> None:
-  """Samples clips of the main split with the runs `before`, then this one; see samples/cascade/.
+  """Samples clips of the main split with the runs `before`, then this; writes samples/cascade/.
 
   Args:
     experiment, workdir: of the last stage.

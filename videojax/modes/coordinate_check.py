@@ -57,7 +57,7 @@ def coordinates(experiment: Experiment, workdir: Path) -> dict[str, Any]:
 
 
 def widened(e: Experiment, doublings: int) -> Iterator[Experiment]:
-  """The experiment at 1, 2, 4, ... times its width, unrolled."""
+  """The experiment at 1, 2, 4, ... times its width, without scan and remat."""
   model = e.model
   how = {"remat": "none"} | ({"scan": False} if model.scan else {})
   for _ in range(doublings + 1):

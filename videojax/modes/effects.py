@@ -88,7 +88,7 @@ class Steered:
     return np.asarray(video)
 
   def given(self, name: str) -> list[bool]:
-    """Which frames a mask gives entirely; names of no mask count as 'start'."""
+    """Which frames a mask gives entirely; unknown names count as 'start'."""
     mask = name if name in controls.MASKS else "start"
     if mask not in controls.WHOLE:
       return [False] * self.truth.shape[1]

@@ -34,7 +34,7 @@ def opened(experiment: Experiment, workdir: Path) -> Iterator[tuple[Evaluator, d
 
 
 def evaluate(experiment: Experiment, workdir: Path) -> None:
-  """Writes frozen loss, coherence and, if configured, FVD of the EMA weights: evaluation.json."""
+  """Writes evaluation.json: frozen loss, coherence and, if configured, FVD of the EMA weights."""
   with opened(experiment, workdir) as (evaluator, params, step):
     loss = evaluator.frozen_loss(params)
     coherence = evaluator.coherence(params)

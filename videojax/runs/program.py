@@ -94,7 +94,7 @@ def check_memory(program: "Program") -> None:
 
 
 def memory_of(device: jax.Device) -> tuple[float, str]:
-  """(bytes that a device of this process may use, its name); CPU devices share the memory."""
+  """(bytes that a device of this process may use, its name); CPU devices share the machine's."""
   stats = device.memory_stats() or {}
   if "bytes_limit" in stats:
     return stats["bytes_limit"], device.device_kind
@@ -333,7 +333,7 @@ def compiled_bytes(compiled: Any) -> int:
 
 
 def put_replicated(x: Any, mesh: Mesh) -> Any:
-  """Replicates a value, which all processes have, on every device."""
+  """Puts a value that all processes have on every device."""
   whole = NamedSharding(mesh, PartitionSpec())
   if jax.process_count() == 1 or isinstance(x, jax.Array):
     return jax.device_put(x, whole)

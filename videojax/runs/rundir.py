@@ -31,7 +31,7 @@ def read_json(path: Path) -> Any:
   """Reads a JSON file of a run directory.
 
   Raises:
-    ConfigError: if it is missing or damaged.
+    ConfigError: it is missing or damaged.
   """
   if not path.exists():
     raise ConfigError(f"{path.parent} is not a run directory: it has no {path.name}")
@@ -39,7 +39,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_sound(path: Path, sound: Callable[[Any], bool]) -> Any | None:
-  """Reads an optional JSON file; None if it is missing or damaged, which is then printed.
+  """Reads an optional JSON file; None if it is missing or, with a printed note, damaged.
 
   Args:
     sound: whether a value has the form that the file should have.
