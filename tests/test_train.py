@@ -149,7 +149,7 @@ def test_branch_from_nothing_is_named(tmp_path, value, words):
 def test_non_finite_loss_stops_and_names_step_and_last_good_checkpoint(tmp_path):
   with pytest.raises(Diverged) as error:
     run(tmp_path / "run", optim__learning_rate=1e30, optim__clip=0.0)
-  assert "not finite at step" in str(error.value) and "finite ones up to step" in str(error.value)
+  assert "not finite at step" in str(error.value) and "were finite up to step" in str(error.value)
   assert not (tmp_path / "run" / "result.json").exists()
 
 
