@@ -1,15 +1,15 @@
 # make demo    sets up .venv and trains the quickstart
-# make test    sets up .venv; lint, types and the fast tests (SLOW=1: the slow ones too)
-# Needs Python >= 3.11 and make; uses uv where it is there, pip otherwise.
+# make test    sets up .venv and runs lint, mypy and the fast tests (SLOW=1: the slow ones too)
+# Needs Python >= 3.11 and make; uses uv if it is installed, pip otherwise.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
-# jax 0.10 is the last one for Python 3.11; each set of versions below was tested.
+# jax 0.10 is the last version for Python 3.11; the tests passed with each set of versions.
 SERIES := $(shell $(PYTHON) -c "import sys; print('py311' if sys.version_info < (3, 12) else 'py312')")
 CONSTRAINTS := .constraints/$(SERIES).txt
-# Keeps XLA's output of one run for the next.
+# Caches compiled programs between runs.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/xla
 
 .PHONY: demo test lint setup clean

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A run here: one process, or several that find each other over loopback, each with fake CPU devices.
+# Runs on this machine: one process, or several over loopback, each with fake CPU devices.
 #
 #   launch/local.sh [--dry-run] --config=FILE --workdir=DIR [more arguments of videojax.launch]
 #   PROCESSES=2 DEVICES=4 launch/local.sh --config=experiments/quickstart.py --workdir=runs/two
 #
-#   PROCESSES  1; with more, JAX_PLATFORMS=cpu, and the processes share the cores
-#   DEVICES    1, the fake CPU devices of each process
-#   PORT       of the first process, at which the others find it; default: one at random
-#   PYTHON     python
+#   PROCESSES  number of processes; default 1. Several use JAX_PLATFORMS=cpu and share the cores
+#   DEVICES    fake CPU devices per process; default 1
+#   PORT       where the others connect to process 0; default: a random port
+#   PYTHON     default: python
 #
-# Ctrl-C and SIGTERM go to all processes, which save and end with 143. When one fails, the others
-# are killed: what they would do next needs it. Nothing is started again; the same command continues.
+# Ctrl-C and SIGTERM go to all processes, which save and exit with 143. If one fails, the others,
+# which cannot continue without it, are killed. Nothing is restarted: run the same command again.
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "${BASH_SOURCE[0]%/*}/lib.sh"
@@ -29,7 +29,7 @@ fi
 
 address=127.0.0.1:${PORT:-$((20000 + RANDOM % 10000))}
 pids=()
-set -m # each process in a group of its own, so that Ctrl-C reaches it once, through the trap
+set -m # each process in its own group, so that Ctrl-C reaches it once, through the trap
 for ((i = 0; i < processes; i++)); do
   one=(env "JAX_COORDINATOR_ADDRESS=$address" "JAX_NUM_PROCESSES=$processes" "JAX_PROCESS_ID=$i"
     JAX_PLATFORMS=cpu "JAX_NUM_CPU_DEVICES=${DEVICES:-1}" "${command[@]}")
@@ -52,12 +52,12 @@ while ((${#pids[@]})); do
     ((status)) || continue
     ((code)) || code=$status
     if ((status != 143 && ${#pids[@]})); then
-      echo "${0##*/}: process $i failed with $status, the others are killed" >&2
+      echo "${0##*/}: process $i failed with $status; killing the others" >&2
       kill -KILL "${pids[@]}" 2>/dev/null || true
       wait "${pids[@]}" 2>/dev/null || true
       exit "$code"
     fi
   done
-  sleep 0.1 || true # which Ctrl-C ends
+  sleep 0.1 || true # Ctrl-C ends the sleep
 done
 exit "$code"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Called by tpu_vm.sh on every worker of a TPU VM: the tested versions in .venv, with a Python of
-# their own (the VM's is too old), and the bucket that is named, if one is, at /mnt/gs/BUCKET.
+# Called by tpu_vm.sh on every worker of a TPU VM: installs the tested versions in .venv, with its
+# own Python (the VM's is too old), and mounts BUCKET, if given, at /mnt/gs/BUCKET.
 #
 #   launch/tpu_setup.sh [--dry-run] [BUCKET]
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "${BASH_SOURCE[0]%/*}/lib.sh"
-(($# <= 1)) || die "'$2': one BUCKET at most; see --help"
+(($# <= 1)) || die "'$2': at most one BUCKET can be given; see --help"
 bucket=${1:-} at=/mnt/gs/${1:-}
 match BUCKET "$bucket" "[a-z0-9][a-z0-9._-]+" "a bucket's name"
 cd "$root"
@@ -27,6 +27,6 @@ if ! command -v gcsfuse >/dev/null; then
 fi
 run sudo mkdir -p "$at"
 run sudo chown "$(id -u)" "$at"
-# Nothing is cached: the workers wait for each other's files.
+# Without caches, since the workers wait for each other's files.
 run gcsfuse --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 \
   --kernel-list-cache-ttl-secs=0 "$bucket" "$at"

@@ -256,7 +256,7 @@ def test_phyworlds_sweep_is_its_grid_of_data_and_model_sizes(variant, cells):
   "arg", ["unifrom,S,30K", "uniform,M,30K", "uniform,S,30k", "uniform,S,3M,x"]
 )
 def test_a_misspelt_variant_of_phyworld_is_refused(arg):
-  with pytest.raises(ValueError, match="there are"):
+  with pytest.raises(ValueError, match="available: "):
     config("papers/phyworld", arg)
 
 

@@ -56,7 +56,7 @@ def test_signal_before_the_first_step_ends_the_process_at_once_with_a_line(tmp_p
     child.send_signal(number)
     _, err = child.communicate(timeout=30)
   assert child.returncode == 128 + number and not (tmp_path / "run").exists()
-  assert err == f"stopped by {number.name}; the same command continues\n"
+  assert err == f"stopped by {number.name}; run the same command again to continue\n"
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_signal_before_the_first_step_ends_the_process_at_once_with_a_line(tmp_p
     ([QUICK, "--config.batch_size=many", "--workdir=x"], "batch_size"),
     (["--config=experiments/quickstart.py:smok", "--workdir=x"], "did you mean 'smoke'"),
     ([QUICK, "--mode=sweep", "--workdir=x"], "defines no get_sweep()"),
-    ([QUICK, "--max-seconds=nan", "--workdir=x"], "--max-seconds=nan must be seconds"),
-    ([QUICK, "--max-seconds=-1", "--workdir=x"], "--max-seconds=-1 must be seconds"),
-    ([QUICK, "--wait-for-hosts=nan", "--workdir=x"], "--wait-for-hosts=nan must be seconds"),
+    ([QUICK, "--max-seconds=nan", "--workdir=x"], "--max-seconds=nan must be from 0 to"),
+    ([QUICK, "--max-seconds=-1", "--workdir=x"], "--max-seconds=-1 must be from 0 to"),
+    ([QUICK, "--wait-for-hosts=nan", "--workdir=x"], "--wait-for-hosts=nan must be from 0 to"),
   ],
 )
 def test_wrong_flags_are_named(command, tmp_path, arguments, words):
@@ -123,7 +123,7 @@ def test_run_may_start_where_its_plan_was_written(command, tmp_path):
 @pytest.mark.parametrize(
   "override,words",
   [
-    ("model.channels=4", "model.channels=4, the data has 3"),
+    ("model.channels=4", "model.channels=4, but the data has 3"),
     ("model.text=7", "['text', 'text_mask'], which the data does not have"),
     ("optim.freeze=nothing", "matches no parameter"),
     ("condition.known_frames=3", "must be equal"),
@@ -229,6 +229,6 @@ def test_sweep_lists_its_cells_and_runs_none(command, tmp_path):
 def test_sweep_stops_at_its_time_limit_and_says_how_to_go_on(command, tmp_path):
   where = f"--workdir={tmp_path / 'w'}"
   code, out, _ = command(*SWEEP, where, "--cells=0:1", "--max-seconds=0")
-  assert code == launch.STOPPED and "time limit" in out and "the same command continues" in out
+  assert code == launch.STOPPED and "time limit" in out and "run the same command again" in out
   code, _, error = command(*SWEEP, where, "--cells=3")
   assert code == 1 and "must be i:j" in error and "Traceback" not in error

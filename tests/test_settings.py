@@ -162,7 +162,7 @@ def test_more_classes_in_the_data_than_in_the_model_are_refused():
     if classes == 10:
       resolve(values).task("r")
       continue
-    with pytest.raises(ConfigError, match=r"labels of 11 classes, but model\.classes=10"):
+    with pytest.raises(ConfigError, match=r"data has 11 classes, but model\.classes=10"):
       resolve(values).task("r")
 
 
@@ -295,8 +295,8 @@ def test_an_override_that_is_no_setting_or_no_value_says_what_there_is(monkeypat
     ("batch_size=many", "--config.batch_size=many must be a whole number and >= 1"),
     ("model.patch=3", "model.patch=(3,) must be a tuple of 3 values"),
     ("model.scalars={}", "--config.model.scalars={} must be a tuple"),
-    ("total_steps.x=1", "total_steps is one value, 2"),
-    ("optim=3", "--config.optim=3 must be settings by name"),
+    ("total_steps.x=1", "total_steps is a single value, 2"),
+    ("optim=3", "--config.optim=3 must be a dict of settings"),
     ("model.text=True", "model.text=True must be text, or a whole number"),
     ("evaluate.fvd_weights={}", "evaluate.fvd_weights={} must be text, or None"),
   ):
@@ -329,5 +329,5 @@ def test_an_experiment_file_that_cannot_run_is_named_with_its_line(text, said, t
 def test_build_leaves_direct_construction_and_json_the_same_value():
   e = tiny(sampler__eta=0, optim__learning_rate=1)
   assert type(e.sampler.eta) is float and type(e.optim.learning_rate) is float
-  with pytest.raises(ConfigError, match="settings by name"):
+  with pytest.raises(ConfigError, match="optim=3 must be a dict of settings"):
     build(SECTIONS["optim"], 3, "optim")

@@ -51,10 +51,10 @@ def test_what_is_split_otherwise_or_whole_is_told():
   axes, shape = UP, (28, 1152, 4608)
   assert fallbacks(axes, shape, mesh(fsdp=64)) == []
   assert fallbacks(axes, shape, mesh(fsdp=256)) == [
-    "embed=1152 is not divisible by fsdp=256: split mlp=4608 instead"
+    "embed=1152 is not divisible by fsdp=256: sharding mlp=4608 instead"
   ]
   assert fallbacks(("embed", None), (1152, 6), mesh(fsdp=256)) == [
-    "embed=1152 is not divisible by fsdp=256: stored whole"
+    "embed=1152 is not divisible by fsdp=256: replicated over fsdp"
   ]
 
 

@@ -135,7 +135,7 @@ def test_init_from_takes_ema_weights_and_nothing_else(whole, tmp_path):
   fresh = run(tmp_path / "fresh", init_from=str(workdir), total_steps=1)
   assert fresh.frozen_loss.init == pytest.approx(result.frozen_loss.final, rel=1e-4)
   assert fresh.params_sha256 != result.params_sha256
-  with pytest.raises(ConfigError, match="has another model"):
+  with pytest.raises(ConfigError, match="has a different model"):
     run(tmp_path / "other", init_from=str(workdir), model__mlp_ratio=2.0)
 
 
@@ -149,7 +149,7 @@ def test_branch_from_nothing_is_named(tmp_path, value, words):
 def test_non_finite_loss_stops_and_names_step_and_last_good_checkpoint(tmp_path):
   with pytest.raises(Diverged) as error:
     run(tmp_path / "run", optim__learning_rate=1e30, optim__clip=0.0)
-  assert "not finite at step" in str(error.value) and "finite ones up to step" in str(error.value)
+  assert "not finite at step" in str(error.value) and "were finite up to step" in str(error.value)
   assert not (tmp_path / "run" / "result.json").exists()
 
 
@@ -160,7 +160,7 @@ def test_batch_that_the_devices_do_not_divide_is_refused_before_anything_is_writ
 
 
 def test_mesh_that_needs_other_devices_is_refused(tmp_path):
-  with pytest.raises(ValueError, match="needs 3 devices, there are 8"):
+  with pytest.raises(ValueError, match="needs 3 devices, but there are 8"):
     train(tiny(mesh__data=3), tmp_path / "run")
 
 

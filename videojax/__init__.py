@@ -1,3 +1,3 @@
-"""videojax: what compute buys in video generation, measured."""
+"""videojax measures what compute buys in video generation."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""From a ConfigDict to frozen dataclasses: unknown keys fail here, with the nearest valid name.
+"""Converts a ConfigDict to frozen dataclasses; an unknown key is an error that suggests another.
 
 Every default is defined once, in the dataclass that uses it; an experiment file (experiments/*.py)
-names only its own decisions. `Experiment` describes a whole run.
+sets only what differs from them. `Experiment` describes a whole run.
 """
 
 import dataclasses
@@ -34,36 +34,38 @@ from videojax.specs import CodecSpec, ModelSpec
 from videojax.task import ConditionConfig, Task
 
 ClipsPerDevice = Annotated[float, Range(0, 2**16, open_low=True)]
-EmaWidth = Annotated[float, Range(0, 0.28, open_low=True, open_high=True)]  # optim.ema_gamma's
+EmaWidth = Annotated[float, Range(0, 0.28, open_low=True, open_high=True)]  # see optim.ema_gamma
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that a run is.
+  """The complete definition of a run.
 
   Attributes:
-    total_steps: updates.
+    total_steps: number of updates.
     batch_size: clips per update, over all devices.
     model: architecture and sizes.
-    data: training sources by name; evaluate.source is the one that is measured.
+    data: training sources by name; measures use the one that evaluate.source names.
     denoiser, objective, condition, controls, optim: what is learned and how.
-    seed: of parameters, noise, the order of finite data and the stretch of endless data.
+    seed: determines the initial parameters, the noise, the order of finite data and which part of
+      endless data is used.
     accumulate: microbatches per update.
     mup_base_width: width at which `optim.learning_rate` was tuned and initialisation is unscaled;
       other widths follow muP's rules (scaling/mup.py). None: the standard parametrisation.
-    clips_per_device: batch_size for any number of devices (`on_devices`); None: as it stands.
-    codec: between clips and what the model sees (videojax/codecs/); its weights do not train, and
-      a checkpoint holds them beside the model's.
-    ema: widths (sigma_rel) of the averages that are kept; the first is the one that is evaluated;
-      none: the raw weights are.
-    init_from: run directory whose EMA weights are taken, and nothing else; or published weights in
-      safetensors (runs/weights.py).
-    init_fresh: regular expression; parameters whose path it matches (from the start) are not taken
-      from there: the layers that an inflated model adds.
-    branch_from: 'RUN@STEP', whose whole state is carried on.
-    xla_flags: names of compiler options for the training step (xla_flags.PRESETS).
-    steps_per_dispatch: updates per call of the compiled step; more than 1 where a step is shorter
-      than what the host needs for it.
+    clips_per_device: sets batch_size from the number of devices (`on_devices`); None: batch_size
+      is used as given.
+    codec: maps between clips and the latents that the model sees (videojax/codecs/); its weights
+      are frozen, and checkpoints contain them.
+    ema: widths (sigma_rel) of the EMAs that are kept; the first one is evaluated. Empty: the raw
+      weights are evaluated.
+    init_from: run directory from which the EMA weights, and nothing else, are taken; or published
+      weights in safetensors (runs/weights.py).
+    init_fresh: regular expression; parameters whose path matches it (from the start) are not taken
+      from init_from, e.g. the layers that an inflated model adds.
+    branch_from: 'RUN@STEP', a checkpoint whose whole state this run continues from.
+    xla_flags: names of sets of compiler options for the training step (xla_flags.PRESETS).
+    steps_per_dispatch: updates per call of the compiled step; more than 1 if a step takes less
+      time than the host's work for it.
     log_every_steps: steps between lines of metrics.jsonl.
     tensorboard: also write TensorBoard events (extra `tensorboard`).
   """
@@ -111,16 +113,16 @@ class Experiment:
     for name in self.xla_flags:
       check_choice("xla_flags", name, PRESETS)
     if self.init_from and self.branch_from:
-      raise ValueError("init_from and branch_from exclude each other: weights, or the whole state")
+      raise ValueError("set init_from (weights only) or branch_from (the whole state), not both")
 
   @property
   def trunk_end(self) -> int | None:
-    """The last step that a longer run with the same schedule shares: its checkpoint is kept."""
+    """Last step shared with a longer run of the same schedule, if any; its checkpoint is kept."""
     end = self.optim.decay_start(self.total_steps)
     return end if 0 < end < self.total_steps else None
 
   def on_devices(self, number: int) -> "Experiment":
-    """The experiment with the batch of `number` devices, where it says how many clips each has."""
+    """The experiment with the batch_size for `number` devices, if clips_per_device is set."""
     if self.clips_per_device is None:
       return self
     return dataclasses.replace(self, batch_size=max(round(self.clips_per_device * number), 1))
@@ -129,7 +131,7 @@ class Experiment:
     """The task on the training source `name`, with some of the source's settings replaced.
 
     Raises:
-      ConfigError: a setting of the source, or data that are not there or do not fit.
+      ConfigError: a setting of the source is invalid, or its data is missing or does not fit.
     """
     source, where = self.data[name], f"data.{name}"
     try:
@@ -161,14 +163,14 @@ class Experiment:
       raise ConfigError(named(where, error)) from error
 
 
-# What makes two runs the same experiment (DESIGN section 3); the rest may change on resume.
+# Settings that define an experiment; all others may change on resume.
 IDENTITY = (
   "model", "codec", "data", "denoiser", "objective", "condition", "controls", "optim",
   "batch_size", "seed", "ema", "mup_base_width", "init_from", "init_fresh", "branch_from",
 )  # fmt: skip
-# Fields of the model that change how it is computed, not what.
+# Settings of the model that change how it is computed, not what it computes.
 EXECUTION = ("remat", "scan", "kernel", "context")
-# What is data to a compiled training step: runs that differ in nothing else share it.
+# Arguments of the compiled training step: runs that differ only in these settings share it.
 AS_DATA = (
   "total_steps", "seed", "optim.learning_rate", "optim.schedule", "optim.warmup_steps",
   "optim.decay_fraction", "init_from", "init_fresh", "branch_from", "checkpoint.save_every_steps",
@@ -215,7 +217,7 @@ def complete(config: ConfigDict) -> ConfigDict:
 
 
 def _with_defaults(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-  """The values and the defaults of the fields beside them, as the command line can change them."""
+  """The values, completed with defaults, in a form that the command line can change."""
   out = dict(values)
   for field in dataclasses.fields(cls):
     if not field.init:
@@ -230,7 +232,7 @@ def _with_defaults(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _for_flags(hint: Any, value: Any) -> Any:
-  """A value whose type tells config_flags how to read another one for it."""
+  """The value, with a type from which config_flags knows how to parse an override."""
   kind = settings.plain(hint)
   if kind is float and type(value) is int:
     return float(value)
@@ -238,30 +240,30 @@ def _for_flags(hint: Any, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
   if isinstance(value, Mapping) or dataclasses.is_dataclass(kind):
     return value
-  return FieldReference(value, field_type=object)  # None or text, anything: a Python literal
+  return FieldReference(value, field_type=object)  # optional or of any type: a Python literal
 
 
-# Sections of the experiment that are one dataclass each.
+# Sections of the experiment that are each one dataclass.
 SECTIONS: dict[str, Any] = {
   name: hint
   for name, hint in settings.hints(Experiment).items()
   if dataclasses.is_dataclass(hint) and name not in ("model", "codec")
 }
-NAMED = {  # section -> package of its modules, what they are, what each has
+NAMED = {  # section -> (package of its modules, noun for a module, members of each module)
   "model": ("videojax.models", "architecture", ("Config", "Model")),
   "codec": ("videojax.codecs", "codec", ("Config", "Codec")),
   "data": ("data_pipelines", "data source", ("Config", "Source")),
 }
 
 
-def settings_of(key: str, config: Mapping[str, Any]) -> Any:
-  """The dataclass that `key` is a setting of; None where there is none.
+def settings_of(key: str, config: Mapping[str, Any]) -> type | None:
+  """The dataclass that has `key` as a field, or None.
 
   Args:
     key: dotted, as on the command line: 'optim.b2', 'data.clips.path'.
     config: the experiment's nested dict.
   Raises:
-    ConfigError: a model, codec or data source that there is not.
+    ConfigError: the model, codec or data source that `key` belongs to does not exist.
   """
   section, *rest = key.split(".")
   if not rest:
@@ -275,7 +277,7 @@ def settings_of(key: str, config: Mapping[str, Any]) -> Any:
   return _module(section, where, values).Config
 
 
-def _module(section: str, where: str, values: Mapping[Any, Any]) -> ModuleType:
+def _module(section: str, where: str, values: Mapping[str, Any]) -> ModuleType:
   name = values.get("name", CodecSpec().name if section == "codec" else None)
   try:
     return settings.module(NAMED[section][0], name, *NAMED[section][1:])
@@ -284,9 +286,9 @@ def _module(section: str, where: str, values: Mapping[Any, Any]) -> ModuleType:
 
 
 def _named(section: str, values: Any) -> tuple[str, Any]:
-  """(name of the module, its Config) of the settings of a model or a codec."""
+  """(module name, its Config) from the settings of a model or a codec."""
   if not isinstance(values, Mapping):
-    raise ConfigError(f"{section}={values!r} must be settings by name")
+    raise ConfigError(f"{section}={values!r} must be a dict of settings")
   module = _module(section, section, values)
   own = {key: value for key, value in values.items() if key != "name"}
   return module.__name__.rpartition(".")[2], build(module.Config, own, section)
@@ -294,7 +296,7 @@ def _named(section: str, values: Any) -> tuple[str, Any]:
 
 def _source(name: str, values: Any) -> SourceConfig:
   if not isinstance(values, Mapping) or "name" not in values:
-    raise ConfigError(f"data.{name} lacks 'name', the module of data_pipelines/ that it comes from")
+    raise ConfigError(f"data.{name} lacks 'name', the name of its module in data_pipelines/")
   _module("data", f"data.{name}", values)
   own = {key: value for key, value in values.items() if key not in ("name", "weight")}
   parts = {"name": values["name"], "weight": values.get("weight", 1), "settings": tuples(own)}
@@ -302,14 +304,14 @@ def _source(name: str, values: Any) -> SourceConfig:
 
 
 def to_json(value: Any) -> Any:
-  """Dataclasses, tuples and mappings -> what JSON holds, defaults included."""
+  """Converts dataclasses, tuples and mappings to JSON values, defaults included."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
   if isinstance(value, Mapping):
     return {str(k): to_json(v) for k, v in value.items()}
   if isinstance(value, tuple | list):
     return [to_json(v) for v in value]
-  if isinstance(value, float) and math.isinf(value):  # which JSON has not; `settings` reads this
+  if isinstance(value, float) and math.isinf(value):  # not in JSON; `settings` parses this text
     return "Infinity" if value > 0 else "-Infinity"
   return value
 
@@ -317,8 +319,8 @@ def to_json(value: Any) -> Any:
 def from_json(written: Mapping[str, Any]) -> Experiment:
   """The experiment of a config.json (the inverse of `to_json`).
 
-  Settings that it lacks, being older than they are, have their defaults. Those of how a model
-  is computed (EXECUTION) that it no longer has are left out.
+  Settings that are newer than the file get their defaults. EXECUTION settings that the model no
+  longer has are dropped.
   """
   values = {key: value for key, value in written.items() if key != "changes"}
   for name in {"model", "codec"} & values.keys():
@@ -343,15 +345,15 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def program_of(experiment: Experiment) -> str:
-  """What runs must have in common to share one compiled program, as text to compare."""
+  """The settings that runs must have in common to share one compiled program, as JSON text."""
   flat = flatten(to_json(experiment))
   kept = {k: v for k, v in flat.items() if k not in AS_DATA}
-  if experiment.optim.name == "muon":  # the ratio of its two learning rates is in the program
+  if experiment.optim.name == "muon":  # the ratio of its two learning rates is compiled in
     kept["optim.learning_rate"] = experiment.optim.learning_rate
   return json.dumps(kept, sort_keys=True)
 
 
 def identity_of(resolved: dict[str, Any]) -> dict[str, Any]:
-  """The part of a resolved config that must not change in a run, by dotted path."""
+  """The settings of a resolved config that must not change during a run, by dotted path."""
   kept = flatten({key: resolved[key] for key in IDENTITY})
   return {k: v for k, v in kept.items() if k.split(".")[-1] not in EXECUTION}

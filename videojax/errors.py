@@ -1,4 +1,4 @@
-"""Errors for people: what is wrong, where, what to do."""
+"""Errors for users: each message says what is wrong, where, and what to do."""
 
 import difflib
 import importlib
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
-  """A setting that cannot be used; shown without a traceback."""
+  """A setting is invalid; shown without a traceback."""
 
 
 class NotFiniteError(ArithmeticError):
@@ -14,20 +14,20 @@ class NotFiniteError(ArithmeticError):
 
 
 def require_extra(module: str, extra: str) -> None:
-  """Raises ConfigError, with the command that helps, where an optional package is missing."""
+  """Raises ConfigError, with the command to install it, if an optional package is missing."""
   try:
     importlib.import_module(module)
   except ModuleNotFoundError:
     raise ConfigError(
-      f"{module} is not installed; it comes with an extra: pip install 'videojax[{extra}]'"
+      f"{module} is not installed; install it with: pip install 'videojax[{extra}]'"
     ) from None
 
 
 def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
-  """Raises ValueError that names the choices, the nearest first, if value is not one of them."""
+  """Raises ValueError, naming the choices and the nearest one, if `value` is not among them."""
   choices = sorted(choices)
   if value in choices:
     return
   near = difflib.get_close_matches(value, choices, n=1)
   hint = f" (did you mean '{near[0]}'?)" if near else ""
-  raise ValueError(f"no {what} '{value}'{hint}; there are: {', '.join(choices) or 'none'}")
+  raise ValueError(f"no {what} '{value}'{hint}; available: {', '.join(choices) or 'none'}")

@@ -1,7 +1,7 @@
 """python -m videojax.fits DEVICES SLICES --config=FILE --workdir=DIR [--config.a.b=value]
 
-Checks that a command can run on so many devices; the scripts of launch/ ask this before they rent
-any. Compiles nothing and takes seconds.
+Checks whether a command can run on DEVICES devices in SLICES slices; the scripts in launch/ do so
+before they rent any. Compiles nothing and takes seconds.
 """
 
 import sys
@@ -14,7 +14,7 @@ REFUSED = 2
 
 
 def main(argv: list[str]) -> int:
-  """Exit code 0: it can; 2: it cannot, with the reason on standard error."""
+  """Returns exit code 0 if the command can run, else 2, with the reason on standard error."""
   devices, slices = int(argv[1]), int(argv[2])
   try:
     command = launch.parse([argv[0], *argv[3:]])

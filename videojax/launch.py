@@ -1,9 +1,9 @@
 """python -m videojax.launch --config=FILE[:arg] --workdir=DIR [--mode=...] [--config.a.b=value]
 
-Flags -> config -> one mode. No logic here.
+Parses the flags and the config and runs one mode. No logic here.
 """
 
-if __name__ == "__main__":  # before what takes its time to import
+if __name__ == "__main__":  # before the slow imports
   from videojax.host import stop
 
   stop.listen()
@@ -29,18 +29,18 @@ from videojax.host.process import (
 )
 from videojax.io import log
 
-STOPPED = 143  # what a process ended by SIGTERM returns: the job is not done
-TOO_LARGE = 3  # plan: it does not fit
-MANY = ("train", "evaluate", "sample", "bench")  # modes that several processes run together
+STOPPED = 143  # exit code of a process that SIGTERM ends: the job is not finished
+TOO_LARGE = 3  # exit code of plan if the run does not fit in memory
+MANY = ("train", "evaluate", "sample", "bench")  # modes that several processes can run together
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """A command line: its flags, the experiment file and that file's dict with its overrides."""
+  """A parsed command line: flags, experiment file, and its config with overrides applied."""
 
   flags: flags.FlagValues
   config: dict[str, Any]
-  file: Any  # an overrides.ExperimentFile; None where --help alone is asked for
+  file: Any  # an overrides.ExperimentFile; None with --help and no --config
 
   @property
   def workdir(self) -> Path:
@@ -57,7 +57,7 @@ def train(c: Command) -> None:
   from videojax.train import train
 
   if train(c.experiment, c.workdir) is None:
-    print(f"{c.workdir} is finished: see {c.workdir}/result.json")
+    print(f"{c.workdir} is already finished: see {c.workdir}/result.json")
 
 
 def evaluate(c: Command) -> None:
@@ -120,7 +120,7 @@ def coordinates(c: Command) -> None:
 
 
 def sweep(c: Command) -> None:
-  """Cells of the experiment file's get_sweep; the command line's overrides go to all of them."""
+  """Runs the cells of the experiment file's get_sweep; overrides apply to all of them."""
   from videojax.scaling.cells import part_of
   from videojax.sweeps.schedule import list_cells
   from videojax.sweeps.sweep import sweep
@@ -141,7 +141,7 @@ def sweep(c: Command) -> None:
       c.config, cells, c.workdir, part=part_of(c.flags.cells, len(cells)),
       max_seconds=float("inf") if limit is None else limit, notes=notes,
     )  # fmt: skip
-  except ValueError as error:  # of the cells, the prediction or the report
+  except ValueError as error:  # from the cells, the prediction or the report
     raise ConfigError(str(error)) from error
 
 
@@ -152,49 +152,49 @@ MODES: dict[str, Callable[[Command], int | None]] = {
 
 
 def parse(argv: list[str]) -> Command:
-  """The command line.
+  """Parses the command line.
 
   Raises:
-    ConfigError: on a malformed command line, with what is wrong in one line.
+    ConfigError: the command line is malformed; the message is one line.
   """
-  from videojax import overrides  # slow to import: handlers of signals stand before
+  from videojax import overrides  # slow to import; the signal handlers are installed before
 
   values = flags.FlagValues()
   define: dict[str, Any] = {"flag_values": values}
   flags.DEFINE_string("workdir", None, "run directory", **define)
   flags.DEFINE_string("mode", "train", f"one of {', '.join(MODES)}", **define)
-  flags.DEFINE_string("cells", None, "sweep: i:j, run only these cells", **define)
+  flags.DEFINE_string("cells", None, "sweep: run only the cells i:j", **define)
   flags.DEFINE_bool("list", False, "sweep: list the cells and their state, run nothing", **define)
   flags.DEFINE_float("max-seconds", None, "sweep: save and stop after this many seconds", **define)
-  topology = f"plan: compile for these TPUs, e.g. v5p:4x4x4; exit code {TOO_LARGE}: does not fit"
+  topology = f"plan: compile for these TPUs, e.g. v5p:4x4x4; exits with {TOO_LARGE} if too large"
   flags.DEFINE_string("topology", None, topology, **define)
   flags.DEFINE_integer("slices", 1, "plan: number of slices of that topology", **define)
   flags.DEFINE_bool(
     "search", False, "plan: search for the fastest mesh, batch and remat policy", **define
   )
   flags.DEFINE_enum("step", "train", ["train", "sample"], "plan: the step to compile", **define)
-  flags.DEFINE_bool("trace", False, "bench: keep a profile in WORKDIR/trace", **define)
+  flags.DEFINE_bool("trace", False, "bench: write a profile to WORKDIR/trace", **define)
   flags.DEFINE_integer(
-    "replicas", None, "bench: number of runs in one step, by vmap", lower_bound=1, **define
+    "replicas", None, "bench: number of runs per step, with vmap", lower_bound=1, **define
   )
-  flags.DEFINE_string("after", None, "cascade: RUN[,RUN], the earlier stages", **define)
+  flags.DEFINE_string("after", None, "cascade: RUN[,RUN...], the earlier stages", **define)
   flags.DEFINE_string(
     "coordinator", None, "with several processes: HOST:PORT of process 0", **define
   )
   flags.DEFINE_integer(
-    "processes", None, "number of processes; 1: ignore a cluster that is found", **define
+    "processes", None, "number of processes; 1: ignore a detected cluster", **define
   )
-  flags.DEFINE_integer("process", None, "number of this process, from 0", **define)
+  flags.DEFINE_integer("process", None, "index of this process, from 0", **define)
   flags.DEFINE_float(
     "wait-for-hosts", 300.0, "seconds to wait for all processes at the start", **define
   )
   flags.DEFINE_float(
     "lost-after",
     100.0,
-    "seconds without a sign of life after which a process counts as lost",
+    "seconds without a heartbeat after which a process is considered lost",
     **define,
   )
-  flags.DEFINE_bool("help", False, "show this", **define)
+  flags.DEFINE_bool("help", False, "show this help", **define)
   file, config = None, {}
   try:
     text, argv = overrides.experiment_file(values.read_flags_from_files(argv, force_gnu=False))
@@ -223,7 +223,7 @@ def parse(argv: list[str]) -> Command:
 
 
 def main(argv: list[str]) -> int:
-  """Runs a command line; a user's mistake is a few lines on standard error, not a traceback."""
+  """Runs a command line; a user error prints a few lines on standard error, no traceback."""
   try:
     command = parse(argv)
     if command.flags.help:
@@ -235,7 +235,7 @@ def main(argv: list[str]) -> int:
   threads_for_fake_devices()
   most_of_a_gpu()
   settings_of_no_tpu()
-  if command.flags.topology is not None:  # the compiler is asked for, not this machine's devices
+  if command.flags.topology is not None:  # only the compiler is needed, no device of this machine
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from videojax.host import agreement, distributed
 
@@ -259,7 +259,7 @@ def main(argv: list[str]) -> int:
 
 
 def join(command: Command) -> None:
-  """Joins the other processes, if any; all but the first then print nothing."""
+  """Joins the other processes, if any; all except process 0 then print nothing on stdout."""
   from videojax.host import distributed
 
   flags = command.flags
@@ -291,7 +291,7 @@ def run(command: Command) -> int:
     with claimed(command):
       return MODES[command.flags.mode](command) or 0
   except Preempted as stop:
-    print(f"{stop}; the same command continues")
+    print(f"{stop}; run the same command again to continue")
     return STOPPED
   except agreement.AgreedError:
     raise
@@ -303,20 +303,20 @@ def run(command: Command) -> int:
       raise
     reason = (str(error) or "out of memory").splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
     log.error(
-      f"{distributed.signed(reason)}: out of memory; use fewer clips at a time "
-      "(batch_size, evaluate.batch_size), another model.remat or more devices: see --mode=plan"
+      f"{distributed.signed(reason)}: out of memory; lower batch_size or evaluate.batch_size, "
+      "change model.remat or use more devices (see --mode=plan)"
     )
     return 1
-  except OSError as error:  # a disk that is full, a directory that may not be written
+  except OSError as error:  # a full disk, a directory without write permission
     log.error(distributed.signed(disk_message(error)))
     return 1
 
 
 @contextlib.contextmanager
 def claimed(command: Command) -> Iterator[None]:
-  """Claims --workdir for this command: process 0 does so for all; a sweep claims its own parts.
+  """Claims --workdir for this command: process 0 does so for all; a sweep claims its cells itself.
 
-  Other modes than training only add files to a run, so the run may be training meanwhile.
+  Modes other than training only add files to a run, so the run may be training meanwhile.
   """
   from videojax.host import agreement, distributed
   from videojax.io.claim import claim, file_of
@@ -335,7 +335,7 @@ def claimed(command: Command) -> Iterator[None]:
 
 
 def disk_message(error: OSError) -> str:
-  """'No space left on device: FILE'."""
+  """The error as text, e.g. 'No space left on device: FILE'."""
   return f"{error.strerror}: {error.filename}" if error.filename else str(error)
 
 

@@ -1,7 +1,8 @@
-"""Optimizers, learning-rate schedules and which parameters train.
+"""Optimizers, learning-rate schedules, frozen parameters, EMA.
 
-The optimizer makes an update of learning rate 1; the training step multiplies it by the rate, which
-is data: runs that differ in rate, schedule or length share one compiled step.
+The optimizer computes the update for a learning rate of 1, and the training step multiplies it by
+the rate. The rate is an argument of the compiled step, so runs that differ in rate, schedule or
+length share it.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from videojax import settings
 from videojax.errors import check_choice
+from videojax.models.layers import ParamInfo
 from videojax.settings import Natural, NonNegative, Positive, Range, Regex
 from videojax.sharding import path_name
 
@@ -25,20 +27,20 @@ Decay = Annotated[float, Range(0, 1, open_high=True)]
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-  """What updates the parameters.
+  """Settings of the optimizer.
 
   Attributes:
-    learning_rate: the peak.
+    learning_rate: peak of the schedule.
     name: 'adamw', or 'muon': orthogonalised momentum for the matrices of the blocks, Adam for the
       rest (Jordan et al. 2024).
-    muon_learning_rate: for those matrices, with updates scaled to Adam's size (x 0.2, Liu et al.
-      2025, arXiv:2502.16982).
+    muon_learning_rate: for those matrices, whose updates are scaled to Adam's RMS (x 0.2, Liu et
+      al. 2025, arXiv:2502.16982).
     schedule: 'constant'; 'cosine' to zero; 'wsd': constant, then linear to zero over the last
       `decay_fraction` of the steps.
-    warmup_steps: linear from zero.
-    weight_decay: on matrices only, times the learning rate.
-    clip: global gradient norm; 0: off.
-    freeze: regular expression; parameters whose path it matches (from the start) stay as they are.
+    warmup_steps: length of the linear warm-up from zero.
+    weight_decay: applied to matrices only, multiplied by the learning rate.
+    clip: maximum global gradient norm; 0: no clipping.
+    freeze: regular expression; parameters whose path matches it (from the start) are not trained.
   """
 
   learning_rate: Positive
@@ -75,12 +77,12 @@ class Schedule:
 
   Attributes:
     peak: the learning rate after warm-up.
-    warmup: steps of the linear rise from zero.
-    start, end: steps between which the rate falls to zero; equal: it does not.
+    warmup: number of steps of the linear rise from zero.
+    start, end: steps between which the rate falls to zero; if equal, it does not fall.
     cosine: 1: the fall is half a cosine, 0: linear.
   """
 
-  # Any: trees of shapes and of shardings have this structure too.
+  # Any: pytrees of shapes and of shardings have this structure too.
   peak: Any
   warmup: Any
   start: Any
@@ -99,7 +101,7 @@ def schedule(config: OptimConfig, total_steps: int) -> Schedule:
   return Schedule(*(np.float32(number) for number in numbers))
 
 
-def rate_at(s: Schedule, step: Any) -> jax.Array:
+def rate_at(s: Schedule, step: jax.typing.ArrayLike) -> jax.Array:
   """The learning rate of the update after `step` steps (0, 1, ...)."""
   step = jnp.asarray(step, jnp.float32)
   ramp = jnp.minimum((step + 1) / jnp.maximum(s.warmup, 1), 1.0)
@@ -108,15 +110,15 @@ def rate_at(s: Schedule, step: Any) -> jax.Array:
 
 
 def make_optimizer(
-  config: OptimConfig, info: Mapping[str, Any], rates: Mapping[str, float] | None = None
+  config: OptimConfig, info: Mapping[str, ParamInfo], rates: Mapping[str, float] | None = None
 ) -> optax.GradientTransformation:
-  """The update rule at a learning rate of 1.
+  """The update rule for a learning rate of 1.
 
   Args:
     config: settings.
-    info: ParamInfo of the trainable parameters by path (models/layers.py).
-    rates: muP's factors on the learning rate by path; None: all 1. Weight decay is not scaled by
-      them (Yang et al. 2022, arXiv:2203.03466, appendix B.3).
+    info: ParamInfo of the trainable parameters by path.
+    rates: muP's factors on the learning rate by path; None: all 1. They do not scale weight decay
+      (Yang et al. 2022, arXiv:2203.03466, appendix B.3).
   """
 
   def is_matrix(params):
@@ -134,7 +136,7 @@ def make_optimizer(
   else:
     if rates is not None:
       raise ValueError(
-        "mup_base_width goes with optim.name='adamw': Muon's updates transfer anyway"
+        "mup_base_width needs optim.name='adamw': Muon's updates transfer without it"
       )
     parts = [
       muon(
@@ -159,10 +161,10 @@ def scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
   return optax.stateless(scale)
 
 
-def muon_dimensions(params: Any, info: Mapping[str, Any]) -> Any:
-  """Which axes of a stacked kernel are inputs and outputs; None: not for Muon.
+def muon_dimensions(params: Any, info: Mapping[str, ParamInfo]) -> Any:
+  """Which axes of each stacked kernel are inputs and outputs; None: Adam updates the parameter.
 
-  Unnamed axes (the three of qkv, the six of adaLN) hold separate matrices.
+  Unnamed axes (the three of qkv, the six of adaLN) index separate matrices.
   """
 
   def one(path, leaf):
@@ -180,7 +182,7 @@ def muon_dimensions(params: Any, info: Mapping[str, Any]) -> Any:
 
 
 def split_frozen(params: dict, freeze: str | None) -> tuple[dict, dict]:
-  """(trainable, frozen) nested dicts; `freeze` matches a path from its start."""
+  """Splits parameters into (trainable, frozen); `freeze` matches paths from their start."""
   if freeze is None:
     return params, {}
 
@@ -213,7 +215,7 @@ def merge(trainable: dict, frozen: dict) -> dict:
 
 
 def ema_gamma(sigma_rel: float) -> float:
-  """Exponent of the power-function EMA whose width is sigma_rel of the training so far.
+  """Exponent of the power-function EMA whose width is sigma_rel times the training so far.
 
   Source: Karras et al. 2024, arXiv:2312.02696, Eq. 6 and Algorithm 2: sigma_rel^2 =
   (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), solved for gamma.
@@ -225,6 +227,6 @@ def ema_gamma(sigma_rel: float) -> float:
 
 
 def ema_beta(step: jax.Array, gamma: float) -> jax.Array:
-  """beta of the update after `step` (0, 1, ...): (1 - 1/t)^(gamma+1), t = step + 1. Eq. 4."""
+  """beta of the EMA update after `step` (0, 1, ...): (1 - 1/t)^(gamma+1), t = step + 1. Eq. 4."""
   t = step.astype(jnp.float32) + 1
   return (1 - 1 / t) ** (gamma + 1)

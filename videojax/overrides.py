@@ -1,10 +1,10 @@
-"""The experiment file of a command line, and the settings that --config.a.b=value changes."""
+"""Runs the experiment file of a command line and defines its overrides, --config.a.b=value."""
 
 import dataclasses
 import re
 import runpy
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?$", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentFile:
-  """An experiment file, run.
+  """An experiment file that has been executed.
 
   Attributes:
     path: of the file.
-    argument: what stood behind the colon; '': nothing.
-    names: what the file defines.
+    argument: the text after the colon; '': none.
+    names: the file's global names and their values.
   """
 
   path: str
@@ -35,10 +35,10 @@ class ExperimentFile:
 
   @classmethod
   def run(cls, text: str) -> "ExperimentFile":
-    """Runs FILE of 'FILE' or 'FILE:argument'.
+    """Executes FILE of 'FILE' or 'FILE:argument'.
 
     Raises:
-      ConfigError: it is not there, or it raises; its own words, with file and line.
+      ConfigError: the file is missing or raises; the message has its error, with file and line.
     """
     path, _, argument = text.partition(":")
     if not Path(path).is_file():
@@ -46,10 +46,10 @@ class ExperimentFile:
     return cls(path, argument, _of_file(path, lambda: runpy.run_path(path)))
 
   def call(self, name: str) -> Any:
-    """What its function `name` makes of the argument.
+    """Calls the file's function `name` with the argument, if there is one.
 
     Raises:
-      ConfigError: it has no such function, or the function raises.
+      ConfigError: the file has no such function, or the function raises.
     """
     if not callable(self.names.get(name)):
       raise ConfigError(f"{self.path} defines no {name}()")
@@ -57,15 +57,15 @@ class ExperimentFile:
     return _of_file(self.path, lambda: function(*arguments))
 
   def config(self) -> ConfigDict:
-    """Its get_config's."""
+    """Calls get_config."""
     config = self.call("get_config")
     if not isinstance(config, ConfigDict):
       raise ConfigError(f"{self.path}: get_config() returns {config!r}, not a ConfigDict")
     return config
 
 
-def _of_file(path: str, function: Any) -> Any:
-  """What a function of an experiment file returns; that is a program, which may raise anything."""
+def _of_file(path: str, function: Callable[[], Any]) -> Any:
+  """Calls a function that runs code of an experiment file; whatever it raises is a ConfigError."""
   try:
     return function()
   except ConfigError as error:
@@ -76,14 +76,14 @@ def _of_file(path: str, function: Any) -> Any:
     else:
       frames = traceback.extract_tb(error.__traceback__)
       where = next((f.lineno for f in reversed(frames) if f.filename == path), None)
-      known = type(error) is ValueError  # of ours, and written for people
+      known = type(error) is ValueError  # raised by our checks, with a message for users
       what = str(error) if known else f"{type(error).__name__}: {error}"
     line = "" if where is None else f", line {where}"
     raise ConfigError(f"--config={path}{line}: {' '.join(what.split())}") from error
 
 
 def experiment_file(argv: list[str]) -> tuple[str | None, list[str]]:
-  """(FILE[:argument] of --config, None where it is not given; the other arguments)."""
+  """Splits the arguments into FILE[:argument] of --config (None if not given) and the others."""
   text, rest, arguments = None, [], iter(argv)
   for argument in arguments:
     found = FILE.match(argument)
@@ -97,9 +97,10 @@ def experiment_file(argv: list[str]) -> tuple[str | None, list[str]]:
 def define(config: ConfigDict, argv: list[str], values: flags.FlagValues) -> list[str]:
   """Defines --config.a.b=value for each setting that `argv` changes.
 
-  Returns: `argv`, with infinity inside tuples as text, for Python's literals have no such number.
+  Returns: `argv`, with infinities inside tuples quoted, since Python has no literal for them.
   Raises:
-    ConfigError: there is no such setting; the nearest ones are named, and where all are explained.
+    ConfigError: a setting does not exist; the message names the nearest ones and where all settings
+      are documented.
   """
   plain = config.to_dict()
   for i, argument in enumerate(argv):
@@ -115,13 +116,13 @@ def define(config: ConfigDict, argv: list[str], values: flags.FlagValues) -> lis
 
 
 def _check_there(key: str, value: str | None, config: Mapping[str, Any]) -> None:
-  """Raises ConfigError if there is no setting `key` in the nested dict of an experiment."""
+  """Raises ConfigError if the nested dict of an experiment has no setting `key`."""
   node: Any = config
   parts = key.split(".")
   for i, part in enumerate(parts):
     above = ".".join(parts[:i])
     if not isinstance(node, Mapping):
-      raise ConfigError(f"--config.{key}: {above} is one value, {node!r}; it has no {part!r}")
+      raise ConfigError(f"--config.{key}: {above} is a single value, {node!r}; it has no {part!r}")
     if part not in node:
       cls = settings_of(".".join(parts[: i + 1]), config)
       raise ConfigError(
@@ -134,15 +135,15 @@ def _check_there(key: str, value: str | None, config: Mapping[str, Any]) -> None
     raise ConfigError(f"--config.{key}={value} must be a tuple of values, such as {node!r}")
 
 
-def _explained(cls: Any) -> str:
-  """Where the settings of a dataclass are explained."""
+def _explained(cls: type | None) -> str:
+  """Where the settings of a dataclass are documented; '' for None."""
   if cls is None:
     return ""
   return f" (what each means: {cls.__name__} in {cls.__module__.replace('.', '/')}.py)"
 
 
 def explain(error: Exception, config: Mapping[str, Any]) -> str:
-  """What a flag's error means, in one line: of a setting, what it may be.
+  """A flag's error in one line; for a setting, it says which values are allowed.
 
   Args:
     config: the experiment's nested dict.

@@ -1,7 +1,7 @@
-"""What a setting may be: its type, its range, and that it is finite.
+"""Validates settings: their types, ranges, and that they are finite.
 
-A config is a frozen dataclass. Its annotations say what each field may be, and `check`, the first
-line of its `__post_init__`, holds the values against them:
+A config is a frozen dataclass. Its annotations define which values each field may have, and
+`check`, the first line of its `__post_init__`, enforces them:
 
   steps: Count = 50
   eta: Share = 0.0
@@ -24,7 +24,7 @@ from videojax.errors import ConfigError
 
 T = TypeVar("T")
 
-# As config.json and the command line hold them: JSON and Python's literals have no such number.
+# Infinity in config.json and on the command line: JSON and Python have no literal for it.
 INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -33,9 +33,9 @@ class Range:
   """Bounds of a number.
 
   Attributes:
-    low, high: bounds; an open bound is not itself allowed.
-    open_low, open_high: whether they are.
-    infinite: whether infinity is a value; else a float is finite.
+    low, high: bounds, inclusive unless open.
+    open_low, open_high: whether a bound is open.
+    infinite: whether infinity is allowed; otherwise a float must be finite.
   """
 
   low: float | int = -math.inf
@@ -56,21 +56,21 @@ class Range:
     return f"in {left}{self.low:.16g}, {self.high:.16g}{right}"
 
   def says_to(self, x: float | int) -> str:
-    """What a value that it does not hold must be: of whole numbers the bound that is crossed."""
+    """What `x`, which is out of range, must be; for an integer, only the bound that it crosses."""
     if isinstance(x, int) and x > self.high:
       return f"<= {self.high:.16g}"
     return f">= {self.low:.16g}" if isinstance(x, int) and x < self.low else str(self)
 
 
 class Pattern:
-  """Of text: it is a regular expression."""
+  """Bound of text: it must be a valid regular expression."""
 
 
-MOST = 2**31 - 1  # what an index of XLA can count
+MOST = 2**31 - 1  # largest index in XLA
 Count = Annotated[int, Range(1, MOST)]
 Natural = Annotated[int, Range(0, MOST)]
 Width = Annotated[int, Range(1, 2**17)]  # of one axis of a model or a clip
-Depth = Annotated[int, Range(1, 1024)]  # of layers, which are built one by one
+Depth = Annotated[int, Range(1, 1024)]  # number of layers, which are built one by one
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # a key takes 32 bits
 Positive = Annotated[float, Range(0, open_low=True)]
 NonNegative = Annotated[float, Range(0)]
@@ -79,21 +79,21 @@ Regex = Annotated[str, Pattern()]
 
 
 def check(config: Any) -> None:
-  """Holds each field of a frozen dataclass against its annotation.
+  """Checks each field of a frozen dataclass against its annotation.
 
-  What is the same value in another type takes the annotated one: lists become tuples, whole
-  numbers floats where these are asked for, NumPy's numbers Python's, 'Infinity' the number.
+  Equal values of another type are converted to the annotated one: lists to tuples, integers to
+  floats, NumPy scalars to Python's, 'Infinity' to the number.
 
   Raises:
-    ValueError: a value of another type, out of its range, or NaN; it names the field, the value and
-      what it may be.
+    ValueError: a value has another type, is out of range, or is NaN; the message names the field,
+      the value and what it must be.
   """
   for name, value in checked(type(config), vars(config)).items():
     object.__setattr__(config, name, value)
 
 
 def checked(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-  """The values of fields of `cls`, as `check` leaves them."""
+  """The values of the fields of `cls`, checked and converted as by `check`."""
   known = hints(cls)
   return {name: _checked(name, known[name], v) for name, v in values.items() if name in known}
 
@@ -120,7 +120,7 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
 
 
 def wanted(hint: Any) -> str:
-  """What a value of this annotation may be, in words."""
+  """The values that an annotation allows, in words."""
   try:
     _as(hint, object())
   except _RefusedError as refused:
@@ -129,11 +129,11 @@ def wanted(hint: Any) -> str:
 
 
 class _RefusedError(Exception):
-  """What the value must be."""
+  """A value is not allowed; the message says what it must be."""
 
 
 def _as(hint: Any, value: Any) -> Any:
-  """The value as `hint` asks; _RefusedError with what it must be."""
+  """The value, converted to `hint`; raises _RefusedError if it is not allowed."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin is Annotated:
     return _within(args[0], args[1:], value)
@@ -186,11 +186,11 @@ def _tuple(args: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
 
 def _mapping(args: tuple[Any, ...], value: Any) -> dict[Any, Any]:
   if not isinstance(value, Mapping):
-    raise _RefusedError("values by name, as {'name': value}")
+    raise _RefusedError("a dict of values, {'name': value}")
   try:
     return {_as(args[0], k): _as(args[1], v) for k, v in value.items()}
   except _RefusedError as refused:
-    raise _RefusedError(f"values by name, each {refused}") from None
+    raise _RefusedError(f"a dict of values, each {refused}") from None
 
 
 def _plain(hint: Any, value: Any, infinite: bool = False) -> Any:
@@ -206,11 +206,11 @@ def _plain(hint: Any, value: Any, infinite: bool = False) -> Any:
     return _float(value, infinite)
   kinds = {int: "a whole number", bool: "True or False", str: "text"}
   if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-    raise _RefusedError(kinds.get(hint, "settings by name"))
+    raise _RefusedError(kinds.get(hint, "a dict of settings"))
   if hint is int and not -MOST - 1 <= value < 2**32:
     raise _RefusedError("a whole number of at most 32 bits")
   if hint is str and ("\0" in value or not _is_utf8(value)):
-    raise _RefusedError("text without zero bytes and lone surrogates")
+    raise _RefusedError("text without zero bytes or lone surrogates")
   return value
 
 
@@ -228,7 +228,7 @@ def _float(value: Any, infinite: bool) -> float:
 
 
 def _finite(value: Any) -> Any:
-  """Of what may be anything: no number in it is NaN or infinite."""
+  """Checks a value of any type: no number in it is NaN or infinite."""
   inside: Iterable[Any] = ()
   if isinstance(value, Mapping):
     inside = value.values()
@@ -250,17 +250,17 @@ def _is_utf8(text: str) -> bool:
 
 
 def build(cls: type[T], values: Any, where: str) -> T:
-  """`cls(**values)`, with errors for people.
+  """`cls(**values)`, with errors for users.
 
   Args:
     where: the key of these settings; '': the experiment itself.
   Raises:
-    ConfigError: on an unknown key (the nearest right one is named), a missing one, or a value
-      that the dataclass refuses.
+    ConfigError: a key is unknown (the nearest valid one is named) or missing, or the dataclass
+      rejects a value.
   """
   what = where or "the config"
   if not isinstance(values, Mapping):
-    raise ConfigError(f"{what}={values!r} must be settings by name")
+    raise ConfigError(f"{what}={values!r} must be a dict of settings")
   fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
   for key in values:
     if key not in fields:
@@ -283,14 +283,14 @@ def build(cls: type[T], values: Any, where: str) -> T:
 
 
 def named(where: str, error: Exception) -> str:
-  """What an error says, under the key `where`; with its full key, if it begins with a setting."""
+  """An error's message after the key `where`; 'setting=...' becomes 'where.setting=...'."""
   if not re.match(r"\w+=", str(error)):
     return f"{where or 'the config'}: {error}"
   return f"{where}.{error}" if where else str(error)
 
 
 def tuples(values: Mapping[Any, Any]) -> dict[Any, Any]:
-  """JSON has lists where dataclasses have tuples."""
+  """Converts the lists of JSON to tuples."""
   return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
@@ -304,11 +304,11 @@ def module(package: str, name: Any, noun: str, members: Iterable[str]) -> types.
   """The module `name` of a package: an architecture, a data source, a codec.
 
   Raises:
-    ValueError: there is none, or it is a helper file, without these members.
+    ValueError: there is none, or it is a helper file that lacks one of these members.
   """
   folder = package.replace(".", "/")
   if not isinstance(name, str) or not name.isidentifier():
-    raise ValueError(f"name={name!r} must be the name of a file of {folder}/, without .py")
+    raise ValueError(f"name={name!r} must be the name of a file in {folder}/, without .py")
   path = f"{package}.{name}"
   try:
     found = importlib.import_module(path)

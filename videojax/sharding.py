@@ -1,12 +1,12 @@
 """The one table that maps logical axis names to mesh axes.
 
-A parameter is declared with logical names (`axes=('embed', 'mlp')`), an activation is constrained
-by them (`constrain(x, 'batch', 'frames', None, None)`). Only this file knows the mesh axes:
+Parameters are declared with logical names (`axes=('embed', 'mlp')`), activations are constrained
+with them (`constrain(x, 'batch', 'frames', None, None)`). Only this file knows the mesh axes:
 
-  data    whole replicas of the state, the batch split; the axis that may cross slices
-  fsdp    the batch split too, and every parameter stored in pieces
-  seq     frames or tokens split (context parallelism), and every parameter stored in pieces
-  tensor  heads and mlp columns split
+  data    replicates the state and shards the batch; the only axis that may cross slices
+  fsdp    shards the batch too, and every parameter
+  seq     shards frames or tokens (context parallelism), and every parameter
+  tensor  shards heads and mlp columns
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ from videojax.settings import MOST, Range
 MESH_AXES = ("data", "fsdp", "seq", "tensor")
 Size = Annotated[int, Range(-1, MOST)]  # of a mesh axis
 
-# logical name -> mesh axes, or None for never sharded.
+# logical name -> mesh axes; None: never sharded.
 RULES: dict[str, tuple[str, ...] | None] = {
   # activations
   "batch": ("data", "fsdp"),
   "frames": ("seq",),  # of the token grid [frames, tokens of a frame]
-  "tokens": ("seq",),  # where the frames are whole, or do not divide
-  "sequence": ("seq",),  # both merged
+  "tokens": ("seq",),  # where frames are not sharded, or do not divide
+  "sequence": ("seq",),  # frames and tokens merged
   "act_heads": ("tensor",),
   "act_mlp": ("tensor",),
   # parameters
@@ -50,7 +50,7 @@ RULES: dict[str, tuple[str, ...] | None] = {
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Mesh sizes; one of them may be -1: what is left of the devices."""
+  """Sizes of the mesh axes; one of them may be -1, which takes the remaining devices."""
 
   data: Size = -1
   fsdp: Size = 1
@@ -61,14 +61,14 @@ class MeshConfig:
     settings.check(self)
     sizes = dataclasses.astuple(self)
     if sum(size == -1 for size in sizes) > 1 or any(size < 1 and size != -1 for size in sizes):
-      raise ValueError(f"mesh={dataclasses.asdict(self)}: sizes are >= 1, at most one may be -1")
+      raise ValueError(f"mesh={dataclasses.asdict(self)}: sizes must be >= 1; one may be -1")
 
 
 def mesh_sizes(config: MeshConfig, devices: int, slices: int = 1) -> list[int]:
-  """The sizes of the mesh axes on so many devices.
+  """The sizes of the mesh axes on this number of devices.
 
   Raises:
-    ConfigError: if they do not multiply to that number, or the slices do not divide `data`.
+    ConfigError: their product is not that number, or `data` is not a multiple of the slices.
   """
   sizes = list(dataclasses.astuple(config))
   if -1 in sizes:
@@ -76,7 +76,7 @@ def mesh_sizes(config: MeshConfig, devices: int, slices: int = 1) -> list[int]:
     sizes[sizes.index(-1)] = max(devices // rest, 1)
   if math.prod(sizes) != devices:
     raise ConfigError(
-      f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are "
+      f"mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, but there are "
       f"{devices}: change the config's `mesh`"
     )
   if sizes[0] % slices:
@@ -96,21 +96,21 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
   devices = jax.devices() if devices is None else devices
   slices = number_of_slices(devices)
   sizes = mesh_sizes(config, len(devices), slices)
-  auto = (AxisType.Auto,) * len(sizes)  # given: make_mesh's default has changed between releases
+  auto = (AxisType.Auto,) * len(sizes)  # explicit: make_mesh's default varies between releases
   if devices[0].platform != "tpu":
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)
   return Mesh(_on_torus(sizes, slices, devices), MESH_AXES, axis_types=auto)
 
 
 def number_of_slices(devices: list[jax.Device]) -> int:
-  """Of TPUs: how many slices they are, joined by the data centre's network."""
+  """Number of TPU slices, which the data-centre network connects; 1 for other devices."""
   if devices[0].platform != "tpu":
     return 1
   return len({getattr(device, "slice_index", None) for device in devices})
 
 
 def _on_torus(sizes: list[int], slices: int, devices: list[jax.Device]) -> np.ndarray:
-  """TPUs placed so that mesh axes are rings of the network; `data` joins several slices."""
+  """Places TPUs so that mesh axes are rings of the interconnect; `data` spans the slices."""
   if slices == 1:
     return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
   return mesh_utils.create_hybrid_device_mesh(
@@ -123,15 +123,16 @@ def spec(
 ) -> PartitionSpec:
   """The PartitionSpec of an array with logical names `axes`.
 
-  A mesh axis goes to the first dimension that asks for it and that it divides; of several for one
-  dimension, the most that divide it. A parameter's dimension that its axes do not divide leaves
-  them to the others, the largest first. What is then still whole is listed by `fallbacks`.
+  A mesh axis shards the first dimension whose rule names it and that it divides. If a rule names
+  several mesh axes, those that divide the dimension into the most shards are used. In a parameter,
+  a mesh axis that does not divide its dimension shards another one, the largest first. `fallbacks`
+  lists every deviation from the rules.
 
   Raises:
-    ValueError: on a logical name that the table does not know.
+    ValueError: a logical name is not in RULES.
   """
   if len(axes) != len(shape):
-    raise ValueError(f"axes {axes} name {len(axes)} dimensions, the shape {shape} has {len(shape)}")
+    raise ValueError(f"axes {axes} name {len(axes)} dimensions, but {shape} has {len(shape)}")
   taken: list[tuple[str, ...]] = []
   for name, size in zip(axes, shape):
     if name is not None and name not in RULES:
@@ -149,14 +150,14 @@ def spec(
 
 
 def _most_that_divide(size: int, axes: Sequence[str], mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-  """Those of the mesh axes (longer than 1) that split `size` evenly into the most pieces."""
+  """Those of the mesh axes (of size > 1) that divide `size` evenly into the most shards."""
   axes = [a for a in axes if mesh.shape[a] > 1]
   ways = lambda some: math.prod(mesh.shape[a] for a in some)
   some = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
   return max((c for c in some if size % ways(c) == 0), key=ways)
 
 
-def entry_axes(entry: Any) -> tuple[str, ...]:
+def entry_axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
   """The mesh axes of one entry of a PartitionSpec."""
   return (entry,) if isinstance(entry, str) else entry or ()
 
@@ -164,7 +165,7 @@ def entry_axes(entry: Any) -> tuple[str, ...]:
 def fallbacks(
   axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> list[str]:
-  """Mesh axes that the table asks for and that do not split this array as it says, in words."""
+  """A line for each mesh axis that does not shard this array as RULES says."""
   found, split = [], [entry_axes(entry) for entry in spec(axes, shape, mesh)]
   for name, size, own in zip(axes, shape, split):
     rule = RULES[name] or () if name is not None else ()
@@ -172,13 +173,14 @@ def fallbacks(
       if mesh.shape[axis] == 1 or axis in own:
         continue
       other = next((i for i, e in enumerate(split) if axis in e), None)
-      where = "stored whole" if other is None else f"split {axes[other]}={shape[other]} instead"
+      instead = "" if other is None else f"sharding {axes[other]}={shape[other]} instead"
+      where = instead or f"replicated over {axis}"
       found.append(f"{name}={size} is not divisible by {axis}={mesh.shape[axis]}: {where}")
   return found
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Pins an activation's sharding by logical names; a no-op outside `jax.set_mesh`."""
+  """Constrains an activation's sharding by logical names; a no-op outside `jax.set_mesh`."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return x
@@ -186,7 +188,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def splits(name: str) -> bool:
-  """Whether the mesh in use may split the logical axis `name`; not outside `jax.set_mesh`."""
+  """Whether the current mesh may shard the logical axis `name`; False outside `jax.set_mesh`."""
   mesh = jax.sharding.get_abstract_mesh()
   return not mesh.empty and any(mesh.shape[axis] > 1 for axis in RULES[name] or ())
 
@@ -203,10 +205,10 @@ def param_shardings(
 
 
 def like_params(tree: Any, params: Any, shardings: Any, mesh: Mesh | AbstractMesh) -> Any:
-  """Shardings for a tree that holds copies of parameters somewhere (moments, EMA).
+  """Shardings for a pytree that contains copies of parameters (moments, EMA).
 
-  A leaf whose path ends in a parameter's path, and which has its shape, is sharded as that
-  parameter; everything else (counters) is replicated.
+  A leaf whose path ends in a parameter's path, and which has its shape, is sharded like that
+  parameter; all other leaves (counters) are replicated.
   """
   by_path = {
     path_name(path): (leaf.shape, sharding)
@@ -238,13 +240,13 @@ def by_path(tree: Any) -> dict[str, Any]:
 
 
 def put_batch(batch: Any, mesh: Mesh, global_rows: int, lead: int = 0) -> Any:
-  """Local rows of a batch -> global arrays, split along (data, fsdp).
+  """Makes global arrays, sharded over (data, fsdp), from this process's rows of a batch.
 
   Args:
-    batch: tree of arrays [*lead, rows, ...].
+    batch: pytree of arrays [*lead, rows, ...].
     mesh: of the run.
     global_rows: B.
-    lead: axes before the rows (several batches in one dispatch).
+    lead: number of axes before the rows (several batches in one dispatch).
   """
 
   def one(x):
@@ -260,19 +262,19 @@ def put_batch(batch: Any, mesh: Mesh, global_rows: int, lead: int = 0) -> Any:
 
 @functools.lru_cache
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...], lead: int = 0) -> NamedSharding:
-  """Of a batch whose rows are axis `lead`."""
+  """Sharding of a batch whose rows are axis `lead`."""
   axes = (None,) * lead + ("batch",) + (None,) * (len(shape) - lead - 1)
   return NamedSharding(mesh, spec(axes, shape, mesh))
 
 
 def whole_batch(rows: int, mesh: Mesh | AbstractMesh) -> int:
-  """`rows`, up to a multiple of the devices that split a batch."""
+  """`rows`, rounded up to a multiple of the number of devices that shard a batch."""
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
   return -(-rows // ways) * ways
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-  """Rows of the global batch that this process's devices hold."""
+  """Indices of the rows of the global batch that are on this process's devices."""
   sharding = batch_sharding(mesh, (batch_size,))
   spans = {
     s[0].indices(batch_size)[:2]

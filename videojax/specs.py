@@ -1,9 +1,10 @@
-"""An architecture or a codec with its sizes: how it is found, built, and counted."""
+"""Architectures and codecs with their sizes: finding their modules, building them, counting."""
 
 import dataclasses
 import functools
 import importlib
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -21,12 +22,12 @@ from videojax.scaling.flops import Product
 from videojax.sharding import by_path
 
 NO_MESH = jax.sharding.AbstractMesh((), ())
-CODEC = "codec"  # where a codec's parameters stand beside the model's; they are frozen
+CODEC = "codec"  # key of the codec's parameters, which are frozen, beside the model's
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-  """An architecture with its sizes: the module, and its Config."""
+  """An architecture with its sizes: the name of its module in videojax/models/, and its Config."""
 
   name: str
   config: Any
@@ -37,11 +38,11 @@ class ModelSpec:
 
   @property
   def scan(self) -> bool:
-    """Whether its blocks run in a compiled loop; blocks that differ in size cannot."""
+    """Whether the blocks run in a compiled loop; blocks that differ in size cannot."""
     return getattr(self.config, "scan", False)
 
   def stream(self, shape: tuple[int, int, int, int]) -> int:
-    """Numbers that blocks hand on to each other in one clip [T,H,W,C], summed over the blocks."""
+    """Number of activations passed between blocks for one clip [T,H,W,C], summed over blocks."""
     config = self.config
     if hasattr(config, "stream"):  # its blocks differ in size
       return config.stream(shape)
@@ -50,7 +51,7 @@ class ModelSpec:
 
   @functools.cached_property
   def abstract(self) -> nnx.Module:
-    """The model with shapes for parameters; nothing is allocated."""
+    """The model with shapes as parameters; nothing is allocated."""
     return nnx.eval_shape(lambda: self.module.Model(self.config, rngs=nnx.Rngs(0)))
 
   @functools.cached_property
@@ -68,14 +69,14 @@ class ModelSpec:
     return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
   def part(self, path: str) -> str:
-    """What a parameter is counted under, its numbers and its products: 'mlp', 'text', ..."""
+    """The part that a parameter and its products are counted under: 'mlp', 'text', ..."""
     names, parts = path.split("/"), getattr(self.module, "PARTS", {})
     return next((parts[n] for n in names if n in parts), names[0])
 
-  def products(self, x: Any, t: Any, cond: Cond) -> list[Product]:
-    """The matrix products of one forward pass, by part; all are shapes of one clip.
+  def products(self, x: jax.ShapeDtypeStruct, t: jax.ShapeDtypeStruct, cond: Cond) -> list[Product]:
+    """The matrix products of one forward pass, with their parts; the arguments are shapes.
 
-    They are the same under every kernel, parallelism and remat policy.
+    They do not depend on kernel, parallelism or remat policy.
     """
     plain = dict(kernel="xla", context="auto", remat="none")
     plain = {name: value for name, value in plain.items() if hasattr(self.config, name)}
@@ -88,15 +89,17 @@ class ModelSpec:
     """The same architecture twice as wide."""
     return ModelSpec(self.name, self.module.wider(self.config))
 
-  def network(self, params: dict) -> Any:
-    """(x, t, cond, key=) -> like x."""
+  def network(self, params: dict) -> Callable[..., Array]:
+    """The network with these parameters: (x, t, cond, key=) -> like x."""
     graphdef, state = nnx.split(self.abstract)
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)
 
 
 @functools.lru_cache(maxsize=1024)
-def _traced(model: ModelSpec, leaves: tuple[Any, ...], tree: Any) -> list[Product]:
+def _traced(
+  model: ModelSpec, leaves: tuple[jax.ShapeDtypeStruct, ...], tree: jax.tree_util.PyTreeDef
+) -> list[Product]:
   x, t, cond = jax.tree.unflatten(tree, leaves)
   network = lambda params, x, t, cond: model.network(params)(x, t, cond)
   with compiling_for("cpu"), jax.sharding.use_abstract_mesh(NO_MESH):
@@ -107,7 +110,7 @@ def _traced(model: ModelSpec, leaves: tuple[Any, ...], tree: Any) -> list[Produc
 
 @dataclasses.dataclass(frozen=True)
 class CodecSpec:
-  """A codec with its settings: the module of videojax/codecs/, and its Config."""
+  """A codec with its settings: the name of its module in videojax/codecs/, and its Config."""
 
   name: str = "identity"
   config: Any = identity.Config()
@@ -118,18 +121,18 @@ class CodecSpec:
 
   @functools.cached_property
   def network(self) -> ModelSpec | None:
-    """What its weights are of; None: it has none."""
+    """The network that has the codec's weights; None: the codec has no weights."""
     name = self.module.NETWORK
     return None if name is None else ModelSpec(name, self.config)
 
   @property
   def info(self) -> dict[str, ParamInfo]:
-    """Of its parameters as they stand beside the model's."""
+    """ParamInfo of the codec's parameters, by their path beside the model's."""
     info = {} if self.network is None else self.network.info
     return {f"{CODEC}/{path}": value for path, value in info.items()}
 
   def init(self) -> dict:
-    """Random parameters to stand beside the model's, the same in every run; jittable."""
+    """Random parameters under the key CODEC, the same in every run; jittable."""
     return {} if self.network is None else {CODEC: self.network.init(jax.random.key(0))}
 
   @functools.cached_property
@@ -137,11 +140,11 @@ class CodecSpec:
     return jax.eval_shape(self.init)
 
   def of(self, params: dict) -> Any:
-    """The codec with its weights among `params`; with {} its shapes alone can be asked for."""
+    """The codec with its weights from `params`; with {}, only its shapes are available."""
     return self.module.Codec(params.get(CODEC), self.config)
 
   def encode_flops(self, shape: tuple[int, int, int, int]) -> int:
-    """FLOP of encoding one clip of this shape."""
+    """FLOPs of encoding one clip of this shape."""
     if self.network is None:
       return 0
     encode = lambda params, video: self.of(params).encode(video, None)

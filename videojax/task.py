@@ -1,7 +1,7 @@
 """What a run learns: from carried rows to the loss, through source, codec, conditions and model.
 
-This is the seam: the loop knows `loss(params, rows, keys) -> [B]`, measures and sampler know
-`denoise(params, x_t, t, cond, known)`; both are made here from the same parts.
+This is the seam: the training loop uses only `loss(params, rows, keys) -> [B]`, measures and
+samplers only `denoise(params, x_t, t, cond)`. Both are built here from the same parts.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ from videojax.scaling.flops import Product
 from videojax.settings import MOST, Natural, Range
 from videojax.specs import CODEC, CodecSpec, ModelSpec
 
-# A row's key is folded with these; 0 to 2 are the objective's (time, noise, network).
-_DROP, _MASK, _CONTROL, _DROP_EACH = 3, 4, 5, 6  # and one more for each that may be left out
+# A row's key is folded with these; the objective uses 0 to 2 (time, noise, network).
+_DROP, _MASK, _CONTROL, _DROP_EACH = 3, 4, 5, 6  # _DROP_EACH + i for the i-th condition
 _ENCODE = 1 << 16
 
 ShareOfRows = Annotated[float, Range(0, 1, open_high=True)]
@@ -45,15 +45,17 @@ ShareOfRows = Annotated[float, Range(0, 1, open_high=True)]
 
 @dataclasses.dataclass(frozen=True)
 class ConditionConfig:
-  """How a batch becomes conditions.
+  """How the conditions of a batch are made.
 
   Attributes:
-    known_frames: leading frames that are given clean; 0: none. None: those that determine the rest
-      of the source's clips (its `known`), where the model takes known frames.
-    masks: which parts are given (controls.MASKS), drawn per row in training; the first, which
-      gives whole frames, is what is measured and sampled.
-    drop: share of rows that lose all that can be dropped, for classifier-free guidance.
-    drop_each: share of rows that lose any one scalar or volume, so that each may be left out.
+    known_frames: number of leading frames that are given without noise; 0: none. None: as many as
+      determine the rest of the source's clips (its `known`), if the model takes known frames.
+    masks: which parts are given (controls.MASKS), drawn per row in training. Measures and samples
+      use the first one, which must give whole frames.
+    drop: fraction of rows in which all droppable conditions are dropped, for classifier-free
+      guidance.
+    drop_each: fraction of rows in which each single scalar or volume is dropped, so that sampling
+      can omit any of them.
   """
 
   known_frames: Natural | None = None
@@ -66,11 +68,11 @@ class ConditionConfig:
     for name in self.masks:
       check_choice("mask", name, MASKS)
     if not self.masks or self.masks[0] not in WHOLE:
-      raise ValueError(f"masks={self.masks}: the first must give whole frames: {WHOLE}")
+      raise ValueError(f"masks={self.masks}: the first must give whole frames (one of {WHOLE})")
 
 
 def without_codec(params: dict) -> dict:
-  """The model's parameters alone."""
+  """The parameters of the model, without the codec's."""
   return {name: value for name, value in params.items() if name != CODEC}
 
 
@@ -89,10 +91,10 @@ class Task:
   def __post_init__(self):
     known, frames = self.condition.known_frames or 0, self.source.shape[0]
     if math.prod(self.source.shape) > MOST:
-      raise ValueError(f"a clip of {self.source.shape} has more than {MOST} numbers")
+      raise ValueError(f"a clip of shape {self.source.shape} has more than {MOST} values")
     classes, has = self.model.config.classes, getattr(self.source, "classes", None)
     if classes and has and has > classes:
-      raise ValueError(f"labels of {has} classes, but model.classes={classes}")
+      raise ValueError(f"the data has {has} classes, but model.classes={classes}")
     framed = {"start", "ends"} & set(self.condition.masks)
     if self.model.config.known and frames > 1 and framed and not 0 < known < frames:
       raise ValueError(
@@ -107,18 +109,18 @@ class Task:
     enlarges = any(name == "low" for name, _ in self.model.config.volumes)
     if enlarges and any(a % b for a, b in zip(low, strides)):
       raise ValueError(
-        f"controls.low={low} must be multiples of the codec's strides {strides}: a latent position "
-        "sees one value of it"
+        f"controls.low={low} must be multiples of the codec's strides {strides}: each latent "
+        "position takes one value of the small clip"
       )
 
   @property
   def known_frames(self) -> int:
-    """Leading frames that are given; of an image none."""
+    """Number of leading frames that are given; 0 for an image."""
     return (self.condition.known_frames or 0) if self.source.shape[0] > 1 else 0
 
   @property
   def given(self) -> np.ndarray:
-    """[T]: whether a frame of the clip is given where it is measured and sampled."""
+    """[T]: whether each frame of the clip is given in measures and samples."""
     frames, c = self.source.shape[0], self.condition
     if frames == 1 or not self.model.config.known:
       return np.zeros(frames, bool)
@@ -146,8 +148,8 @@ class Task:
     return self.codec.of({}).strides
 
   @functools.cached_property
-  def _example(self) -> tuple[Any, Cond]:
-    """Latents and conditions of one clip, as shapes."""
+  def _example(self) -> tuple[jax.ShapeDtypeStruct, Cond]:
+    """Shapes of the latents and conditions of one clip."""
     rows = stack_examples(self.source, [0])
     prepare = lambda params, rows: self.prepare(params, self.source.decode(dict(rows)))
     return jax.eval_shape(prepare, self.abstract_params, rows)
@@ -156,10 +158,10 @@ class Task:
     """The matrix products of one forward pass of one training clip.
 
     Args:
-      frames: of the latents, from the first; None: all, as in training. 1: an image.
+      frames: number of leading latent frames; None: all, as in training; 1: an image.
     """
 
-    def inputs(x: Array, cond: Cond) -> Any:
+    def inputs(x: Array, cond: Cond) -> tuple[Array, Array, Cond]:
       cut = lambda value: value[:, :frames]
       x = cut(x)
       t = jnp.zeros((1, x.shape[1] if self.objective.per_frame else 1))
@@ -169,18 +171,18 @@ class Task:
 
   @property
   def abstract_params(self) -> dict:
-    """Of the model and the codec."""
+    """Shapes of the parameters of the model and the codec."""
     return self.model.abstract_params | self.codec.abstract_params
 
   def prepare(
     self, params: dict, example: Mapping[str, Any], keys: Key[Array, " B"] | None = None
   ) -> tuple[Array, Cond]:
-    """A decoded example -> latents [B,T,H,W,C] and conditions.
+    """Latents [B,T,H,W,C] and conditions of a decoded example.
 
     Args:
-      params: of the codec, among those of the model.
-      keys: of the rows in training, where latents (if the codec gives a distribution of them),
-        masks and strengths of controls are drawn; None: latents are means.
+      params: parameters, including the codec's.
+      keys: keys of the rows, in training: latents (if the codec gives a distribution), masks and
+        strengths of controls are drawn with them. None: latents are means.
     """
     use = None if keys is None else fold(keys, _ENCODE)
     x = self.codec.of(params).encode(example["video"], use)
@@ -192,7 +194,7 @@ class Task:
     example: Mapping[str, Any],
     keys: Key[Array, " B"] | None = None,
   ) -> Cond:
-    """The conditions that the model declares, taken from an example or made of its clip."""
+    """The conditions that the model declares, taken from an example or computed from its clip."""
     uses, config = self.model.config.uses, self.model.config
     fields: dict[str, Any] = {}
     if "text" in uses:
@@ -211,7 +213,7 @@ class Task:
         continue
       use = None if keys is None else fold(keys, _CONTROL)
       made, strengths[MADE[name]] = make(name, x, example, self.controls, use)
-      if name == "first":  # as Stable Video Diffusion takes it: what the autoencoder itself makes
+      if name == "first":  # Stable Video Diffusion expects it as the autoencoder gives it, unscaled
         made = made / self.codec.of({}).scaling
       volumes[name] = self._on_grid(made, x)
     fields["volumes"] = volumes
@@ -222,7 +224,7 @@ class Task:
     return Cond(**fields)
 
   def _on_grid(self, volume: Float[Array, "B _ _ _ C"], x: Float[Array, "B T H W Z"]) -> Array:
-    """Means over what each latent position covers, of a volume that lies over the pixels."""
+    """Averages a volume that is defined on pixels over the pixels of each latent position."""
     sizes = zip(volume.shape[1:4], x.shape[1:4], self.strides)
     t, h, w = (1 if there in (1, here) else stride for there, here, stride in sizes)
     return volume if (t, h, w) == (1, 1, 1) else shrink(volume, (t, h, w))
@@ -230,9 +232,9 @@ class Task:
   def known_mask(
     self, x: Float[Array, "B T H W C"], example: Mapping[str, Any], keys: Key[Array, " B"] | None
   ) -> Float[Array, "B T _ _ 1"]:
-    """1 where the clip is given: one of the masks per row in training; else the first."""
+    """1 where the clip is given: in training, a mask drawn per row; otherwise the first mask."""
     if "known_mask" in example:
-      return jnp.floor(self._on_grid(example["known_mask"], x))  # all that it covers is given
+      return jnp.floor(self._on_grid(example["known_mask"], x))  # 1 only if all pixels are given
     rows, frames = x.shape[:2]
     stride = self.strides[0]
     if x.shape[1] == 1 or keys is None or len(self.condition.masks) == 1:
@@ -252,7 +254,7 @@ class Task:
   def loss(
     self, params: dict, carried: Mapping[str, Any], keys: Key[Array, " B"]
   ) -> tuple[Float[Array, " B"], dict[str, Array]]:
-    """The training loss of each row, and what is logged beside it."""
+    """The training loss of each row, and the values that are logged with it."""
     x, cond = self.prepare(params, self.source.decode(dict(carried)), keys)
     if self.condition.drop and set(self.model.config.uses) & set(DROPPABLE):
       cond = drop(cond, DROPPABLE, self._chosen(keys, self.condition.drop, _DROP))
@@ -278,7 +280,7 @@ class Task:
   def denoise(
     self, params: dict, x_t: Float[Array, "B T H W C"], t: Float[Array, "B L"], cond: Cond
   ) -> Denoised:
-    """What the model makes of noisy latents; known positions are imposed."""
+    """Denoises latents; known positions are set to their given values."""
     check_levels(t, self.frames_per_level if self.source.shape[0] > 1 else 1)
     known = None if cond.known_mask is None else (cond.known_mask, cond.known)
     network = self.model.network(without_codec(params))

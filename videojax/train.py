@@ -44,11 +44,11 @@ from videojax.task import Task
 
 
 class Diverged(NotFiniteError):
-  """The loss is no longer finite."""
+  """The loss or the gradient is no longer finite."""
 
 
 class Preempted(Exception):
-  """SIGTERM, Ctrl-C or a time limit; the state is saved."""
+  """SIGTERM, Ctrl-C or a time limit stopped the run; its state is saved."""
 
 
 def train(
@@ -61,20 +61,20 @@ def train(
   deadline: float = math.inf,
   quiet: bool = False,
 ) -> Result | None:
-  """Runs an experiment to its end, from wherever the run in `workdir` stands.
+  """Runs an experiment to its end, resuming from the newest checkpoint in `workdir`, if any.
 
   Args:
     experiment: resolved.
-    workdir: run directory, made if it is not there.
+    workdir: run directory; created if missing.
     devices: None: all.
-    program: of a run that differs in data alone (config.AS_DATA), already compiled; None: its own.
-    trunk: (run directory, step) of a shorter run that is the same one up to that step.
-    deadline: time.perf_counter() after which it stops and saves, as on SIGTERM.
-    quiet: nothing on the console.
-  Returns: the record, also written as result.json; None when the run was already finished.
+    program: of a run that differs only in config.AS_DATA, already compiled; None: compile one.
+    trunk: (run directory, step) of a shorter run that is identical up to that step.
+    deadline: time.perf_counter() after which the run saves and stops, as on SIGTERM.
+    quiet: print nothing on the console.
+  Returns: the record, also written to result.json; None if the run was already finished.
   Raises:
-    ConfigError: a setting that cannot be used; CheckpointError: no sound checkpoint, a full disk.
-    NotFiniteError: loss or gradient (Diverged), sampled clips or a measure of the final weights.
+    ConfigError: a setting is invalid; CheckpointError: no sound checkpoint, or a full disk.
+    NotFiniteError: the loss or gradient (Diverged), a sampled clip or a measure is not finite.
     Preempted: SIGTERM, Ctrl-C or the deadline.
   """
   e = experiment.on_devices(len(devices or jax.devices()))
@@ -109,7 +109,7 @@ def train(
     )  # fmt: skip
     with log, contextlib.ExitStack() as handlers:
       catch = lambda: agreement.agreed(handlers.enter_context(asked_to_stop(deadline)), mesh)
-      # Before and after the steps nothing is lost: one process alone then ends at once.
+      # Before and after the steps there is nothing to save: a single process ends immediately.
       stop = catch() if distributed.several() else None
       for line in (*notes, *describe_run(e, tasks, mesh, start)):
         log.say(line)
@@ -123,7 +123,7 @@ def train(
       with phase("compiling"):
         steps = program.compile()
       for flag in program.unknown_flags:
-        log.say(f"xla_flags: this compiler does not know {flag}; left out")
+        log.say(f"xla_flags: this compiler does not know {flag}, which is ignored")
       seconds["compile"] += time.perf_counter() - clock
       clock = time.perf_counter()
       init_loss = initial_loss(workdir, evaluator, state)
@@ -133,7 +133,8 @@ def train(
       key = put_replicated(jax.random.key(e.seed), mesh)
       schedule = put_replicated(optim.schedule(e.optim, e.total_steps), mesh)
 
-      pending: tuple[int, int, str, Any] | None = None  # metrics are fetched one dispatch late
+      # Metrics are fetched one dispatch late.
+      pending: tuple[int, int, str, dict[str, jax.Array]] | None = None
       window = Window(start)
 
       def fetch() -> None:
@@ -167,9 +168,9 @@ def train(
           state, metrics = steps[name](state, batch, key, schedule, *scalars)
           fetch()
           pending = before, number, name, metrics
-          step, stopping = before + number, stop()  # asked once: what stops is saved
+          step, stopping = before + number, stop()  # asked once, so that a stop always saves
           if save_is_due(e, step) or stopping:
-            fetch()  # a checkpoint starts only after its loss was seen finite
+            fetch()  # a step is saved only after its loss is known to be finite
             seconds["step"] += time.perf_counter() - clock
             clock = time.perf_counter()
             with jax.transfer_guard("allow"):  # it copies the state to the host
@@ -178,7 +179,7 @@ def train(
             clock = time.perf_counter()
           if stopping:
             break
-      checkpoints.wait()  # a full disk shows here, before the evaluation
+      checkpoints.wait()  # raises for a full disk, before the evaluation
       if why := stop():
         done = int(jax.device_get(state.step))
         raise Preempted(f"stopped by {why} after step {done}, which is saved")
@@ -205,9 +206,9 @@ def save_is_due(e: Experiment, step: int) -> bool:
 
 
 def dispatches(e: Experiment, mixture: Mixture, start: int) -> Iterator[tuple[int, int]]:
-  """(steps before, updates) of each call of the compiled step, to the end of the run.
+  """Yields (steps done before, updates) for each call of the compiled step to the end of the run.
 
-  A call has batches of one kind, and ends where a checkpoint is due.
+  All batches of a call are of one kind, and a call ends where a checkpoint is due.
   """
   before = start
   while before < e.total_steps:
@@ -224,14 +225,14 @@ def dispatches(e: Experiment, mixture: Mixture, start: int) -> Iterator[tuple[in
 
 
 def finished_steps(workdir: Path) -> int | None:
-  """Steps of the finished run whose record is in `workdir`; a damaged record is written again."""
+  """Steps in the result.json of `workdir`; None if it is missing or damaged, to be rewritten."""
   sound = lambda value: isinstance(value, dict) and isinstance(value.get("steps"), int)
   result = rundir.read_sound(workdir / "result.json", sound)
   return result and result["steps"]
 
 
 class Window:
-  """Rates since the last logged step."""
+  """Throughput since the last logged step."""
 
   def __init__(self, start: int) -> None:
     self.last_finite = start
@@ -265,10 +266,10 @@ class Window:
 
 def diverged_message(step: int, last_finite: int, checkpoints: Checkpointer) -> str:
   steps = checkpoints.steps()
-  saved = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint"
+  saved = f"The last good checkpoint is step {steps[-1]}" if steps else "There is no checkpoint"
   return (
-    f"loss or gradient are not finite at step {step}, after finite ones up to step {last_finite}; "
-    f"{saved} in {checkpoints.directory}. Lower the learning rate, or look at that step's data."
+    f"loss or gradient is not finite at step {step}; both were finite up to step {last_finite}. "
+    f"{saved} in {checkpoints.directory}. Lower the learning rate, or inspect that step's data."
   )
 
 
@@ -277,11 +278,11 @@ def initial_loss(workdir: Path, evaluator: Evaluator, state: TrainState) -> floa
   path, protocol = workdir / "initial.json", to_json(evaluator.config)
   written = rundir.read_sound(path, _is_initial) if jax.process_index() == 0 else None
   if agreement.first(written is not None):
-    if written is None or written["evaluate"] != protocol:  # then it cannot be compared
+    if written is None or written["evaluate"] != protocol:  # not comparable
       return float("nan")
     return written["frozen_loss"]
   if int(jax.device_get(state.step)) > 0:
-    return float("nan")  # a branch: its beginning lies in the trunk
+    return float("nan")  # a branch, which started in the trunk
   value = evaluator.frozen_loss(state.params).mean
   if jax.process_index() == 0:
     files.write_json(path, {"frozen_loss": value, "evaluate": protocol})
@@ -297,7 +298,7 @@ def _is_initial(value: Any) -> bool:
 def measure(
   evaluator: Evaluator, e: Experiment, state: TrainState, init_loss: float
 ) -> dict[str, Any]:
-  """All measures of the final weights: fields of the record."""
+  """Computes all measures of the final weights: fields of the record."""
   weights = evaluated(e, state)
   losses = {split: evaluator.frozen_loss(weights, split) for split in evaluator.tasks}
   main, coherence = losses.pop(evaluator.first), evaluator.coherence(weights)
@@ -315,13 +316,13 @@ def measure(
 
 
 def split_fields(loss: FrozenLoss) -> dict[str, Any]:
-  """As the record names them."""
+  """The fields of a SplitLoss."""
   values = loss._asdict()
   return {"final": values.pop("mean"), **values}
 
 
 def samples(evaluator: Evaluator, e: Experiment, state: TrainState, workdir: Path) -> None:
-  """Sampled clips of the measured split, EMA weights, as files; all processes sample."""
+  """Writes clips of the main split, sampled with the EMA weights; all processes sample."""
   video, example = evaluator.samples(evaluator.first, evaluated(e, state), 8)
   if jax.process_index() == 0:
     given = evaluator.train_task.given
@@ -338,7 +339,7 @@ def make_result(
   peak_bytes: int,
   measured: dict[str, Any],
 ) -> Result:
-  """Puts the record together."""
+  """The record of a finished run."""
   tokens, by_part = 0, dict[str, float]()
   for kind, (name, task) in enumerate(tasks.items()):
     clips = e.batch_size * loader.mixture.steps(e.total_steps, kind)
@@ -356,7 +357,7 @@ def make_result(
 
 
 def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) -> Iterator[str]:
-  """A few lines about the run that starts."""
+  """A few lines about a run at its start."""
   device, config = jax.devices()[0], e.model.config
   yield (
     f"{e.model.name}: {parameters_by_part(e.model)['total']:,} parameters, {config.dtype}; "
@@ -370,8 +371,8 @@ def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) 
   for name, task in tasks.items():
     frames, height, width, _ = task.source.shape
     yield (
-      f"{name}: {frames} frames of {height}x{width}, {Counts.of(e, task).tokens} tokens a clip, "
-      f"{flops.step(task.products())['total'] / 1e9:.2f} GFLOP a clip and step"
+      f"{name}: {frames} frames of {height}x{width}, {Counts.of(e, task).tokens} tokens per clip, "
+      f"{flops.step(task.products())['total'] / 1e9:.2f} GFLOP per clip and step"
     )
   info, shapes = e.model.info, e.model.abstract_params
   for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):

@@ -1,5 +1,5 @@
-# What gke/run.sh and gke/sweep.sh share; they source it. It sets what the pods ask for by TPU and
-# TOPOLOGY, or GPU and GPUS: $chips of a pod, $hosts of a slice. `pod` prints the template of one.
+# Shared by gke/run.sh and gke/sweep.sh, which source it. It sets what pods request, from TPU and
+# TOPOLOGY or from GPU and GPUS: $chips per pod, $hosts per slice. `pod` prints a pod's template.
 # shellcheck shell=bash
 
 need IMAGE CLAIM
@@ -11,13 +11,13 @@ number 1 NODES SLICES
 spot
 # shellcheck disable=SC2034 # read by the scripts
 name=$1
-match NAME "$1" "[a-z]([a-z0-9-]{0,38}[a-z0-9])?" "up to 40 of a-z, 0-9 and -, from a letter on"
-# The pods have what is committed, in the image, and the claim. What is in the image is here too.
+match NAME "$1" "[a-z]([a-z0-9-]{0,38}[a-z0-9])?" "up to 40 of a-z, 0-9 and -, starting with a letter"
+# Pods have the committed files, in the image, and the claim. What is in the image is also here.
 # shellcheck disable=SC2034 # read by check_config
 there=/runs/
 # shellcheck disable=SC2154,SC2164 # set by lib.sh; the scripts end where anything fails
 cd "$root"
-printf '%s\n' "$@" | iconv -f UTF-8 -t UTF-8 >/dev/null 2>&1 || die "an argument is not UTF-8, as a manifest is"
+printf '%s\n' "$@" | iconv -f UTF-8 -t UTF-8 >/dev/null 2>&1 || die "an argument is not UTF-8, as manifests must be"
 hosts=1 selector=""
 if [[ ${TPU:-} ]]; then
   need TOPOLOGY
@@ -27,14 +27,14 @@ if [[ ${TPU:-} ]]; then
     v5e | v5litepod) accelerator=tpu-v5-lite-podslice ;;
     v5p) accelerator=tpu-v5p-slice ;;
     v6e) accelerator=tpu-v6e-slice ;;
-    *) die "TPU=$TPU is none of v4, v5e, v5p, v6e" ;;
+    *) die "TPU=$TPU must be one of v4, v5e, v5p, v6e" ;;
   esac
   case $TPU in
     v4 | v5p) match TOPOLOGY "$TOPOLOGY" "$cube" "like 2x2x1 or 4x4x8 for $TPU" ;;
     *) match TOPOLOGY "$TOPOLOGY" "$plane" "one of ${plane//[()]/}, for $TPU" ;;
   esac
   all=$((${TOPOLOGY//x/*}))
-  ((all == 1 || all % 4 == 0)) || die "TOPOLOGY=$TOPOLOGY has $all chips: machines of $TPU have 4"
+  ((all == 1 || all % 4 == 0)) || die "TOPOLOGY=$TOPOLOGY has $all chips, but a $TPU machine has 4"
   chips=$((all < 4 ? all : 4))
   [[ $TPU == v4 || $TPU == v5p ]] || ((all > 8)) || chips=$all # these have machines of 1, 4 and 8 chips
   # shellcheck disable=SC2034 # hosts is read by the scripts
@@ -46,8 +46,8 @@ else
 fi
 [[ ! ${SPOT:-} ]] || selector+="${selector:+, }cloud.google.com/gke-spot: \"true\""
 
-# in_yaml WORD: as it stands in double quotes of YAML, where Kubernetes replaces $(NAME), and $$ by $.
-# Control characters (those of Unicode too) and what breaks lines in YAML are escaped, as bytes here.
+# in_yaml WORD: prints it for double quotes in YAML; Kubernetes expands $(NAME) and turns $$ into $.
+# Control characters (also Unicode's) and line breaks of YAML are escaped, bytewise here.
 in_yaml() {
   local LC_ALL=C word=$1 i code character first
   word=${word//\\/\\\\} word=${word//'"'/'\"'} word=${word//'$'/'$$'}
@@ -62,7 +62,7 @@ in_yaml() {
   printf %s "$word"
 }
 
-# pod COMMAND...: extra lines of the container come from $environment, of the pod from $network.
+# pod COMMAND...: $environment has extra lines for the container, $network for the pod.
 pod() {
   local word words=""
   for word; do
@@ -71,7 +71,7 @@ pod() {
   sed 's/^/          /' <<YAML
 spec:
   restartPolicy: Never
-  terminationGracePeriodSeconds: 120  # to save, where the node leaves so much
+  terminationGracePeriodSeconds: 120  # to save, if the node allows this much
   nodeSelector: {$selector}${network:-}
   containers:
   - name: videojax

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# A run on GKE, on TPU slices or on nodes with GPUs. Prints the manifest of a JobSet.
+# Runs on GKE, on TPU slices or on nodes with GPUs: prints the manifest of a JobSet.
 #
 #   IMAGE=REGISTRY/videojax:TAG CLAIM=runs TPU=v6e TOPOLOGY=4x4 launch/gke/run.sh NAME \
 #     --config=FILE [more arguments of videojax.launch] | kubectl apply -f -
 #   IMAGE=... CLAIM=runs GPU=nvidia-h100-80gb GPUS=8 NODES=2 launch/gke/run.sh NAME --config=FILE ...
 #
-#   IMAGE     made by launch/gke/Dockerfile
-#   CLAIM     a PersistentVolumeClaim that all pods can write (ReadWriteMany): the run is NAME in it
-#   TPU       v4, v5e, v5p, v6e; TOPOLOGY of a slice; SLICES=1
-#   GPU       the nodes' cloud.google.com/gke-accelerator; GPUS=1 of each of NODES=1
-#   SPOT      1: nodes that cost less and may be preempted
-#   RESTARTS  3, after failures. A run that was stopped and saved (143), or whose node was taken away,
-#             starts again however often
+#   IMAGE     built from launch/gke/Dockerfile
+#   CLAIM     a PersistentVolumeClaim that all pods can write (ReadWriteMany); the run is NAME in it
+#   TPU       v4, v5e, v5p or v6e; TOPOLOGY: of a slice; SLICES: their number, default 1
+#   GPU       the nodes' cloud.google.com/gke-accelerator; GPUS per node and NODES, default 1
+#   SPOT      1: spot nodes, which cost less and may be preempted
+#   RESTARTS  after failures; default 3. A run that was stopped after saving (143) or lost its node
+#             is restarted without limit
 #
-# --dry-run prints the command of the pods alone.
+# --dry-run prints only the command of the pods.
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "${BASH_SOURCE[0]%/*}/../lib.sh"
@@ -28,7 +28,7 @@ done
 command=(python -m videojax.launch "$@" "--workdir=/runs/$name")
 slices=${SLICES:-1} annotations="" environment="" network=""
 if [[ ! ${TPU:-} ]]; then
-  [[ $slices == 1 ]] || die "SLICES=$slices are of TPUs: give TPU and TOPOLOGY, or NODES"
+  [[ $slices == 1 ]] || die "SLICES=$slices is for TPUs: give TPU and TOPOLOGY, or NODES"
   hosts=${NODES:-1}
   ((hosts == 1)) || environment="
     env:
@@ -36,7 +36,7 @@ if [[ ! ${TPU:-} ]]; then
     - {name: JAX_NUM_PROCESSES, value: \"$hosts\"}
     - name: JAX_PROCESS_ID
       valueFrom: {fieldRef: {fieldPath: \"metadata.annotations['batch.kubernetes.io/job-completion-index']\"}}"
-elif ((hosts > 1)); then # jax finds the others by what GKE puts into the pods
+elif ((hosts > 1)); then # jax finds the others through variables that GKE sets in the pods
   annotations="
   annotations: {alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool}"
   ((slices == 1)) || network="
@@ -65,7 +65,7 @@ spec:
         completionMode: Indexed
         parallelism: $hosts
         completions: $hosts
-        backoffLimit: 0  # without one of them the others cannot go on
+        backoffLimit: 0  # if one fails, the others cannot continue
         podFailurePolicy:
           rules:
           - {action: FailJob, onExitCodes: {operator: In, values: [143]}}

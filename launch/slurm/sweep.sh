@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# A sweep on a SLURM cluster: each task of the array runs its share of the cells; the last job runs
-# the held-out cells, once all others are there, and writes the report.
+# Runs a sweep on a SLURM cluster: each task of an array runs its share of the cells; after all of
+# them, a last job runs the held-out cells and writes the report.
 #
 #   launch/slurm/sweep.sh [--dry-run] CONFIG WORKDIR TASKS [options of sbatch]
 #   launch/slurm/sweep.sh experiments/scaling/worlds_isoflop.py /shared/runs/isoflop 8 \
 #     --gres=gpu:1 --time=00:30:00
 #
-#   PYTHON  python, here and on the nodes
+#   PYTHON  here and on the nodes; default: python
 #
-# WORKDIR is on a file system that all nodes see. 120 s before its time is up a task saves, and goes
-# back into the queue; one that is killed goes on where it was when the same command is given again.
+# WORKDIR must be on a file system that all nodes share. 120 s before its time limit, a task saves
+# and is requeued. A task that was killed continues when you run the same command again.
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "${BASH_SOURCE[0]%/*}/../lib.sh"

@@ -361,7 +361,7 @@ def test_numbers_are_rounded_to_digits_and_not_to_places(value, digits, text):
     ("--price=H100:inf", "must be above 0"),
     ("--pue=inf", "must be at least 1, and finite"),
     ("--mfu=x", "argument --mfu: invalid float value: 'x'; see --help"),
-    ("--bench=nothing.json", "--bench: nothing.json is not there"),
+    ("--bench=nothing.json", "--bench: nothing.json does not exist"),
     ("--price=X:1", "no chip 'X'"),
     ("--pue=.9", "must be at least 1"),
     ("--mfuu=.3", "unrecognized arguments: --mfuu=.3"),

@@ -189,7 +189,7 @@ def test_an_unknown_process_or_field_is_named_with_the_choices():
     pr.make_process("cosin")
   with pytest.raises(ValueError, match="beta_max"):
     pr.make_process("linear", beta_maximum=1.0)
-  with pytest.raises(ValueError, match="there are: none"):
+  with pytest.raises(ValueError, match="available: none"):
     pr.make_process("cosine", rho=7.0)
 
 

@@ -48,7 +48,7 @@ def test_quantized_and_integer_tensors_are_refused_by_name(tmp_path, dtype, kind
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path, value):
   tensors = Tensors(raw(tmp_path / "a.safetensors", "F64", np.array([1.0, value])))
-  with pytest.raises(ConfigError, match="tensor x of .*a.safetensors has 1 of 2 numbers"):
+  with pytest.raises(ConfigError, match="tensor x of .*a.safetensors: 1 of 2 values are not"):
     tensors.read("x")
 
 

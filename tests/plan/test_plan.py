@@ -244,7 +244,7 @@ def test_search_tries_every_mesh_that_divides_and_takes_the_fastest_that_fits(tm
   "flags,words",
   [
     (["--topology=v5q:4x4"], "--topology=v5q:4x4"),
-    (["--topology=v5e:2x2", "--config.mesh.data=3"], "needs 3 devices, there are 4"),
+    (["--topology=v5e:2x2", "--config.mesh.data=3"], "needs 3 devices, but there are 4"),
     (["--topology=v5e:2x2", "--slices=2", "--config.mesh.data=1", "--config.mesh.fsdp=8"],
      "only `data` crosses"),
   ],

@@ -29,7 +29,7 @@ def test_damaged_lines_of_the_metrics_are_left_out_and_counted(tmp_path, capsys)
   with Log(tmp_path, total_steps=9, start=2, tensorboard=False, writes=True):
     pass
   assert path.read_bytes() == b"\n".join([*sound[:2], b""])
-  assert f"{path}: {len(bad)} damaged lines are skipped" in capsys.readouterr().out
+  assert f"{path}: removed {len(bad)} damaged lines" in capsys.readouterr().out
 
 
 def test_metrics_that_are_no_file_are_named(tmp_path):

@@ -160,6 +160,7 @@ def test_run_starts_from_published_weights_and_exports_them(tmp_path):
 def test_export_without_a_published_layout_is_refused_before_anything_is_read(tmp_path):
   from videojax.modes.finished_run import export
 
-  with pytest.raises(ConfigError, match=f"model 'dit' has no published layout.*{NAME}.* have"):
+  said = f"model 'dit' has no published layout.*these have one: .*{NAME}"
+  with pytest.raises(ConfigError, match=said):
     export(tiny(), tmp_path / "no_run")
   assert not (tmp_path / "no_run").exists()

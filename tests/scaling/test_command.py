@@ -13,7 +13,7 @@ SERVE = ["serve", "T.csv", "--minutes=1", "--steps=T.csv", "--clips-per-minute=9
   [
     (["fit"], "table"),
     (["fit", "folder"], "folder is not a regular file"),
-    (["fit", "T.csv"], "T.csv is not there"),
+    (["fit", "T.csv"], "T.csv does not exist"),
     (["fit", "T.csv", "--at=nan"], "--at: 'nan' must be a positive, finite number"),
     (["fit", "T.csv", "--holdout-above=-1"], "--holdout-above: '-1' must be"),
     (["fit", "T.csv", "--bootstrap=x"], "--bootstrap"),

@@ -78,7 +78,7 @@ def test_mup_scales_the_update_but_not_the_weight_decay():
 
 
 def test_muon_with_mup_is_refused():
-  with pytest.raises(ConfigError, match="Muon's updates transfer anyway"):
+  with pytest.raises(ConfigError, match="Muon's updates transfer without it"):
     make_update(tiny(mup_base_width=32, optim__name="muon"))
 
 

@@ -1,1 +1,1 @@
-"""The machine, its processes, and how they meet and end."""
+"""The host process: its settings, its signals, and the other processes of the run."""

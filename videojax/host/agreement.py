@@ -1,6 +1,6 @@
-"""What several processes of one run agree on, so that all take the same turn.
+"""Agreement between the processes of a run, so that all take the same branch.
 
-Where there is one process, it agrees with itself.
+A single process agrees with itself.
 """
 
 import time
@@ -16,22 +16,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from videojax.errors import ConfigError
 from videojax.host.distributed import several, signed
 
-# What stop.asked_to_stop answers, as it travels; of several the last one counts.
+# The answers of stop.asked_to_stop, sent as indices; if processes differ, the largest index wins.
 REASONS = ("", "the time limit", "SIGINT", "SIGTERM")
-SHARED_SECONDS = 30.0  # until a network file system shows a new file to all
+SHARED_SECONDS = 30.0  # for a network file system to show a new file to all hosts
 
 
 class AgreedError(ConfigError):
-  """What all processes raise together, so that none waits for another."""
+  """An error that all processes raise together, so that none waits for another."""
 
 
 def first(value: bool) -> bool:
-  """What process 0 found, so that all take the same turn."""
+  """The value on process 0, returned by all processes."""
   return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if several() else value
 
 
 def agree(problem: str) -> None:
-  """Raises AgreedError, in all processes, where any of them has a problem; '': it has none."""
+  """Raises AgreedError on all processes if any of them has a problem; '' is no problem."""
   texts = [problem]
   if several():
     own = np.zeros(1024, np.uint8)
@@ -45,7 +45,7 @@ def agree(problem: str) -> None:
 
 
 def check_shared(path: Path) -> None:
-  """Raises AgreedError, in all processes, where some do not see what process 0 wrote."""
+  """Raises AgreedError on all processes if some do not see the file that process 0 wrote."""
   if not several():
     return
   until = time.monotonic() + SHARED_SECONDS
@@ -58,17 +58,15 @@ def _unseen(path: Path) -> str:
   try:
     path.stat()
   except OSError as error:
-    return (
-      f"does not see {path} ({error.strerror}): --workdir must be on a disk that all hosts share"
-    )
+    return f"cannot see {path} ({error.strerror}): --workdir must be on a disk that all hosts share"
   return ""
 
 
 def agreed(asked: Callable[[], str], mesh: Mesh) -> Callable[[], str]:
-  """`asked`, so that all processes get one answer: what any had been asked a call before.
+  """Makes `asked` agree: all processes get the answer that any of them had in the previous call.
 
-  All call it equally often. The answers are reduced on the devices behind what was dispatched
-  last, and read one call later, so that no process waits for another.
+  All processes must call it equally often. The answers are reduced on the devices after the last
+  dispatch and read one call later, so that no process waits for another.
   """
   if not several():
     return asked

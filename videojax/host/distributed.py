@@ -1,6 +1,6 @@
-"""Several processes of one run: how they find each other, and end.
+"""Multi-process runs: how the processes find each other, and how they end.
 
-Where there is one process, nothing here does anything.
+With a single process, these functions do nothing.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from videojax.errors import ConfigError
 
 GREETING, GO = "videojax: ", "all are here"
 MOST = 100_000  # processes of one run
-LEAVE_SECONDS = 60.0  # for all to say that they leave; without one of them jax waits for minutes
+LEAVE_SECONDS = 60.0  # for all to disconnect; if one does not, jax waits for minutes
 METADATA_SECONDS = 3.0  # a TPU VM's metadata server answers in milliseconds
-YEAR_SECONDS = 3.15e7  # the longest that one waits for
+YEAR_SECONDS = 3.15e7  # the longest wait that can be set
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-  """Where process 0 is reached, how many there are, which this is, and its GPUs (None: all)."""
+  """Address of process 0, number of processes, index of this one, and its GPUs (None: all)."""
 
   address: str
   processes: int
@@ -56,19 +56,19 @@ def start(
   wait: float = 300.0,
   silence: float = 100.0,
 ) -> None:
-  """Starts jax.distributed where this process is one of several; before any use of a device.
+  """Starts jax.distributed if this process is one of several; call it before using any device.
 
-  They are found in the arguments, in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID, in a SLURM step of several tasks, or as the hosts of a TPU slice.
+  The processes are given by the arguments, by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID, by a SLURM step of several tasks, or by the hosts of a TPU slice.
 
   Args:
-    address: HOST:PORT, reached from all processes, where process 0 will listen.
-    processes: how many; 1: one, whatever the environment says.
-    process: which one this is, from 0.
-    wait: seconds for the others to come.
-    silence: seconds after which one that is not heard of is taken for lost, and the others end.
+    address: HOST:PORT where process 0 will listen, reachable from all processes.
+    processes: their number; 1: this is the only one, whatever the environment says.
+    process: index of this one, from 0.
+    wait: seconds to wait for the others to connect.
+    silence: seconds without a heartbeat after which a process counts as lost, and the others end.
   Raises:
-    ConfigError: half of the arguments, or processes that do not come; they are named.
+    ConfigError: some arguments are missing, or some processes do not connect; they are named.
   """
   if several():
     return
@@ -82,7 +82,7 @@ def start(
   except ConfigError as error:
     raise ConfigError(_said_by(cluster.process, cluster.processes, str(error))) from None
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  # It would take SIGTERM away from stop.asked_to_stop, and knows neither Ctrl-C nor a time limit.
+  # It would catch SIGTERM instead of stop.asked_to_stop, and handles neither Ctrl-C nor a limit.
   jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
     cluster.address, cluster.processes, cluster.process, cluster.local_devices,
@@ -92,9 +92,9 @@ def start(
 
 
 def check_seconds(flag: str, seconds: float, least: float = 0.0) -> None:
-  """Raises ConfigError if a flag is not a possible number of seconds to wait."""
+  """Raises ConfigError if a flag's seconds are out of range."""
   if not least <= seconds <= YEAR_SECONDS:
-    raise ConfigError(f"--{flag}={seconds:g} must be seconds, from {least:g} to {YEAR_SECONDS:g}")
+    raise ConfigError(f"--{flag}={seconds:g} must be from {least:g} to {YEAR_SECONDS:g} seconds")
 
 
 def several() -> bool:
@@ -103,12 +103,12 @@ def several() -> bool:
 
 
 def number() -> int:
-  """Which process this is."""
+  """Index of this process."""
   return jax.process_index() if several() else 0
 
 
 def signed(text: str) -> str:
-  """A text that says which process speaks, where there are several."""
+  """The text after this process's index and host, if there are several processes."""
   return _said_by(jax.process_index(), jax.process_count(), text) if several() else text
 
 
@@ -117,21 +117,21 @@ def _said_by(process: int, processes: int, text: str) -> str:
 
 
 def of_others(error: object) -> str:
-  """What an error means that jax raises because another process has gone; '' of any other."""
+  """The message for an error that jax raises because another process has ended; else ''."""
   if not several() or not re.search("Gloo|NCCL|heartbeat|coordination service", str(error)):
     return ""
   return (
     f"another process has ended or is unreachable ({str(error).splitlines()[0][:200]}): see "
-    "what the others say. The same command on all hosts resumes from the last checkpoint"
+    "the output of the others. The same command on all hosts resumes from the last checkpoint"
   )
 
 
 def end(code: int, *, orderly: bool) -> int:
-  """Leaves the others and returns the exit code.
+  """Disconnects from the other processes and returns the exit code.
 
   Args:
-    code: to return.
-    orderly: the others end now as well. Otherwise this process ends here: jax would wait for them.
+    code: exit code.
+    orderly: the others end now as well. If not, this process exits here: jax would wait for them.
   """
   if not several():
     return code
@@ -142,18 +142,18 @@ def end(code: int, *, orderly: bool) -> int:
     if not leaving.is_alive():
       return code
   sys.stdout.flush()
-  if jax.process_index() == 0:  # jax aborts the others when this one is gone: they may speak first
+  if jax.process_index() == 0:  # its end aborts the others: let them print their errors first
     time.sleep(2)
   os._exit(code)
 
 
-# Which processes there are.
+# Finding the processes.
 
 
 def find(
   address: str | None, processes: int | None, process: int | None, wait: float
 ) -> Cluster | None:
-  """The processes of the arguments, of JAX_* or of the cluster; None: there is only this one."""
+  """The processes given by the arguments, JAX_* or the cluster; None: there is only this one."""
   where = address or os.environ.get("JAX_COORDINATOR_ADDRESS")
   count, mine = _number(processes, "JAX_NUM_PROCESSES"), _number(process, "JAX_PROCESS_ID")
   if count is not None and not 1 <= count <= MOST:
@@ -185,46 +185,49 @@ def _detect(wait: float) -> Cluster | None:
   method = "slurm" if _in_slurm_step() else _tpu_hosts()
   if method is None:
     return None
-  # What jax.distributed.initialize asks; it has no public name.
+  # What jax.distributed.initialize calls; it has no public name.
   from jax._src.clusters import ClusterEnv
 
   try:
     address, processes, process, devices = ClusterEnv.auto_detect_unset_distributed_params(
       None, None, None, None, method, int(wait)
     )
-  except Exception as error:  # of the network, or a variable that is missing
+  except Exception as error:  # a network error, or a missing variable
     raise ConfigError(f"the hosts of this {method} job cannot be found: {error}") from error
   if address is None or processes is None or process is None:
-    raise ConfigError(f"jax does not find the hosts of this {method} job: give --coordinator etc.")
+    raise ConfigError(
+      f"jax does not find the hosts of this {method} job: give --coordinator, --processes and "
+      "--process"
+    )
   if method == "slurm" and _owns_its_gpus():
     devices = None
   return Cluster(address, processes, process, devices)
 
 
 def _in_slurm_step() -> bool:
-  """Whether srun started this process with others (the script of sbatch is not a step)."""
+  """Whether srun started this process as one of several (sbatch's script is not a step)."""
   variables = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
   return int(os.environ.get("SLURM_NTASKS") or 1) > 1 and all(v in os.environ for v in variables)
 
 
 def _owns_its_gpus() -> bool:
-  """Whether a SLURM task uses all GPUs that it sees; jax gives it the one of its local number."""
+  """Whether a SLURM task uses all GPUs that it sees; jax would give it one, by its local index."""
   alone = os.environ["SLURM_NTASKS"] == os.environ.get("SLURM_STEP_NUM_NODES")
   told = "JAX_LOCAL_DEVICE_IDS" in os.environ  # jax.distributed.initialize reads it
   return alone or told or "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
 
 
 def _tpu_hosts() -> str | None:
-  """jax's name for the kind of TPU slice, if this is one of its several hosts."""
+  """jax's name for this kind of TPU cluster, if this is one of several hosts; else None."""
   platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
-  if "tpu" not in (platforms or "").split(","):  # jax puts it there where it finds chips
+  if "tpu" not in (platforms or "").split(","):  # jax adds it where it finds chips
     return None
   get = os.environ.get
   hosts = get("TPU_PROCESS_ADDRESSES") or get("TPU_WORKER_HOSTNAMES")
   if path := get("TPU_PROCESS_ADDRESSES_PATH"):
     hosts = Path(path).read_text()
   method, slices = "gketpu", get("MEGASCALE_NUM_SLICES")
-  if hosts is None and "TPU_SKIP_MDS_QUERY" not in os.environ:  # jax sets it where no chip is
+  if hosts is None and "TPU_SKIP_MDS_QUERY" not in os.environ:  # jax sets it where it finds none
     hosts, method = _metadata("worker-network-endpoints"), "gcetpu"
     found = re.search(r"MEGASCALE_NUM_SLICES\s*:\s*'?(\d+)", _metadata("tpu-env") if hosts else "")
     slices = slices or (found and found[1])
@@ -232,7 +235,7 @@ def _tpu_hosts() -> str | None:
 
 
 def _metadata(key: str) -> str:
-  """An attribute of this TPU VM; '' where it has none, or nothing answers soon."""
+  """A metadata attribute of this TPU VM; '' if it is not set or the server does not answer."""
   server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
   url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
   request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
@@ -243,11 +246,11 @@ def _metadata(key: str) -> str:
   return ""
 
 
-# How they wait for each other. jax's own wait ends in an abort that does not say who is missing.
+# Waiting for each other. jax's own wait ends in an abort that does not name the missing processes.
 
 
 def meet(cluster: Cluster, wait: float) -> None:
-  """Returns when all processes are there; ConfigError, in all that are, names who is not."""
+  """Returns when all processes have connected; else raises on those that have, naming the rest."""
   host = cluster.address.rpartition(":")[0]
   if cluster.process == 0:
     _gather(cluster, cluster.port, wait)
@@ -256,7 +259,7 @@ def meet(cluster: Cluster, wait: float) -> None:
 
 
 def _gather(cluster: Cluster, port: int, wait: float) -> None:
-  """Process 0: counts the others at the port where jax's service will listen, then tells all."""
+  """Process 0: waits for the others on the port that jax's service will use, then answers all."""
   come: dict[int, socket.socket] = {}
   callers: list[socket.socket] = []
   until, answer = time.monotonic() + wait, "process 0 was stopped"
@@ -294,7 +297,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def _greet(caller: socket.socket, cluster: Cluster, come: dict[int, socket.socket]) -> None:
-  """Enters who has come; a stranger at the port is sent away."""
+  """Registers a process that connects; any other connection is closed."""
   caller.settimeout(2)
   hello = None
   with contextlib.suppress(OSError):
@@ -304,11 +307,11 @@ def _greet(caller: socket.socket, cluster: Cluster, come: dict[int, socket.socke
     caller.close()
     return
   number, processes = int(hello[1]), int(hello[2])
-  says = f"a process on {hello[3]} says that it is number {number} of {processes}"
+  says = f"a process on {hello[3]} was started as number {number} of {processes}"
   if processes != cluster.processes:
-    raise ConfigError(f"{says}, process 0 that there are {cluster.processes}")
+    raise ConfigError(f"{says}, but process 0 as one of {cluster.processes}")
   if number == 0 or (number in come and not _gone(come[number])):
-    raise ConfigError(f"{says}, and so does another one")
+    raise ConfigError(f"{says}, and so was another one")
   come[number] = caller
 
 
@@ -318,7 +321,7 @@ def _line(connection: socket.socket) -> str:
 
 
 def _gone(caller: socket.socket) -> bool:
-  """Whether a process that waits for an answer has hung up."""
+  """Whether a process that waits for an answer has disconnected."""
   try:
     return caller.recv(1, socket.MSG_PEEK) == b""
   except OSError as error:
@@ -329,14 +332,14 @@ def _missing(cluster: Cluster, come: dict[int, socket.socket], wait: float) -> s
   absent = [i for i in range(1, cluster.processes) if i not in come]
   shown = ", ".join(map(str, absent[:20])) + (" ..." if len(absent) > 20 else "")
   return (
-    f"{len(absent)} of {cluster.processes} processes did not come to process 0 at "
-    f"{cluster.address} within {wait:.0f} s: number {shown}. See what they say; each needs the same"
-    " command with its own --process"
+    f"{len(absent)} of {cluster.processes} processes did not connect to process 0 at "
+    f"{cluster.address} within {wait:.0f} s: number {shown}. See their output; each needs the same "
+    "command with its own --process"
   )
 
 
 def _join(cluster: Cluster, where: tuple[str, int], wait: float) -> None:
-  """Any other process: goes to process 0 and waits for its answer."""
+  """Any other process: connects to process 0 and waits for its answer."""
   until = time.monotonic() + wait
   hello = f"{GREETING}{cluster.process} of {cluster.processes} on {socket.gethostname()}\n"
   while True:
@@ -349,12 +352,12 @@ def _join(cluster: Cluster, where: tuple[str, int], wait: float) -> None:
         return
       if answer.startswith(GREETING):
         raise ConfigError(answer.removeprefix(GREETING).strip())
-      reason = "something else is listening there" if answer else "it hangs up"
+      reason = "another program is listening there" if answer else "it closes the connection"
     except OSError as error:
       reason = error.strerror or str(error)
     if time.monotonic() > until:
       raise ConfigError(
-        f"no answer from process 0 at {cluster.address} within {wait:.0f} s ({reason}): is it"
-        " running there, and can this host reach that port?"
+        f"no answer from process 0 at {cluster.address} within {wait:.0f} s ({reason}): is it "
+        "running there, and can this host reach that port?"
       )
     time.sleep(0.2)

@@ -11,11 +11,11 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-  """Makes glibc's malloc keep what is freed, for steps that run on the CPU; False elsewhere.
+  """Makes glibc's malloc keep freed memory, for steps on the CPU; returns whether it does.
 
-  XLA's CPU backend allocates its temporaries anew in every step. By default glibc maps such blocks
-  and gives them back, so that each step waits for the kernel to zero the same pages again: up to
-  half of the time of a small step (measured: docs/LOG.md). The process's peak memory stays.
+  XLA's CPU backend allocates its temporaries anew in every step. By default glibc maps and unmaps
+  such blocks, so that each step waits for the kernel to zero the same pages again: up to half of
+  the time of a small step (measured: docs/LOG.md). The process keeps its peak memory.
   """
   if not sys.platform.startswith("linux"):
     return False
@@ -28,10 +28,11 @@ def keep_freed_memory() -> bool:
 
 
 def threads_for_fake_devices() -> None:
-  """Gives XLA a thread for each of several fake CPU devices (JAX_NUM_CPU_DEVICES); before jax.
+  """Gives XLA enough threads for several fake CPU devices (JAX_NUM_CPU_DEVICES).
 
-  Each may wait in a collective for the others: with a thread per core they wait for ever, and
-  XLA aborts after 40 s (12 of 15 test processes on 2 busy cores; none of 15 with these threads).
+  Each may wait in a collective for the others: with one thread per core they deadlock, and XLA
+  aborts after 40 s (12 of 15 test processes on 2 busy cores; none of 15 with these threads).
+  Call it before importing jax.
   """
   devices = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
   if devices.isdigit() and int(devices) > 1:
@@ -39,9 +40,9 @@ def threads_for_fake_devices() -> None:
 
 
 def settings_of_no_tpu() -> None:
-  """Keeps the TPU's library from looking for a TPU, and complaining, where there is none.
+  """Keeps libtpu from looking for a TPU, and warning, on a machine without one.
 
-  It may be installed to compile for TPUs that are not here (plan/topology.py).
+  It may be installed to compile for TPUs of other machines (plan/topology.py).
   """
   if any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*")):
     return
@@ -52,20 +53,21 @@ def settings_of_no_tpu() -> None:
 
 
 def most_of_a_gpu() -> None:
-  """Lets JAX have a GPU's memory but for what the driver and cuDNN take; before jax.
+  """Lets JAX use a GPU's memory except for what the driver and cuDNN need.
 
-  JAX takes three quarters, which a run that `plan` says fits may not have.
+  JAX's default of three quarters can be too little for a run that fits according to `plan`. Call it
+  before importing jax.
   """
   os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
 
 
 def compilation_cache() -> None:
-  """Keeps what XLA compiles for an accelerator for the next run, unless a place for it is set.
+  """Caches programs compiled for an accelerator in ~/.cache, unless a cache directory is set.
 
-  Not for a CPU: its programs are for the machine that compiled them, and a home directory may be
-  seen by others. (JAX_COMPILATION_CACHE_DIR is for both; but several CPU devices do not use it:
-  loaded from there, a program may order its collectives differently on each, and waits for ever.
-  Seen with JAX 0.10.)
+  Not for a CPU: its programs are specific to the machine that compiled them, and other machines may
+  share the home directory. (JAX_COMPILATION_CACHE_DIR is for both, but several CPU devices do not
+  use it: a program loaded from the cache may order its collectives differently on each device and
+  deadlock. Seen with JAX 0.10.)
   """
   import jax
 

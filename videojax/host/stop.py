@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a time limit: the process ends at once, or, within its loop, saves first."""
+"""SIGTERM, Ctrl-C and a time limit: the process ends immediately or, in its loop, saves first."""
 
 import contextlib
 import os
@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = signal.SIGTERM, signal.SIGINT
-before_leaving: list[Callable[[], None]] = []  # called by a process that a signal ends
+before_leaving: list[Callable[[], None]] = []  # called before a signal ends the process
 _leaving = threading.Lock()
 
 
 def listen() -> None:
-  """From now on SIGTERM and Ctrl-C end this process at once, with one line.
+  """From now on, SIGTERM and Ctrl-C end this process immediately, with one line.
 
-  Python runs a handler only between two of its own instructions, which may be minutes apart (XLA
-  compiles). So a thread waits for what the operating system's handler writes.
+  Python runs a handler only between two of its own instructions, which may be minutes apart (while
+  XLA compiles). So a thread waits for the byte that the operating system's handler writes.
   """
   read, write = os.pipe()
   os.set_blocking(write, False)
@@ -39,19 +39,19 @@ def _leave(number: int) -> None:
   try:
     for cleans in before_leaving:
       cleans()
-    shown = "\x1b[?25h" if os.isatty(2) else ""  # the cursor, which a progress bar hides
-    text = f"{shown}stopped by {signal.Signals(number).name}; the same command continues\n"
-    os.write(2, text.encode())
+    show = "\x1b[?25h" if os.isatty(2) else ""  # the cursor, which a progress bar hides
+    name = signal.Signals(number).name
+    os.write(2, f"{show}stopped by {name}; run the same command again to continue\n".encode())
   finally:
     os._exit(128 + number)
 
 
 @contextlib.contextmanager
 def asked_to_stop(deadline: float) -> Iterator[Callable[[], str]]:
-  """A function that names what asks to stop ('': nothing): a signal, or the time.
+  """Yields a function that returns why to stop: a signal's name, 'the time limit'; '': go on.
 
-  Handlers are put back after. A second signal is not waited for: it ends the process as if it had
-  not been caught.
+  The previous handlers are restored at the end, and by the first signal: a second one ends the
+  process as if it had not been caught.
   """
   asked = ""
   before: dict[signal.Signals, Any] = {}

@@ -1,1 +1,1 @@
-"""Files: written whole, checked, and read again."""
+"""Files: written atomically, checked when read."""

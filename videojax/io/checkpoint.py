@@ -1,13 +1,13 @@
-"""Checkpoints that are sound or named as damaged: never silently wrong.
+"""Checkpoints that are verified when restored: damage is detected and named.
 
-A checkpoint is one directory, DIRECTORY/STEP, that appears whole by one rename:
+A checkpoint is one directory, DIRECTORY/STEP, that appears atomically, by a rename:
 - `state`: the leaves of the pytree by path, written by orbax
 - `manifest`: step, the caller's metadata and, per leaf, shape, dtype and checksum; sealed by its
   SHA-256
 - `files.json`: size and SHA-256 of each file, so that a damaged file can be named
 
-What orbax leaves open is closed here: it restores a flipped bit and casts to another dtype in
-silence, does not look past a damaged newest step, and reports a full disk as a page of C++ status.
+This module adds what orbax lacks: orbax silently restores flipped bits and casts to another dtype,
+does not fall back from a damaged newest step, and reports a full disk as a page of C++ status.
 """
 
 import contextlib
@@ -42,11 +42,11 @@ quiet_orbax.orbax()
 
 
 class CheckpointError(Exception):
-  """Says which checkpoint, what is wrong with it, and what to do."""
+  """The message says which checkpoint, what is wrong with it, and what to do."""
 
 
 class _DamagedError(Exception):
-  """A checkpoint is not what was written; the message names the file or the array."""
+  """A checkpoint differs from what was written; the message names the file or the array."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,8 @@ class CheckpointConfig:
 
   Args:
     save_every_steps: training steps between two checkpoints.
-    keep_last: this many newest checkpoints stay (2: a damaged one has one to fall back on).
-    keep_every_steps: checkpoints of multiples of this step stay too; None: none do.
+    keep_last: number of newest checkpoints to keep (2: one to fall back on if one is damaged).
+    keep_every_steps: also keep the checkpoints at multiples of this step; None: none.
   """
 
   save_every_steps: Count
@@ -72,8 +72,8 @@ class Restored:
   """A verified checkpoint.
 
   Attributes:
-    skipped: the newer ones that are damaged, and why.
-    lacks: its files that are missing or damaged without harm to what was restored.
+    skipped: newer checkpoints that are damaged, with the reasons.
+    lacks: its missing or damaged files that do not affect what was restored.
   """
 
   step: int
@@ -84,15 +84,15 @@ class Restored:
 
 
 class Checkpointer:
-  """Saves in the background, keeps by rule, restores only what it has verified.
+  """Saves in the background, deletes old checkpoints, restores only what it has verified.
 
-  Reading changes nothing on disk. All processes call each method together, but for `steps`.
+  Reading changes nothing on disk. All processes must call each method together, except `steps`.
 
   Args:
-    directory: holds one directory per step; made by the first save.
-    keep_last: this many newest checkpoints stay.
-    keep_every_steps: checkpoints of multiples of this step stay too.
-    keep_steps: these stay too.
+    directory: holds one directory per step; created by the first save.
+    keep_last: number of newest checkpoints to keep.
+    keep_every_steps: also keep the checkpoints at multiples of this step.
+    keep_steps: also keep these.
   """
 
   def __init__(
@@ -116,11 +116,11 @@ class Checkpointer:
     return self
 
   def __exit__(self, kind: object, error: object, trace: object) -> None:
-    if not distributed.of_others(error):  # without them the save under way never ends
+    if not distributed.of_others(error):  # without the other processes, the save never ends
       self.close()
 
   def steps(self) -> list[int]:
-    """Lists the complete checkpoints, oldest first: not the one still being written."""
+    """Lists the complete checkpoints, oldest first, without one that is still being written."""
     if self._manager is not None and not self._manager.is_saving_in_progress():
       self.wait()
     return sorted(ocp.utils.checkpoint_steps(self.directory))
@@ -129,15 +129,15 @@ class Checkpointer:
     """Starts a checkpoint; the caller may donate `state` as soon as this returns.
 
     Args:
-      step: its name; larger than that of any sound checkpoint here.
+      step: name of the checkpoint; larger than that of any sound checkpoint here.
       state: pytree of jax.Array.
       metadata: JSON: config, data position, anything.
 
     Returns:
-      False where this step is held already: the first one stands, nothing is written.
+      False if this step exists already: it is kept, and nothing is written.
 
     Raises:
-      CheckpointError: the save before failed, this one cannot start, or a newer one is here.
+      CheckpointError: the previous save failed, this one cannot start, or a newer one exists.
       ValueError: a leaf that cannot be checkpointed, or metadata that is not JSON.
     """
     self.wait()
@@ -154,18 +154,18 @@ class Checkpointer:
     manifest = integrity.seal(body)
     items = {_STATE: ocp.args.StandardSave(leaves), _MANIFEST: ocp.args.JsonSave(manifest)}
     self._saving = step
-    with self._write_errors():  # force: orbax would else decline in silence; when is the caller's
+    with self._write_errors():  # force: orbax may silently decline, but the caller decides when
       self._writer().save(step, args=ocp.args.Composite(**items), force=True)
     return True
 
   def wait(self) -> None:
-    """Blocks until the save under way is on disk; CheckpointError where it failed."""
+    """Blocks until the current save is on disk; raises CheckpointError if it failed."""
     if self._manager is not None:
       with self._write_errors():
         self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits for the save under way and ends the background threads; raises as `wait` does."""
+    """Waits for the current save and ends the background threads; raises as `wait` does."""
     self.wait()
     if self._manager is not None:
       self._manager.close()
@@ -176,14 +176,14 @@ class Checkpointer:
 
     Args:
       abstract_state: pytree of jax.ShapeDtypeStruct with sharding (any mesh of any devices).
-      step: this checkpoint and no other; None: the newest sound one.
+      step: only this checkpoint; None: the newest sound one.
 
     Returns:
-      The checkpoint, or None where the directory holds none.
+      The checkpoint, or None if the directory holds none.
 
     Raises:
-      CheckpointError: the step is absent or damaged, all are damaged, or its leaves are not those
-        of `abstract_state` (they are listed).
+      CheckpointError: the step is missing or damaged, all are damaged, or its leaves differ from
+        those of `abstract_state` (the differences are listed).
       ValueError: a leaf of `abstract_state` has no sharding.
     """
     wanted = integrity.by_path(abstract_state)
@@ -210,20 +210,22 @@ class Checkpointer:
         return Restored(candidate, state, metadata, skipped, lacks)
     if not skipped:
       return None
-    what = "no intact checkpoint (to start again, move it away):" if step is None else "a damaged"
+    what = "no intact checkpoint (to start over, move it away):" if step is None else "a damaged"
     listing = "\n  ".join(["", *skipped]) if step is None else f" {skipped[0]}"
     raise CheckpointError(f"{self.directory} holds {what}{listing}") from cause
 
-  def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+  def _read(
+    self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]
+  ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     directory = self.directory / str(step)
-    # The main process alone judges the files, so that all processes take the same turn.
+    # Only process 0 checks the files, so that all processes take the same branch.
     verdict = _agree(_file_damage(directory) if jax.process_index() == 0 else "")
     if verdict:
       raise _DamagedError(verdict)
     manifest = _read_manifest(directory)
     problems = integrity.differences(manifest["leaves"], wanted)
     if problems:
-      raise CheckpointError(f"{directory} has another model or optimizer: {_some(problems)}")
+      raise CheckpointError(f"{directory} has a different model or optimizer: {_some(problems)}")
     arrays = self._read_arrays(directory, wanted)
     found = integrity.describe(arrays)
     changed = [path for path in wanted if found[path] != manifest["leaves"][path]]
@@ -231,7 +233,9 @@ class Checkpointer:
       raise _DamagedError(f"array {_some(changed)} differs from what was saved (checksum)")
     return arrays, manifest["metadata"]
 
-  def _read_arrays(self, directory: epath.Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
+  def _read_arrays(
+    self, directory: epath.Path, wanted: dict[str, jax.ShapeDtypeStruct]
+  ) -> dict[str, jax.Array]:
     reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
     try:
       return reader.restore(directory / _STATE, args=ocp.args.StandardRestore(wanted))
@@ -245,7 +249,7 @@ class Checkpointer:
       ) from error
 
   def _writer(self) -> ocp.CheckpointManager:
-    """Opens the directory for writing: leftovers of a killed save go, damaged steps move aside."""
+    """Opens the directory for writing: deletes unfinished saves, moves damaged steps aside."""
     if self._manager is not None and not self._damaged:
       return self._manager
     self.close()
@@ -268,7 +272,7 @@ class Checkpointer:
     return self._manager
 
   def _write_files_json(self) -> None:
-    """Lists the files of the step being written; orbax calls this in one process, then commits."""
+    """Writes files.json of the step being saved; orbax calls this in one process, then commits."""
     directory = self.directory / f"{self._saving}{_UNFINISHED}"
     if not directory.exists():  # object stores cannot rename: orbax writes in place
       directory = self.directory / str(self._saving)
@@ -285,26 +289,26 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _write_errors(self) -> Iterator[None]:
-    """Turns a failed save into a CheckpointError and leaves nothing of it behind."""
+    """Turns a failed save into a CheckpointError and removes what it left."""
     try:
       yield
     except Exception as error:
-      self._manager = None  # its list of steps counts the failed one; the next save opens anew
+      self._manager = None  # it lists the failed step too; the next save opens a new manager
       if jax.process_index() == 0:
         with contextlib.suppress(OSError):
           self._remove_unfinished()
       raise CheckpointError(
         f"checkpoint {self._saving} could not be written to {self.directory}: "
-        f"{_write_reason(error, self.directory)}; earlier checkpoints are intact: fix this and"
-        " repeat the command"
+        f"{_write_reason(error, self.directory)}; earlier checkpoints are intact: fix this and "
+        "repeat the command"
       ) from error
 
   def _agreed_steps(self) -> list[int]:
-    # Hosts may see a network directory at different moments: the main process's view counts.
+    # Hosts may see different states of a network directory: the view of process 0 counts.
     if jax.process_index() > 0:
       return json.loads(_agree(""))
     steps = set(ocp.utils.checkpoint_steps(self.directory))
-    with contextlib.suppress(FileNotFoundError):  # what stands in the place of one is damaged
+    with contextlib.suppress(FileNotFoundError):  # a file in place of a checkpoint is damage
       steps |= {
         int(p.name) for p in self.directory.iterdir() if p.name.isdecimal() and not p.is_dir()
       }
@@ -319,7 +323,7 @@ def _check_retention(keep_last: int, keep_every_steps: int | None) -> None:
 
 
 def _read_manifest(directory: epath.Path) -> dict[str, Any]:
-  """What was sealed; `step` is absent in checkpoints of versions before 2026-11."""
+  """The body of the manifest; it lacks `step` in checkpoints from before 2026-11."""
   try:
     body = integrity.unseal(ocp.JsonCheckpointHandler().restore(directory / _MANIFEST))
     step, _, _ = body.get("step", int(directory.name)), body["leaves"], body["metadata"]
@@ -339,7 +343,7 @@ def _listed_files(directory: epath.Path) -> dict[str, Any]:
 
 
 def _lacking(directory: epath.Path) -> list[str]:
-  """Files beside the arrays and their checksums, which tell nothing of them, that are not sound."""
+  """Missing or damaged files other than the arrays and their checksums."""
   listed = _listed_files(directory)
   marks = [name for name in (_COMMIT,) if f"{_STATE}/{name}" in listed]  # orbax writes both or none
   lost = [name for name in (_TOP, *marks) if not (directory / name).is_file()]
@@ -347,7 +351,7 @@ def _lacking(directory: epath.Path) -> list[str]:
 
 
 def _remove(path: epath.Path) -> None:
-  """A directory or a file, if it is there."""
+  """Removes a directory or a file, if it exists."""
   if path.is_dir():
     path.rmtree()
   else:
@@ -367,7 +371,7 @@ def _file_damage(directory: epath.Path) -> str:
 
 
 def _agree(text: str) -> str:
-  """Returns the main process's text (its first 64 KiB) on every process."""
+  """Returns the text of process 0 (its first 64 KiB) on every process."""
   if jax.process_count() == 1:
     return text
   buffer = np.zeros(65536, np.uint8)

@@ -1,9 +1,9 @@
-"""One writer for a directory: a claim that ends with its process, and says whose it is.
+"""Claims on directories, so that one process writes; a claim names its holder and ends with it.
 
-The claim is a lock of the operating system on a small file in the directory, which holds who took
-it. Network file systems pass such locks on, but for a few (NFS mounted with nolock, Lustre with
-localflock, gcsfuse), where each host knows its own alone. So the holder also renews the file's
-time, and a claim from another host counts as dead only once that has stopped.
+A claim is an operating-system lock on a small file in the directory, which records the holder. Most
+network file systems share such locks between hosts. On the others (NFS mounted with nolock, Lustre
+with localflock, gcsfuse) each host sees only its own. So the holder also renews the file's time,
+and a claim from another host counts as dead only when that has stopped.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from videojax.errors import ConfigError
 from videojax.host import stop
@@ -25,54 +25,55 @@ from videojax.host import stop
 NAME = ".claim"
 RENEW_SECONDS = 10.0
 DEAD_SECONDS = 90.0  # hosts may see a file's time a minute late (NFS, gcsfuse)
-SETTLE_SECONDS = 1.0  # in which who has opened the file also writes it
+SETTLE_SECONDS = 1.0  # in which a process that has opened the file also writes it
 _FIELDS = {"host", "pid", "since", "doing", "kernel"}
 _HELD_BY_OTHERS = (errno.EACCES, errno.EAGAIN)
-_GONE = (errno.ENOENT, errno.ESTALE)  # removed by its holder as we look; ESTALE: of a network
+_GONE = (errno.ENOENT, errno.ESTALE)  # the holder has just removed it; ESTALE: on a network disk
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+Record = dict[str, str | int]  # the content of a claim's file, by _FIELDS
 
 
 class _Held(NamedTuple):
   """A claim of this process.
 
   Attributes:
-    record: what the file says.
-    made: directories that were made for it.
-    descriptor: of the locked file (to close any other one would end the lock); None: not ours yet.
+    record: content of the file.
+    made: directories that were created for it.
+    descriptor: of the locked file (closing any other one would release the lock); None: not locked.
   """
 
-  record: dict[str, Any]
+  record: Record
   made: list[Path]
   descriptor: int | None = None
 
 
-_held: dict[Path, _Held] = {}  # by path of the file
+_held: dict[Path, _Held] = {}  # by the file's path
 _guard = threading.Lock()
 _renewing = False
 
 
 class InUseError(ConfigError):
-  """A directory that another process writes; the message says which, and since when."""
+  """Another process is writing the directory; the message says which one, and since when."""
 
 
 def file_of(directory: Path, part: str = "") -> Path:
-  """The file of a claim; who sees it shares the directory with its holder."""
+  """The path of a claim's file; a host that sees the file shares the directory with the holder."""
   return directory.resolve() / (f"{NAME}-{part}" if part else NAME)
 
 
 @contextlib.contextmanager
 def claim(directory: Path, doing: str, part: str = "") -> Iterator[None]:
-  """Holds a directory, made if it is not there; released, or dead with this process.
+  """Claims a directory, created if missing, until the end of the block or of this process.
 
-  What was made here and is still empty then is removed again.
+  Directories that were created here and are still empty at the end are removed.
 
   Args:
-    directory: that will be written.
-    doing: what for, as one who is refused will read it.
-    part: of what is written there, if it does not meet the rest; '': all.
+    directory: to be written.
+    doing: the purpose, shown to processes that are refused.
+    part: name of an independent part of the directory's content; '': all of it.
   Raises:
-    InUseError: another process, or this one, holds it; the message says who and since when.
-    OSError: the directory cannot be made or written.
+    InUseError: another process, or this one, holds it; the message says which and since when.
+    OSError: the directory cannot be created or written.
   """
   made = [each for each in (directory, *directory.parents) if not each.exists()]
   path, own = file_of(directory, part), _record(doing)
@@ -92,7 +93,7 @@ def claim(directory: Path, doing: str, part: str = "") -> Iterator[None]:
 def _release(path: Path, held: _Held) -> None:
   if held.descriptor is not None:
     with contextlib.suppress(OSError):
-      path.unlink()  # before it is unlocked, and then perhaps another's
+      path.unlink()  # before unlocking it: then it may be another process's
     os.close(held.descriptor)
   for each in held.made:
     with contextlib.suppress(OSError):  # not empty
@@ -107,9 +108,9 @@ def _release_all() -> None:
 stop.before_leaving.append(_release_all)
 
 
-def _take(path: Path, directory: Path, own: dict[str, Any]) -> int:
-  """The descriptor of the file, once it is locked and holds our record."""
-  sure = True  # that nobody else has come to the conclusion that it is free
+def _take(path: Path, directory: Path, own: Record) -> int:
+  """Returns the descriptor of the file once it is locked and holds our record."""
+  sure = True  # that no other process has concluded that it is free
   while True:
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ def _take(path: Path, directory: Path, own: dict[str, Any]) -> int:
         if not os.path.samestat(os.fstat(descriptor), path.stat()):
           continue  # its holder has removed it
         if holder != own:
-          _write(path, own)  # which ends the lock
+          _write(path, own)  # which releases the lock
         elif sure:
           ours = True
           return descriptor
@@ -138,10 +139,8 @@ def _take(path: Path, directory: Path, own: dict[str, Any]) -> int:
         raise
 
 
-def _look(
-  path: Path, directory: Path, descriptor: int, own: dict[str, Any]
-) -> tuple[dict[str, Any] | None, bool]:
-  """Whose record the file holds, and whether it is locked for us now.
+def _look(path: Path, directory: Path, descriptor: int, own: Record) -> tuple[Record | None, bool]:
+  """Returns the record in the file, and whether we hold the lock now.
 
   Raises:
     InUseError: another process has locked it.
@@ -153,7 +152,7 @@ def _look(
 
 
 def _lock(descriptor: int) -> bool | None:
-  """True: it is locked now; None: it is another's; False: this file system has no locks."""
+  """True: locked now; None: another process has the lock; False: no locks on this file system."""
   try:
     fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError as error:
@@ -165,12 +164,12 @@ def _lock(descriptor: int) -> bool | None:
   return True
 
 
-def _is_dead(path: Path, directory: Path, holder: dict[str, Any] | None, locks: bool) -> bool:
+def _is_dead(path: Path, directory: Path, holder: Record | None, locks: bool) -> bool:
   """Waits until a claim that is not locked here is known to be dead.
 
-  Returns: whether a lock proves it: its holder was a process of this kernel.
+  Returns: whether the lock proves it, since the holder ran on this kernel.
   Raises:
-    InUseError: it lives, on another host.
+    InUseError: the holder is alive, on another host.
   """
   if locks and (holder is None or holder["kernel"] == _kernel()):
     return True
@@ -192,7 +191,7 @@ def _age(path: Path) -> float:
 
 
 def _keep_renewing() -> None:
-  """Starts the thread that renews all that this process holds."""
+  """Starts the thread that renews all claims of this process."""
   global _renewing
   with _guard:
     if not _renewing:
@@ -210,24 +209,24 @@ def _renew() -> None:
             os.utime(path)
 
 
-# What the file says.
+# The content of the file.
 
 
-def _record(doing: str) -> dict[str, Any]:
+def _record(doing: str) -> Record:
   since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
   host = socket.gethostname()
   return {"host": host, "pid": os.getpid(), "since": since, "doing": doing, "kernel": _kernel()}
 
 
 def _kernel() -> str:
-  """What tells this running kernel from all others; containers of one host share it."""
+  """An identifier of the running kernel; containers of one host share it."""
   with contextlib.suppress(OSError):
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
   return socket.gethostname()
 
 
-def _read(descriptor: int, but: dict[str, Any] | None = None) -> dict[str, Any] | None:
-  """The record; None: there is none other than `but`, though it had the time to be written."""
+def _read(descriptor: int, but: Record | None = None) -> Record | None:
+  """The record; None if none other than `but` is written within SETTLE_SECONDS."""
   until = time.monotonic() + SETTLE_SECONDS
   while True:
     with contextlib.suppress(ValueError, RecursionError):
@@ -239,7 +238,7 @@ def _read(descriptor: int, but: dict[str, Any] | None = None) -> dict[str, Any] 
     time.sleep(0.05)
 
 
-def _write(path: Path, record: dict[str, Any], flags: int = os.O_TRUNC) -> None:
+def _write(path: Path, record: Record, flags: int = os.O_TRUNC) -> None:
   """Writes the file and closes it: some network file systems show it to others only then."""
   descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o666)
   try:
@@ -251,14 +250,14 @@ def _write(path: Path, record: dict[str, Any], flags: int = os.O_TRUNC) -> None:
     os.close(descriptor)
 
 
-def _who(record: dict[str, Any] | None) -> str:
+def _who(record: Record | None) -> str:
   if record is None:
     return "another process"
   return "process {pid} on {host} ({doing}, since {since})".format(**record)
 
 
-def _refusal(directory: Path, record: dict[str, Any] | None) -> str:
+def _refusal(directory: Path, record: Record | None) -> str:
   return (
-    f"{directory} is in use by {_who(record)}; nothing was changed. Wait until it ends, stop it, or"
-    " choose another directory"
+    f"{directory} is in use by {_who(record)}; nothing was changed. Wait until it ends, stop it, "
+    "or choose another directory"
   )

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and JSON of numbers that JSON has."""
+"""Atomic writing of files, and JSON without NaN and infinity."""
 
 import contextlib
 import json
@@ -6,16 +6,16 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from videojax.errors import ConfigError
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-  """A file beside `path` to write to, which then takes its place by one rename.
+  """Yields the path of a temporary file beside `path`, which is renamed to `path` at the end.
 
-  A reader sees the old file or the new one, never half of one; after an error the old one stays.
+  A reader sees the old file or the new one, never a part; after an error the old one remains.
   """
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   try:
@@ -29,14 +29,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-  """Writes a text file, its directory too."""
+  """Writes a text file, creating its directory if missing."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with replacing(path) as temporary:
     temporary.write_text(text)
 
 
 def write_json(path: Path, value: Any) -> None:
-  """Writes JSON of `finite(value)`."""
+  """Writes `finite(value)` as JSON."""
   write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
 
 
@@ -44,19 +44,19 @@ def read_json(path: Path) -> Any:
   """Reads a JSON file.
 
   Raises:
-    ConfigError: it is not there, cannot be read, or is not JSON; the file is named.
+    ConfigError: the file is missing, cannot be read, or is not JSON; the message names it.
   """
   return parse_json(read_text(path), path)
 
 
 def parse_json(text: str, where: Path | str) -> Any:
-  """The value of JSON text; NaN and infinity, which JSON has not, are refused.
+  """Parses JSON text; NaN and infinity, which are not JSON, are refused.
 
   Raises:
-    ConfigError: it is not JSON; `where` is named.
+    ConfigError: the text is not JSON; the message names `where`.
   """
 
-  def refuse(constant: str) -> Any:
+  def refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
   try:
@@ -71,14 +71,14 @@ def read_text(path: Path) -> str:
   """Reads a UTF-8 text file, with or without a byte order mark.
 
   Raises:
-    ConfigError: it is missing, not a file, not readable, or not UTF-8; the message names it.
+    ConfigError: the file is missing, not regular, not readable or not UTF-8; the message names it.
   """
   try:
-    if path.exists() and not path.is_file():  # a pipe would wait for ever
+    if path.exists() and not path.is_file():  # reading a pipe would block forever
       raise ConfigError(f"{path} is not a regular file")
     return path.read_bytes().decode("utf-8-sig")
   except FileNotFoundError:
-    raise ConfigError(f"{path} is not there") from None
+    raise ConfigError(f"{path} does not exist") from None
   except UnicodeDecodeError as error:
     line = error.object.count(b"\n", 0, error.start) + 1
     raise ConfigError(
@@ -93,10 +93,10 @@ def read_text(path: Path) -> str:
 
 
 def finite(value: Any) -> Any:
-  """NaN and infinity (a measure that is not defined) become null, NumPy's numbers Python's."""
+  """Converts NaN and infinity (undefined measures) to None, and NumPy's values to Python's."""
   if isinstance(value, dict):
     return {str(k): finite(v) for k, v in value.items()}
-  if hasattr(value, "tolist"):  # an array, or a number of NumPy's
+  if hasattr(value, "tolist"):  # a NumPy array or scalar
     value = value.tolist()
   if isinstance(value, list | tuple):
     return [finite(v) for v in value]

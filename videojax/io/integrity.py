@@ -1,7 +1,7 @@
-"""Are these the same bits? Checksums of arrays, seals of JSON, fingerprints of files.
+"""Detects changed bits: checksums of arrays, seals of JSON, fingerprints of files.
 
-Arrays are summed before and after a checkpoint travels, on the accelerator where there is one;
-the sums depend on no mesh. Files are fingerprinted only so that a damaged one can be named.
+The checksums of arrays are computed before saving and after restoring, on the accelerator if there
+is one, and do not depend on the mesh. Files have fingerprints so that a damaged one can be named.
 """
 
 import functools
@@ -24,7 +24,7 @@ def by_path(tree: Any) -> dict[str, Any]:
   """Returns the leaves of a pytree by path ("opt_state/0/mu/w"), in the tree's order.
 
   Raises:
-    ValueError: two leaves have one path (a dict key holds a slash), or there are none.
+    ValueError: two leaves have the same path (a dict key contains a slash), or there are none.
   """
   pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
   leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
@@ -41,7 +41,7 @@ def _mix(x: Any) -> Any:
 
 
 def _terms(words: Any, index: Any) -> tuple[Any, Any]:
-  """What each word at its flat index adds to the two checksums; numpy or jax, uint32."""
+  """What each word adds to the two checksums at its flat index; numpy or jax, uint32."""
   place = _mix(index + np.uint32(0x9E3779B9))
   term = _mix(words ^ place)
   return term, term * (place | np.uint32(1))
@@ -49,17 +49,18 @@ def _terms(words: Any, index: Any) -> tuple[Any, Any]:
 
 @jax.jit
 def device_checksum(x: Shaped[Array, "*shape"]) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
-  """Two 32-bit checksums of an array's bits, the same whatever its sharding.
+  """Two 32-bit checksums of an array's bits, independent of its sharding.
 
-  Each sums, mod 2^32, a bijection of each word that its flat row-major index chooses. So any
-  change within one word is certain to be found; any other is missed with probability about 2^-63.
+  Each is the sum, mod 2^32, of a bijection of each word, which the word's flat row-major index
+  selects. So a change within one word is always detected; any other change is missed with
+  probability about 2^-63.
   """
   if x.dtype == jnp.bool_:
     words = x.astype(jnp.uint32)
   else:
     bits = min(32, 8 * x.dtype.itemsize)  # 64-bit values become two words on a new last axis
     words = jax.lax.bitcast_convert_type(x, f"uint{bits}").astype(jnp.uint32)
-  index = jnp.zeros(words.shape, jnp.uint32)  # by axes: a reshape would gather a sharded x
+  index = jnp.zeros(words.shape, jnp.uint32)  # axis by axis: a reshape would gather a sharded x
   for axis in range(words.ndim):
     stride = np.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
     index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * stride
@@ -68,7 +69,7 @@ def device_checksum(x: Shaped[Array, "*shape"]) -> tuple[UInt32[Array, ""], UInt
 
 
 def host_checksum(x: jax.Array) -> UInt32[np.ndarray, "2"]:
-  """Returns this process's share of `device_checksum`, by numpy, from the shards that it holds.
+  """Returns this process's part of `device_checksum`, computed with numpy from its shards.
 
   For CPU devices: no copy and nothing to compile (a compilation per shape took seconds), and no
   collectives (with many in flight, CPU devices that share few cores deadlock).
@@ -112,7 +113,7 @@ def describe(leaves: dict[str, Any]) -> dict[str, list[Any]]:
   """Returns [shape, dtype, checksum as 16 hexadecimal digits] by path: JSON.
 
   Raises:
-    ValueError: a leaf cannot be checkpointed: no jax.Array, a typed key, complex, or empty.
+    ValueError: a leaf cannot be checkpointed: not a jax.Array, a typed key, complex, or empty.
   """
   for path, leaf in leaves.items():
     if not isinstance(leaf, jax.Array):
@@ -126,8 +127,8 @@ def describe(leaves: dict[str, Any]) -> dict[str, list[Any]]:
   return {path: [list(x.shape), str(x.dtype), sums[path]] for path, x in leaves.items()}
 
 
-def differences(stored: dict[str, list[Any]], wanted: dict[str, Any]) -> list[str]:
-  """Compares what `describe` said with abstract leaves; a sentence for each that differs."""
+def differences(stored: dict[str, list[Any]], wanted: dict[str, jax.ShapeDtypeStruct]) -> list[str]:
+  """Compares the result of `describe` with abstract leaves; a sentence for each difference."""
   has = {path: f"{dtype}{shape}" for path, (shape, dtype, _) in stored.items()}
   asks = {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in wanted.items()}
   both = [p for p in asks if p in has and has[p] != asks[p]]
@@ -141,8 +142,8 @@ def differences(stored: dict[str, list[Any]], wanted: dict[str, Any]) -> list[st
 def params_sha256(params: Any) -> str:
   """Hashes a pytree of arrays by value: equal on any mesh, device count and process count.
 
-  Leaves in the order of their path strings ("a/b/c"); of each: path, dtype and shape (as text,
-  each ended by a zero byte), then the bytes of the whole array, row-major.
+  Leaves are hashed in the order of their path strings ("a/b/c"). For each: path, dtype and shape
+  (as text, each followed by a zero byte), then the bytes of the whole array, row-major.
 
   Returns:
     SHA-256, 64 hexadecimal digits.
@@ -170,7 +171,7 @@ def seal(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def unseal(sealed: dict[str, Any]) -> dict[str, Any]:
-  """Returns what was sealed; ValueError, KeyError or TypeError where it is not that."""
+  """Returns what was sealed; raises ValueError, KeyError or TypeError if it has changed."""
   if _json_sha256(sealed["body"]) != sealed["sha256"]:
     raise ValueError("its contents do not match its SHA-256")
   return sealed["body"]
@@ -190,7 +191,7 @@ def fingerprint_files(directory: epath.Path) -> dict[str, tuple[int, str]]:
 
 
 def changed_files(directory: epath.Path, expected: dict[str, Any]) -> list[str]:
-  """Compares files with what `fingerprint_files` said; a sentence for each that differs."""
+  """Compares files with the result of `fingerprint_files`; a sentence for each difference."""
   with ThreadPoolExecutor(8) as pool:
     found = pool.map(lambda name: _compare(directory / name, *expected[name]), expected)
     return [f"file {name} {problem}" for name, problem in zip(expected, found) if problem]
@@ -200,10 +201,10 @@ def _compare(path: epath.Path, size: int, sha256: str) -> str:
   try:
     if not path.exists():
       return "is missing"
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for ever
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would block forever
       return "is not a file"
     found_size, found_sha256 = _fingerprint(path)
-  except OSError as error:  # no permission, a device that fails
+  except OSError as error:  # no permission, a failing device
     return f"cannot be read ({error.strerror or error})"
   if found_size != size:
     word = "truncated" if found_size < size else "too long"

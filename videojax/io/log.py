@@ -1,4 +1,4 @@
-"""What a run says: metrics.jsonl as the truth, a progress line for people, TensorBoard if asked."""
+"""The log of a run: metrics.jsonl, a progress line on the console, and optionally TensorBoard."""
 
 import contextlib
 import functools
@@ -15,19 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from videojax.errors import ConfigError
 from videojax.io.files import write_text
 
-EVERY_SECONDS = 10.0  # at most, between two lines about what takes its time
-# The last one speaks: that of the run under way.
+EVERY_SECONDS = 10.0  # between two lines about a slow phase
+# Functions that print a line; the last one is used, that of the current run.
 _sayers: list[Callable[[str], None]] = [functools.partial(print, flush=True)]
 
 
 @contextlib.contextmanager
 def phase(name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-  """Says every ten seconds how far it is; nothing of a phase that is shorter.
+  """Prints the progress of a phase every ten seconds; nothing for a shorter phase.
 
   Args:
-    name: what is done.
-    total: how much there is to do; None: that is not known, and the time so far is said.
-  Yields: a function that is told how much more has been done.
+    name: of the phase.
+    total: amount of work; None: unknown, and the elapsed time is printed.
+  Yields: a function to call with the amount of work just done.
   """
   done, started, ended, say = 0, time.perf_counter(), threading.Event(), _sayers[-1]
 
@@ -59,10 +59,10 @@ class Log:
   Args:
     workdir: of the run.
     total_steps: for the progress bar.
-    start: the first step that will be done.
+    start: number of steps already done.
     tensorboard: also write events to workdir/tensorboard.
-    writes: files; one process does.
-    quiet: nothing for people.
+    writes: whether this process writes files; only one does.
+    quiet: print nothing.
   """
 
   def __init__(
@@ -85,7 +85,7 @@ class Log:
     self.total_steps, self.live, self.last_line = total_steps, live, 0.0
     self.started, self.start = time.perf_counter(), start
     if lost:
-      self.say(f"{self.path}: {lost} damaged lines are skipped")
+      self.say(f"{self.path}: removed {lost} damaged lines")
 
   def __enter__(self) -> "Log":
     self.progress.start()
@@ -96,17 +96,17 @@ class Log:
     _sayers.remove(self.say)
     self.progress.stop()
     if self.file is not None:
-      with contextlib.suppress(OSError):  # of a line that could not be written, which was said
+      with contextlib.suppress(OSError):  # a line that could not be written was reported before
         self.file.close()
     if self.events is not None:
       self.events.close()
 
   def say(self, text: str) -> None:
-    """A line for people."""
+    """Prints a line on the console."""
     self.console.print(text, markup=False)
 
   def metrics(self, step: int, values: dict[str, float]) -> None:
-    """One line of metrics.jsonl, after `step` updates, and the progress line."""
+    """Writes a line of metrics.jsonl, after `step` updates, and updates the progress line."""
     if self.file is not None:
       try:
         self.file.write(json.dumps({"step": step, **values}) + "\n")
@@ -116,7 +116,7 @@ class Log:
       for name, value in values.items():
         self.events.add_scalar(name, value, step)
     self.progress.update(self.bar, completed=step, text=describe(values))
-    # Where no bar can be drawn: a line every ten seconds.
+    # Without a terminal: a line every ten seconds instead of the bar.
     now = time.perf_counter()
     if not self.live and (now - self.last_line > EVERY_SECONDS or step == self.total_steps):
       self.last_line = now
@@ -125,7 +125,7 @@ class Log:
 
 
 def describe(values: dict[str, float]) -> str:
-  """'loss 0.1234  12.3k tokens/s  MFU 31 %'."""
+  """'loss 0.1234  12.3k tokens/s  MFU 31.0%'."""
   text = f"loss {values['loss']:.4f}  {values['tokens_per_s'] / 1e3:.1f}k tokens/s"
   return text + (f"  MFU {values['mfu']:.1%}" if "mfu" in values else "")
 
@@ -138,7 +138,7 @@ def clock_text(seconds: float | int) -> str:
 
 
 def error(text: str) -> None:
-  """A user's mistake, on standard error."""
+  """Prints a user error on standard error."""
   console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
   console.print(f"[bold red]error:[/] {_plain(text)}")
 
@@ -148,9 +148,9 @@ def _plain(text: str) -> str:
 
 
 def _drop_after(path: Path, start: int) -> int:
-  """A resumed run repeats the steps after its checkpoint: their old lines go.
+  """Removes damaged lines and those after step `start`, which a resumed run repeats.
 
-  Returns: how many lines were damaged, which go too. The last one is not counted: a kill cuts it.
+  Returns: number of damaged lines. The last line is not counted: a kill may truncate it.
   """
   if not path.exists():
     return 0
@@ -172,6 +172,6 @@ def _step_of(line: bytes) -> int | None:
 
 
 def _summary_writer(workdir: Path, start: int) -> Any:
-  from tensorboardX import SummaryWriter  # extra `tensorboard`; train checks that it is there
+  from tensorboardX import SummaryWriter  # extra `tensorboard`; train checks that it is installed
 
   return SummaryWriter(str(workdir / "tensorboard"), purge_step=start)

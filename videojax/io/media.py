@@ -1,4 +1,4 @@
-"""Clips as files that people can watch: mp4 through PyAV, animated WebP grids through Pillow."""
+"""Writes clips as files to watch: mp4 with PyAV, animated WebP grids with Pillow."""
 
 import importlib.util
 import math
@@ -13,7 +13,7 @@ from videojax.errors import ConfigError
 from videojax.io.files import replacing
 
 INK, PAPER, GIVEN = (32, 32, 32), (255, 255, 255), (214, 120, 20)
-LEAST_TILE = 128  # pixels; small clips are enlarged by a whole number, without smoothing
+LEAST_TILE = 128  # pixels; small clips are enlarged by an integer factor, without smoothing
 
 
 def to_uint8(video: Float[np.ndarray, "... H W C"]) -> UInt8[np.ndarray, "... H W C"]:
@@ -22,13 +22,13 @@ def to_uint8(video: Float[np.ndarray, "... H W C"]) -> UInt8[np.ndarray, "... H 
 
 
 def check_writer() -> None:
-  """Raises ConfigError where no mp4 can be written: before a run, not at its end."""
+  """Raises ConfigError if mp4 cannot be written: at the start of a run, not at its end."""
   if importlib.util.find_spec("av") is None:
     raise ConfigError("PyAV, which writes a run's samples, is not installed: pip install av")
 
 
 def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], *, fps: float) -> None:
-  """H.264 at near-lossless quality; written beside and renamed."""
+  """Writes H.264 at near-lossless quality, atomically."""
   import av  # only here: not on every accelerator machine
 
   scale = max(1, math.ceil(LEAST_TILE / min(frames.shape[1:3])))
@@ -49,10 +49,10 @@ def grid_frames(
   *,
   given: Sequence[bool] | np.ndarray,
 ) -> list[Image.Image]:
-  """One picture per frame: a cell per clip, truth left of sample, the caption below.
+  """One picture per frame: a cell per clip, with truth left of sample and the caption below.
 
   Args:
-    given: [T], the frames that the model was given; they are framed.
+    given: [T], whether the model was given each frame; given frames have a coloured border.
   """
   scale = max(1, math.ceil(LEAST_TILE / video.shape[2]))
   height, width = video.shape[2] * scale, video.shape[3] * scale
@@ -92,7 +92,7 @@ def write_grid(
   fps: float,
   given: Sequence[bool] | np.ndarray,
 ) -> None:
-  """An animated, looping WebP of `grid_frames`; the last frame is held for half a second."""
+  """Writes `grid_frames` as a looping WebP animation; the last frame stays half a second longer."""
   pages = grid_frames(video, truth, captions, given=given)
   duration = [round(1000 / fps)] * len(pages)
   duration[-1] += 500

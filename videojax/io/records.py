@@ -1,6 +1,6 @@
-"""result.json: the record of a run, its fields with their units. Reports are built from these.
+"""The record of a run, result.json: its fields, with units. Reports are built from these.
 
-In the file null stands for NaN: a measure that is not defined. Where it may, the type says None.
+In the file, null stands for NaN, an undefined measure; the types of such fields include None.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ SCHEMA = 2
 class Seconds:
   """Wall-clock seconds by part, over all starts of a run.
 
-  Not counted: start-up and restoring, and what a kill threw away after the last checkpoint.
+  Not counted: start-up, restoring, and what a kill discarded after the last checkpoint.
   """
 
   compile: float = 0.0
@@ -28,14 +28,14 @@ class Seconds:
 class SplitLoss:
   """The frozen loss of the EMA weights on one split (docs/measures.md).
 
-  In units of the variance of the training data, but for `velocity`.
+  In units of the variance of the training data, except `velocity`.
 
   Attributes:
-    final: the number; stderr: its standard error over clips.
-    by_level: its parts at the 16 noise levels, cleanest first.
+    final: the loss; stderr: its standard error over clips.
+    by_level: the loss at each of the 16 noise levels, cleanest first.
     velocity: mean squared error of the velocity, not divided by the variance.
-    dynamics: noisiest level minus the cleanest.
-    per_example: `final` of every clip, in the order of their indices.
+    dynamics: the loss at the noisiest level minus that at the cleanest.
+    per_example: `final` of each clip, in the order of their indices.
   """
 
   final: float
@@ -51,11 +51,11 @@ class FrozenLossRecord(SplitLoss):
   """The frozen loss on the split evaluate.main, and what it is compared with.
 
   Attributes:
-    init: before training; not known of a run that went on from another's checkpoint.
-    raw: of the weights themselves, without averaging.
-    zero_model, wiener: what ignorance scores.
-    variance: the data's, by which all but `velocity` are divided.
-    clips: evaluated.
+    init: before training; None for a run that continues another run's checkpoint.
+    raw: of the raw weights, without averaging.
+    zero_model, wiener: of the zero model and of the best per-pixel affine denoiser.
+    variance: of the data; all losses except `velocity` are divided by it.
+    clips: number of clips evaluated.
   """
 
   init: float | None
@@ -73,20 +73,20 @@ class Result:
   Attributes:
     schema: version of this record.
     params_sha256: of the final parameters (integrity.params_sha256: paths in sorted order).
-    parameters: number of them, by part and `total`.
-    steps: updates done.
-    clips: seen in training.
-    tokens: that the model processed in training.
+    parameters: their number, by part and `total`.
+    steps: number of updates.
+    clips: number of clips seen in training.
+    tokens: number of tokens processed in training.
     flops: model FLOPs of training by part and `total`; 3 x forward (docs/measures.md).
     seconds: by part.
-    peak_bytes: of one device: the compiler's account of the training step where the device does
-      not report its own.
-    frozen_loss: of the split evaluate.main.
-    frozen_loss_by_split: of the others, in units of the same variance.
-    coherence: measure -> {split, 'floor', 'copy_last', 'extrapolate'} -> mean; empty where the
-      data has no simulator behind it.
+    peak_bytes: peak memory of one device; the compiler's estimate for the training step if the
+      device does not report it.
+    frozen_loss: on the split evaluate.main.
+    frozen_loss_by_split: on the other splits, in units of the same variance.
+    coherence: measure -> {split, 'floor', 'copy_last', 'extrapolate'} -> mean; empty if the data
+      is not simulated.
     coherence_stderr: the same for standard errors over clips.
-    coherence_per_example: measure -> split -> value of every sampled clip; null: not defined.
+    coherence_per_example: measure -> split -> value of each sampled clip; null: undefined.
   """
 
   schema: int

@@ -1,7 +1,7 @@
-"""The form of JSON that is read again: a type says it, and what differs is named with its place.
+"""Checks the form of JSON that is read again against a type; errors name the place that differs.
 
-Types: dataclasses and TypedDicts (keys that they do not know are left alone), `dict[str, T]`,
-`list[T]`, unions, None, bool, int, float (any finite number), str, Any.
+Types: dataclasses and TypedDicts (unknown keys are ignored), `dict[str, T]`, `list[T]`, unions,
+None, bool, int, float (any finite number), str, Any.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from videojax.errors import ConfigError
 from videojax.io.files import read_json
 
 LARGEST = sys.float_info.max
-# Forms that have nothing inside: in words, and what holds of their values. (A bool is an int.)
+# Types without inner types: (description, predicate). (In Python, a bool is an int.)
 LEAVES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
   type(None): ("null", lambda v: v is None),
   bool: ("true or false", lambda v: isinstance(v, bool)),
@@ -34,10 +34,10 @@ UNIONS = (typing.Union, types.UnionType)
 
 
 def read_as(path: Path, form: Any) -> Any:
-  """Reads a JSON file of a form.
+  """Reads a JSON file and checks its form.
 
   Raises:
-    ConfigError: it cannot be read, or has another form; the file and the place in it are named.
+    ConfigError: it cannot be read, or has another form; the message names file and place.
   """
   value = read_json(path)
   check_form(value, form, path)
@@ -45,14 +45,14 @@ def read_as(path: Path, form: Any) -> Any:
 
 
 def check_form(value: Any, form: Any, where: Path | str) -> None:
-  """Raises ConfigError, with the first place that differs, if a value has not this form."""
+  """Raises ConfigError, naming the first place that differs, if a value does not have this form."""
   wrong = _wrong(value, form, "")
   if wrong:
-    raise ConfigError(f"{where} is damaged, or of another version: {wrong}")
+    raise ConfigError(f"{where} is damaged, or from another version: {wrong}")
 
 
 def _wrong(value: Any, form: Any, at: str) -> str:
-  """'' or what is wrong; `at` is the place, '' the whole."""
+  """What is wrong with a value, or ''; `at` is its place, '' for the whole document."""
   origin, args = typing.get_origin(form), typing.get_args(form)
   if form is Any:
     return ""
@@ -66,7 +66,7 @@ def _wrong(value: Any, form: Any, at: str) -> str:
     if not isinstance(value, kind):
       return _differs(value, "an object" if kind is dict else "a list", at)
     inside = value.items() if kind is dict else enumerate(value)
-    holds = _leaf(args[-1])  # of long lists of numbers, looked at without a call for each
+    holds = _leaf(args[-1])  # so that long lists of numbers need no call of _wrong for each
     doubtful = ((k, v) for k, v in inside if holds is None or not holds(v))
     return next(filter(None, (_wrong(v, args[-1], _below(at, k)) for k, v in doubtful)), "")
   words, holds = LEAVES[form]
@@ -74,7 +74,7 @@ def _wrong(value: Any, form: Any, at: str) -> str:
 
 
 def _leaf(form: Any) -> Callable[[Any], bool] | None:
-  """What holds of a value whose form has nothing inside; None: it has."""
+  """The predicate of a type without inner types; None for other types."""
   if form in LEAVES:
     return LEAVES[form][1]
   each = [_leaf(one) for one in typing.get_args(form)] if typing.get_origin(form) in UNIONS else []

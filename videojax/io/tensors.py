@@ -1,6 +1,6 @@
-"""safetensors files, read one tensor at a time; only finite floating-point numbers come out.
+"""Reads safetensors files one tensor at a time; returns only finite floating-point numbers.
 
-No other module calls the library: what it raises becomes a ConfigError with the file's name.
+No other module calls the library: its errors become a ConfigError with the file's name.
 """
 
 import os
@@ -18,7 +18,7 @@ from videojax.io.files import read_json, replacing
 STEM = "diffusion_pytorch_model"  # diffusers' name of the files in a model's directory
 INDEX = ".index.json"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-# Smaller kinds (fp8, int8) are quantized: without their scales they are not the weights.
+# Smaller types (fp8, int8) are quantized: without their scales they are not the weights.
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -26,9 +26,9 @@ class Tensors:
   """Named tensors of a safetensors file, or of several with an index; read one by one.
 
   Args:
-    path: a file, its index, or a directory with either (diffusers').
+    path: a file, an index, or a directory with either (as diffusers writes it).
   Raises:
-    ConfigError: a pickle, or no such files, or damaged ones.
+    ConfigError: the path is a pickle, or has no such files, or damaged ones.
   """
 
   def __init__(self, path: Path):
@@ -43,7 +43,7 @@ class Tensors:
     self.dtype: dict[str, str] = {}
     for file in _files(path):
       with _opened(file) as f:
-        for name in f.keys():  # noqa: SIM118 (no mapping)
+        for name in f.keys():  # noqa: SIM118 (f is no mapping)
           if name in self.file:
             raise ConfigError(f"{name} is in {self.file[name]} and in {file}")
           part = f.get_slice(name)
@@ -51,10 +51,10 @@ class Tensors:
           self.dtype[name] = part.get_dtype()
 
   def read(self, name: str) -> np.ndarray:
-    """A tensor in float32.
+    """Reads a tensor as float32.
 
     Raises:
-      ConfigError: it is not a floating-point tensor, or has a number that is not finite.
+      ConfigError: the tensor is not floating-point, or has a value that is not finite.
     """
     where = f"tensor {name} of {self.file[name]}"
     if self.dtype[name] not in FLOATS:
@@ -66,12 +66,12 @@ class Tensors:
       value = f.get_tensor(name).astype(np.float32, copy=False)
     if not np.isfinite(value).all():
       bad = int(value.size - np.isfinite(value).sum())
-      raise ConfigError(f"{where} has {bad} of {value.size} numbers that are not finite in float32")
+      raise ConfigError(f"{where}: {bad} of {value.size} values are not finite in float32")
     return value
 
 
 def write(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
-  """Writes a file, whole or not at all.
+  """Writes a file atomically.
 
   Raises:
     ConfigError: it cannot be written, e.g. because the disk is full.
@@ -99,10 +99,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _indexed(index: Path) -> list[Path]:
-  """The files that an index names: beside it, and nowhere else.
+  """The files that an index names, which must be in its directory.
 
-  A file may be a link (Hugging Face's cache consists of them): links are made on this machine, an
-  index comes with the download.
+  A file may be a link (Hugging Face's cache consists of them): links are created on this machine,
+  whereas an index is downloaded.
   """
   content = read_json(index)
   named = content.get("weight_map") if isinstance(content, dict) else None
@@ -118,8 +118,8 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def _opened(file: Path) -> Any:
-  if not os.path.isfile(file):  # a pipe would wait for ever
-    raise ConfigError(f"{file} is not there, or is not a regular file")
+  if not os.path.isfile(file):  # reading a pipe would block forever
+    raise ConfigError(f"{file} does not exist, or is not a regular file")
   try:
     return safe_open(file, framework="numpy")
   except (SafetensorError, OSError) as error:

@@ -1,1 +1,1 @@
-"""What launch does besides training, planning and sweeping."""
+"""The modes of launch other than training, planning and sweeping."""

@@ -1,4 +1,4 @@
-"""How fast the real training step runs here, with the conditions that make it a number."""
+"""Times the real training step on this machine, and records the conditions of the measurement."""
 
 import statistics
 import time
@@ -32,11 +32,11 @@ def bench(
   Args:
     experiment: resolved.
     workdir: for bench.json and the trace.
-    trace: keep a profile (workdir/trace) of three further steps.
-    replicas: this many runs that differ in their seed, in one step by vmap; None: one, as it is
-      trained. Small models leave a large chip idle alone.
-  Returns: the content of bench.json. seconds_per_step is the median of TIMED dispatches, each
-    waited for, over the steps in one; compile excluded.
+    trace: write a profile of three further steps to workdir/trace.
+    replicas: number of runs, which differ in seed, in one step with vmap; None: one, as in
+      training. A single small model leaves a large chip idle.
+  Returns: the content of bench.json. seconds_per_step is the median over TIMED dispatches, each
+    waited for, divided by the steps in a dispatch; compilation is excluded.
   """
   e = experiment.on_devices(jax.device_count())
   mesh = make_mesh(e.mesh)
@@ -97,7 +97,7 @@ def bench(
 
 
 def make_arguments(program: Program, task: Task, replicas: int | None) -> tuple[Any, ...]:
-  """What the compiled step takes: state, batch, key, schedule; of several steps their number."""
+  """Arguments of the compiled step: state, batch, key, schedule; their number, if several steps."""
   e, most = program.experiment, program.most
   stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
@@ -112,7 +112,7 @@ def make_arguments(program: Program, task: Task, replicas: int | None) -> tuple[
 
 
 def estimate(e: Experiment, mesh: Mesh) -> float | None:
-  """Seconds that `plan` would say; None: an unknown chip, or several, whose sending it must see."""
+  """Seconds per step as in `plan`; None for an unknown chip, or several (unknown traffic)."""
   kind = jax.devices()[0].device_kind
   if mesh.size > 1 or roofline.memory(kind) is None:
     return None
@@ -124,7 +124,7 @@ def show(written: dict[str, Any]) -> None:
   console = Console(soft_wrap=True, highlight=False)
   seconds = written["seconds"]
   console.print(
-    f"{written['seconds_per_step'] * 1e3:.1f} ms a step (median of {len(seconds)}, "
+    f"{written['seconds_per_step'] * 1e3:.1f} ms per step (median of {len(seconds)}, "
     f"{min(seconds) * 1e3:.1f} to {max(seconds) * 1e3:.1f}; compile "
     f"{written['compile_seconds']:.1f} s not counted)"
   )

@@ -1,8 +1,8 @@
-"""--mode=cascade: clips through a chain of runs, each going on from what the one before it made.
+"""--mode=cascade: samples clips with a chain of runs, each conditioned on the previous one's clips.
 
-A run with volume 'low' enlarges the clip before it (super-resolution in space, in time, or both); a
-run whose mask is 'sparse' fills in the frames between (temporal interpolation). A run that samples
-by windows takes as many frames as there are.
+A run with volume 'low' enlarges the previous clip (super-resolution in space, in time, or both); a
+run whose mask is 'sparse' fills in the frames between the given ones (temporal interpolation). A
+run that samples in windows takes any number of frames.
 """
 
 import dataclasses
@@ -39,10 +39,11 @@ def continued(
 
   Args:
     task: of the stage.
-    example: decoded, of the stage's own data; gives words, scalars and what is not replaced.
+    example: decoded example of the stage's own data, with captions, scalars and all else that is
+      not replaced.
     video: in [-1, 1].
   Raises:
-    ConfigError: the stage takes no such clip.
+    ConfigError: the stage does not take such a clip.
   """
   out, shape = dict(example), example["video"].shape
   what = takes(task.model.config, task.condition.masks)
@@ -50,7 +51,7 @@ def continued(
     st, sh, sw = task.controls.low
     small = (-(-shape[1] // st), shape[2] // sh, shape[3] // sw)
     _check(video.shape[1:4], small)
-    held = jnp.repeat(video, st, 1)[:, : shape[1]]  # a frame of it stands for st of ours
+    held = jnp.repeat(video, st, 1)[:, : shape[1]]  # one of its frames covers st of ours
     out |= {"low": controls.enlarge(held, shape), "low_noise": jnp.zeros(shape[0])}
   if "sparse" in what:
     every = task.controls.every
@@ -60,10 +61,10 @@ def continued(
 
 
 def takes(config: Any, masks: Sequence[str]) -> tuple[str, ...]:
-  """What a model goes on from: 'low', the clip to enlarge, 'sparse', the frames to fill between.
+  """What a model takes from a clip: 'low', a clip to enlarge; 'sparse', frames to fill between.
 
   Raises:
-    ConfigError: it goes on from no clip.
+    ConfigError: it takes neither.
   """
   low = any(name == "low" for name, _ in config.volumes)
   sparse = config.known is not None and masks[0] == "sparse"
@@ -75,7 +76,7 @@ def takes(config: Any, masks: Sequence[str]) -> tuple[str, ...]:
 
 
 def _of_frames(e: Experiment, frames: int) -> Experiment:
-  """The same experiment on clips of so many frames."""
+  """The same experiment on clips of `frames` frames."""
   longer = lambda source: dataclasses.replace(
     source, settings={**source.settings, "frames": frames}
   )
@@ -85,19 +86,19 @@ def _of_frames(e: Experiment, frames: int) -> Experiment:
 def _check(have: tuple[int, ...], want: tuple[int, ...]) -> None:
   if tuple(have) != tuple(want):
     raise ConfigError(
-      f"the previous stage makes clips of {have} (frames, height, width), this one takes {want}"
+      f"the previous stage makes clips of {have} (frames, height, width), but this one takes {want}"
     )
 
 
 def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> None:
-  """Clips of the main split through the runs `before`, then this one -> samples/cascade/.
+  """Samples clips of the main split with the runs `before`, then this; writes samples/cascade/.
 
   Args:
     experiment, workdir: of the last stage.
-    before: run directories, the first one first.
+    before: run directories of the earlier stages, in order.
   """
   chain = [(from_json(rundir.read_config(Path(run))), Path(run)) for run in before]
-  for number, (e, run) in enumerate([*chain, (experiment, workdir)]):  # before any clip is made
+  for number, (e, run) in enumerate([*chain, (experiment, workdir)]):  # before sampling anything
     rundir.check_same(run, rundir.read_config(run), to_json(e))
     open_checkpoints(run, "cascade")
     try:
@@ -116,7 +117,7 @@ def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> Non
       size = len(batch["video"])
       given = batch if made is None else continued(evaluator.train_task, batch, made)
       try:
-        with phase(f"sampling {size} clips by {run}"):
+        with phase(f"sampling {size} clips with {run}"):
           made = jax.block_until_ready(evaluator.generate(params, given))
       except ValueError as error:
         raise ConfigError(f"{run}: {error}") from error

@@ -1,4 +1,4 @@
-"""--mode=coordinates: the coordinate check of a model, with muP and without, and its picture."""
+"""--mode=coordinates: the coordinate check of a model with and without muP, and a plot of it."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from videojax import optim
 from videojax.config import Experiment
-from videojax.data import stack_examples
+from videojax.data import Carried, stack_examples
 from videojax.io import files
 from videojax.report import plotting
 from videojax.runs.program import create_state, make_update
@@ -20,17 +20,17 @@ from videojax.state import TrainState, train_step
 from videojax.task import Task, without_codec
 
 DOUBLINGS, STEPS = 4, (1, 3, 10)
-FLAT = 0.15  # |slope| up to here is called flat: a factor 1.5 over 16 times the width
+FLAT = 0.15  # |slope| up to this is called flat: a factor of 1.5 over 16 times the width
 
 
 def coordinates(experiment: Experiment, workdir: Path) -> dict[str, Any]:
   """Trains the model at 1 to 16 times its width for ten steps; writes coordinates.json and .png.
 
   Args:
-    experiment: its width is the base width; learning rate, batch and data are its own.
+    experiment: its width is the base width; its learning rate, batch and data are used as they are.
     workdir: for the results.
-  Returns: the content of coordinates.json: per parametrisation and number of steps the slope of
-    log(RMS) over log(width) of every matrix product of the forward pass.
+  Returns: the content of coordinates.json: for each parametrisation and number of steps, the slope
+    of log(RMS) over log(width) for every matrix product of the forward pass.
   """
   written: dict[str, Any] = {"steps": list(STEPS), "learning_rate": experiment.optim.learning_rate}
   for name, base in (("mup", experiment.model.config.width), ("standard", None)):
@@ -57,7 +57,7 @@ def coordinates(experiment: Experiment, workdir: Path) -> dict[str, Any]:
 
 
 def widened(e: Experiment, doublings: int) -> Iterator[Experiment]:
-  """The experiment at 1, 2, 4, ... times its width, unrolled."""
+  """The experiment at 1, 2, 4, ... times its width, without scan and remat."""
   model = e.model
   how = {"remat": "none"} | ({"scan": False} if model.scan else {})
   for _ in range(doublings + 1):
@@ -67,7 +67,7 @@ def widened(e: Experiment, doublings: int) -> Iterator[Experiment]:
 
 
 def sizes_after(e: Experiment, steps: tuple[int, ...]) -> list[dict[str, float]]:
-  """RMS of every product after these numbers of updates, on the same clips and noise."""
+  """RMS of every matrix product after these numbers of updates, on the same clips and noise."""
   task = e.task(next(iter(e.data)))
   tx, gammas = make_update(e)
   create = lambda: create_state(e, tx)
@@ -88,8 +88,8 @@ def sizes_after(e: Experiment, steps: tuple[int, ...]) -> list[dict[str, float]]
   return out
 
 
-def products(task: Task, state: TrainState, rows: Any) -> dict[str, jax.Array]:
-  """The forward pass's products on clips with half their noise."""
+def products(task: Task, state: TrainState, rows: Carried) -> dict[str, jax.Array]:
+  """RMS of the forward pass's products on clips at noise level 0.5."""
   x, cond = task.prepare(state.params, task.source.decode(rows))
   t = jnp.full((x.shape[0], 1), 0.5, jnp.float32)
   noisy = 0.5 * x + 0.5 * jax.random.normal(jax.random.key(0), x.shape)
@@ -99,7 +99,7 @@ def products(task: Task, state: TrainState, rows: Any) -> dict[str, jax.Array]:
 
 
 def draw(written: dict[str, Any], path: Path) -> None:
-  """RMS over width, a line per product: a row per parametrisation, a column per number of steps."""
+  """Plots RMS over width, a line per product: rows are parametrisations, columns are steps."""
   flat, steep, *_ = plotting.PALETTE
   with plotting.styled():
     figure, axes = plotting.new(2, len(STEPS), height=2.5, sharex=True, sharey=True)

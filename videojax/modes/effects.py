@@ -1,8 +1,8 @@
-"""--mode=effects: what each control of a run does to sampled clips of worlds, in its own unit.
+"""--mode=effects: measures what each control does to sampled clips of worlds, in its own unit.
 
-A control is asked for values that the data did not choose, all others are left out, and what the
-sampled discs then do is measured by their centroids (measures/disc_masses.py). What was asked for
-stands beside it: a control that does nothing shows as a flat row.
+Each control is set to values that do not come from the data while all others are omitted, and the
+motion of the sampled discs is measured by their centroids (measures/disc_masses.py). The requested
+value is listed beside the measured one: a control without effect shows constant measurements.
 
 Shapes: B batch, T frames, H W height width, M discs.
 """
@@ -34,13 +34,13 @@ PLAIN = GuidanceConfig()
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-  """One row of the table: a control, what was asked for, and what came of it.
+  """One row of the table: a control, the requested value, and the measured effect.
 
   Attributes:
-    control, asked: its name and the value.
+    control, asked: name of the control and the requested value.
     measure: what is measured, with its unit.
     value, stderr: mean over clips, and its standard error.
-    wanted: what a perfect control would give; None: no such number.
+    wanted: the value that a perfect control would give; None: undefined.
   """
 
   control: str
@@ -52,7 +52,7 @@ class Effect:
 
 
 class Steered:
-  """Clips sampled with one control given and the others left out.
+  """Samples clips with one control given and the others omitted.
 
   Args:
     evaluator: of the run.
@@ -74,7 +74,7 @@ class Steered:
   def sample(
     self, given: Mapping[str, Any], guidance: GuidanceConfig = PLAIN, mask: str = "start"
   ) -> Float[np.ndarray, "B T H W 3"]:
-    """Clips with the controls in `given`, a number or an array for all rows, and no others."""
+    """Clips with only the controls in `given`: each a number, or an array for all rows."""
     config, rows = self.task.model.config, len(self.truth)
     example = dict(self.example) | {"known_mask": self.mask(mask)}
     for name in config.scalars:
@@ -88,7 +88,7 @@ class Steered:
     return np.asarray(video)
 
   def given(self, name: str) -> list[bool]:
-    """Which frames a mask gives whole; those of 'start' under any name of no such mask."""
+    """Which frames a mask gives entirely; unknown names count as 'start'."""
     mask = name if name in controls.MASKS else "start"
     if mask not in controls.WHOLE:
       return [False] * self.truth.shape[1]
@@ -96,7 +96,7 @@ class Steered:
     return controls.given_frames(mask, self.truth.shape[1], known, every)
 
   def mask(self, name: str) -> Float[Array, "B T H W 1"]:
-    """1 where the clip is given, the same for all rows but of regions."""
+    """1 where the clip is given; the same for all rows, except with regions."""
     rows, frames, height, width, _ = self.truth.shape
     if name not in controls.WHOLE:
       keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(self.example["id"])
@@ -107,7 +107,7 @@ class Steered:
     return jnp.broadcast_to(mask, (rows, frames, height, width, 1))
 
   def centroids(self, video: Float[np.ndarray, "B T H W 3"]) -> Float[np.ndarray, "B T M 2"]:
-    """Of each disc in world units; NaN where it is not seen or not there."""
+    """Centroid of each disc in world units; NaN where it is not visible or not present."""
     state = checked_state(video, self.example["state"])
     with exact():
       seen = _observe(jnp.asarray(video), state, self.world.extent)
@@ -115,7 +115,7 @@ class Steered:
     return np.where(np.asarray(state["present"])[:, None, :, None], found, np.nan)
 
   def velocity(self, video: Float[np.ndarray, "B T H W 3"], fps: float) -> np.ndarray:
-    """Mean velocity [B,M,2] of the first LAG frames, world units/s."""
+    """Mean velocity [B,M,2] over the first LAG frames, world units/s."""
     where = self.centroids(video)
     return (where[:, LAG] - where[:, 0]) * fps / LAG
 
@@ -125,8 +125,8 @@ def _observe(video: Array, state: dict[str, Array], extent: float) -> Array:
   return jax.vmap(lambda v, s: observe_clip(v, s, extent)["centroid"])(video, state)
 
 
-def mean(values: Any) -> tuple[float, float]:
-  """Mean over clips and its standard error; NaN does not count."""
+def mean(values: np.ndarray) -> tuple[float, float]:
+  """Mean over clips and its standard error; NaN is ignored."""
   values = np.asarray(values, np.float64).reshape(-1)
   values = values[~np.isnan(values)]
   if len(values) < 2:
@@ -135,7 +135,7 @@ def mean(values: Any) -> tuple[float, float]:
 
 
 def per_clip(x: np.ndarray) -> np.ndarray:
-  """Mean over the discs of a clip that are seen, [B]."""
+  """Mean over the visible discs of each clip, [B]."""
   seen = ~np.isnan(x)
   count = seen.sum(-1)
   return np.where(count > 0, np.nansum(x, -1) / np.maximum(count, 1), np.nan)
@@ -192,7 +192,7 @@ def _zooms(s: Steered) -> list[Effect]:
 
 
 def _strokes(s: Steered) -> list[Effect]:
-  """Discs under a stroke follow it, also where it is turned round; others stand still."""
+  """Discs under a stroke should follow it, also when it is reversed; others should not move."""
   brush, velocity = s.example["brush"], np.asarray(s.example["state"]["velocity"])[:, 0]
   moves = np.linalg.norm(velocity, axis=-1) > 0  # strokes lie on these, [B,M]
   present = np.asarray(s.example["state"]["present"])
@@ -215,7 +215,7 @@ def _strokes(s: Steered) -> list[Effect]:
 
 
 def _structure(s: Steered) -> list[Effect]:
-  """The blurrier the edges, the less is said of where things are."""
+  """The blurrier the edges, the less they should determine the positions."""
   out, levels = [], s.task.controls.blurs
   truth = s.centroids(s.truth)
   for level in (0, levels // 2, levels - 1, None):
@@ -233,10 +233,10 @@ def _structure(s: Steered) -> list[Effect]:
 
 
 def _parts(s: Steered) -> list[Effect]:
-  """Error where nothing is given; beside it that of the first frame, or another clip's sample.
+  """Error where nothing is given, beside that of the first frame or of another clip's sample.
 
-  What is in a region is free, so that even a perfect sample differs from the truth there; another
-  clip's knows nothing of what is given around it.
+  The content of a region is not determined, so even a perfect sample differs from the truth there;
+  another clip's sample does not depend on what is given around the region.
   """
   out, variance = [], s.truth.var()
   for name in dict.fromkeys(s.task.condition.masks):
@@ -264,7 +264,7 @@ def _temporal(s: Steered) -> list[Effect]:
 
 
 def sees_images(e: Experiment) -> bool:
-  """Whether frames alone are among the training data, which temporal guidance needs."""
+  """Whether the training data includes single frames, which temporal guidance needs."""
   return any(source.settings.get("frames") == 1 for source in e.data.values())
 
 
@@ -290,7 +290,7 @@ def measured(s: Steered) -> list[Effect]:
 
 
 def pictures(s: Steered, rows: int = 6) -> dict[str, np.ndarray]:
-  """The first clips under each control, by the name of the picture."""
+  """The first clips with each control, by the name of the picture."""
   config = s.task.model.config
   asked: dict[str, dict[str, Any]] = {"nothing": {}}
   asked |= {f"motion {m}": {"motion": m} for m in (0.5, 3.5) if "motion" in config.scalars}
@@ -303,12 +303,12 @@ def pictures(s: Steered, rows: int = 6) -> dict[str, np.ndarray]:
 
 
 def effects(experiment: Experiment, workdir: Path) -> None:
-  """Measures the controls of a run -> effects.json, and effects/*.webp."""
+  """Measures the controls of a run; writes effects.json and effects/*.webp."""
   config, masks = experiment.model.config, experiment.condition.masks
   if not (config.scalars or config.volumes or len(masks) > 1 or sees_images(experiment)):
     raise ConfigError(
       f"{workdir} has no control to measure: its model takes no scalars and no volumes, and its "
-      "condition.masks is one; experiments/controls.py trains some (docs/controls.md)"
+      "condition.masks has one entry; experiments/controls.py trains controls (docs/controls.md)"
     )
   with opened(experiment, workdir) as (evaluator, params, step):
     steered = Steered(evaluator, params)

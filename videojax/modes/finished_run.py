@@ -1,4 +1,4 @@
-"""The newest sound checkpoint of a run, measured, watched or written in its published layout."""
+"""Measures, samples or exports the newest sound checkpoint of a run."""
 
 import contextlib
 import dataclasses
@@ -20,10 +20,10 @@ from videojax.task import without_codec
 
 @contextlib.contextmanager
 def opened(experiment: Experiment, workdir: Path) -> Iterator[tuple[Evaluator, dict, int]]:
-  """(evaluator, EMA weights, their step) of a run, under its mesh.
+  """Yields (evaluator, EMA weights, their step) of a run, with its mesh set.
 
   Raises:
-    ConfigError: `workdir` holds no run, or one of another experiment.
+    ConfigError: `workdir` holds no run, or one of a different experiment.
   """
   rundir.check_same(workdir, rundir.read_config(workdir), to_json(experiment))
   mesh = make_mesh(experiment.mesh)
@@ -34,7 +34,7 @@ def opened(experiment: Experiment, workdir: Path) -> Iterator[tuple[Evaluator, d
 
 
 def evaluate(experiment: Experiment, workdir: Path) -> None:
-  """Frozen loss, coherence and, where asked for, FVD of the EMA weights -> evaluation.json."""
+  """Writes evaluation.json: frozen loss, coherence and, if configured, FVD of the EMA weights."""
   with opened(experiment, workdir) as (evaluator, params, step):
     loss = evaluator.frozen_loss(params)
     coherence = evaluator.coherence(params)
@@ -59,7 +59,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
 
 
 def sample(experiment: Experiment, workdir: Path) -> None:
-  """Clips of every evaluation split -> samples/SPLIT/."""
+  """Writes sampled clips of every evaluation split to samples/SPLIT/."""
   with opened(experiment, workdir) as (evaluator, params, step):
     for split in evaluator.tasks:
       video, example = evaluator.samples(split, params, 8)
@@ -72,10 +72,10 @@ def sample(experiment: Experiment, workdir: Path) -> None:
 
 
 def export(experiment: Experiment, workdir: Path) -> None:
-  """The EMA weights in their model's published layout -> published/.
+  """Writes the EMA weights in their model's published layout to published/.
 
   Raises:
-    ConfigError: the model has none, which is said before anything is read or written; see `opened`.
+    ConfigError: the model has none, which is checked first; see `opened`.
   """
   weights.published_names(experiment.model.module, experiment.model.config)
   with opened(experiment, workdir) as (_, params, step):

@@ -1,1 +1,1 @@
-"""What a run directory holds, and how a run goes on."""
+"""What a run directory holds, and how a run starts or resumes."""

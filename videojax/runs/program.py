@@ -1,23 +1,24 @@
-"""The state and the compiled step of an experiment: what training, plan and bench share.
+"""The state and the compiled step of an experiment, which training, plan and bench share.
 
-A `Program` is what runs of one size have in common; a sweep hands it from cell to cell.
+A `Program` is what runs of one size have in common; a sweep passes it from cell to cell.
 """
 
 import dataclasses
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from videojax import optim
 from videojax.config import Experiment, program_of
-from videojax.data import stack_examples
+from videojax.data import Carried, stack_examples
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
 from videojax.host.xla_flags import PRESETS, compile_with
@@ -40,7 +41,7 @@ from videojax.task import Task
 
 
 def check_divides(e: Experiment, mesh: Mesh | AbstractMesh) -> None:
-  """The batch, and each microbatch of it, is split evenly."""
+  """Raises ConfigError if the batch or a microbatch does not divide evenly over the devices."""
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
   if e.batch_size % (ways * e.accumulate):
     over = f"{ways} devices (data x fsdp)" + (
@@ -53,10 +54,10 @@ def check_divides(e: Experiment, mesh: Mesh | AbstractMesh) -> None:
 
 
 def check_loss(e: Experiment, tasks: dict[str, Task]) -> None:
-  """Traces the loss of every kind of batch on shapes, so that misfits show before anything runs.
+  """Traces the loss of every kind of batch on shapes, to find mismatches before anything runs.
 
   Raises:
-    ConfigError: a patch, a condition or a number of channels that does not fit the data.
+    ConfigError: a patch, a condition or the number of channels does not fit the data.
   """
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
   for name, task in tasks.items():
@@ -68,17 +69,17 @@ def check_loss(e: Experiment, tasks: dict[str, Task]) -> None:
         raise ConfigError(f"the model's conditions need {missing}, which the data does not have")
       channels = task.latent_shape[-1]
       if e.model.config.channels != channels:
-        raise ConfigError(f"model.channels={e.model.config.channels}, the data has {channels}")
+        raise ConfigError(f"model.channels={e.model.config.channels}, but the data has {channels}")
       jax.eval_shape(task.loss, task.abstract_params, rows, keys)
     except (TypeError, ValueError) as error:  # shapes that do not fit raise either
       raise ConfigError(f"data.{name}: {error}") from error
 
 
 def check_memory(program: "Program") -> None:
-  """The state and its gradients fit each device, before anything is allocated.
+  """Checks that the state and its gradients fit on each device, before anything is allocated.
 
   Raises:
-    ConfigError: they do not; by how much, and where to look.
+    ConfigError: they do not; the message has both sizes and what to do.
   """
   gradients = program.abstract.trainable
   leaves = jax.tree.leaves((program.abstract, gradients))
@@ -87,13 +88,13 @@ def check_memory(program: "Program") -> None:
   if need > limit:
     raise ConfigError(
       f"parameters, optimizer, averages and gradients need {need / 2**30:,.1f} GiB on each device, "
-      f"{what} has {limit / 2**30:,.1f}: a smaller model, or more devices (mesh.fsdp); "
+      f"but {what} has {limit / 2**30:,.1f}: use a smaller model or more devices (mesh.fsdp); "
       "--mode=plan shows the parts"
     )
 
 
 def memory_of(device: jax.Device) -> tuple[float, str]:
-  """(bytes that a device of this process may use, its name); of CPU devices each its share."""
+  """(bytes that a device of this process may use, its name); CPU devices share the machine's."""
   stats = device.memory_stats() or {}
   if "bytes_limit" in stats:
     return stats["bytes_limit"], device.device_kind
@@ -112,8 +113,8 @@ def _mup_rules(model: ModelSpec, base_width: int) -> Mapping[str, mup.Rule]:
   return mup.rules(model.info, shapes(model), shapes(model.wider), model.config.width / base_width)
 
 
-def make_update(e: Experiment) -> tuple[Any, dict[str, float]]:
-  """The optimizer, and the exponents of the averages by name."""
+def make_update(e: Experiment) -> tuple[optax.GradientTransformation, dict[str, float]]:
+  """The optimizer, and the exponents of the EMAs by name."""
   try:
     optim.split_frozen(e.model.abstract_params, e.optim.freeze)
     gammas = {ema_name(width): optim.ema_gamma(width) for width in e.ema}
@@ -123,7 +124,7 @@ def make_update(e: Experiment) -> tuple[Any, dict[str, float]]:
   except ValueError as error:
     raise ConfigError(str(error)) from error
   if len(gammas) < len(e.ema):
-    raise ConfigError(f"ema={e.ema} has two widths that agree to three digits")
+    raise ConfigError(f"ema={e.ema} has two widths that are equal to three digits")
   return tx, gammas
 
 
@@ -131,11 +132,13 @@ def ema_name(sigma_rel: float) -> str:
   return f"{sigma_rel:.3f}"
 
 
-def create_state(e: Experiment, tx: Any, key: Any = None) -> TrainState:
+def create_state(
+  e: Experiment, tx: optax.GradientTransformation, key: jax.Array | None = None
+) -> TrainState:
   """A fresh state; jittable.
 
   Args:
-    key: of the parameters; None: that of the experiment's seed.
+    key: for the parameters; None: the key of the experiment's seed.
   """
   params = e.model.init(jax.random.key(e.seed) if key is None else key)
   rules = mup_rules(e)
@@ -148,7 +151,7 @@ def create_state(e: Experiment, tx: Any, key: Any = None) -> TrainState:
 
 
 def state_shardings(e: Experiment, abstract: TrainState, mesh: Mesh | AbstractMesh) -> TrainState:
-  """Where every leaf of the state lives: parameters by their logical axes, copies like them."""
+  """Shardings of the state: parameters by their logical axes, copies of them identically."""
   axes = {path: info.axes for path, info in (e.model.info | e.codec.info).items()}
   params = param_shardings(abstract.trainable, axes, mesh)
   like = lambda tree: like_params(tree, abstract.trainable, params, mesh)
@@ -168,18 +171,18 @@ def with_shardings(abstract: Any, shardings: Any) -> Any:
 
 
 def evaluated(e: Experiment, state: TrainState) -> dict:
-  """The weights that are measured: the first average, or the raw ones where none is kept."""
+  """The weights that are measured: the first EMA, or the raw weights if none is kept."""
   return state.ema_params(ema_name(e.ema[0])) if e.ema else state.params
 
 
 class Program:
-  """What runs share that differ in seed, length and learning rate alone: see config.AS_DATA.
+  """What runs share that differ only in seed, length and learning rate: see config.AS_DATA.
 
   Args:
-    e: an experiment; its values that are data do not matter.
+    e: an experiment; its AS_DATA settings do not matter.
     mesh: of the devices.
   Raises:
-    ConfigError: a setting that cannot be used.
+    ConfigError: a setting is invalid.
   """
 
   def __init__(self, e: Experiment, mesh: Mesh):
@@ -192,8 +195,8 @@ class Program:
     self.shardings = state_shardings(e, abstract, mesh)
     self.abstract = with_shardings(abstract, self.shardings)
     self.most = e.steps_per_dispatch
-    self.unknown_flags: list[str] = []  # of xla_flags, that the compiler of some step has not
-    self._steps: dict[str, Any] = {}
+    self.unknown_flags: list[str] = []  # options of xla_flags that the compiler does not know
+    self._steps: dict[str, jax.stages.Compiled] = {}
     self._create = jax.jit(
       functools.partial(create_state, e, self.tx), out_shardings=self.shardings
     )
@@ -211,20 +214,20 @@ class Program:
   def evaluator(self) -> Evaluator:
     return Evaluator(self.experiment, self.mesh)
 
-  def compile(self) -> dict[str, Any]:
-    """The compiled step of every kind of batch; compiles at the first call."""
+  def compile(self) -> dict[str, jax.stages.Compiled]:
+    """The compiled step of every kind of batch; compiled by the first call."""
     for name, task in self.tasks.items():
       if name not in self._steps:
         self._steps[name] = compile_step(self, task)
     return self._steps
 
   def peak_bytes(self) -> int:
-    """The compiler's account of one device's peak, over the kinds of batch."""
+    """The compiler's estimate of one device's peak memory, over all kinds of batch."""
     return max(compiled_bytes(step) for step in self.compile().values())
 
 
 def load_codec(codec: CodecSpec, abstract: dict) -> dict:
-  """The published weights of a codec that has some, where `abstract` says."""
+  """Loads a codec's published weights, sharded as in `abstract`."""
   model = codec.network
   assert model is not None
   path = Path(codec.config.weights)
@@ -235,12 +238,12 @@ def load_codec(codec: CodecSpec, abstract: dict) -> dict:
   return jax.tree_util.tree_map_with_path(lambda p, _: have[path_name(p)], abstract)
 
 
-def lower_step(program: Program, task: Task, replicas: int | None = None) -> Any:
-  """The training step on one kind of batch, traced for shapes: state donated, shardings pinned.
+def lower_step(program: Program, task: Task, replicas: int | None = None) -> jax.stages.Lowered:
+  """Lowers the training step on one kind of batch: the state is donated, shardings are fixed.
 
   Args:
-    replicas: this many runs at once, by vmap: state, batch and key have a leading axis of it.
-  Returns: `state.train_step`'s, or `state.train_steps`' where a dispatch has several.
+    replicas: number of runs that vmap trains together: a leading axis of state, batch and key.
+  Returns: `state.train_step`, or `state.train_steps` if a dispatch has several.
   """
   e, mesh = program.experiment, program.mesh
   step = functools.partial(
@@ -261,16 +264,16 @@ def lower_step(program: Program, task: Task, replicas: int | None = None) -> Any
   return jax.jit(step, donate_argnums=0, out_shardings=out).lower(*own, *shared)
 
 
-def compile_step(program: Program, task: Task, replicas: int | None = None) -> Any:
-  """`lower_step`'s, compiled ahead."""
+def compile_step(program: Program, task: Task, replicas: int | None = None) -> jax.stages.Compiled:
+  """Compiles `lower_step` ahead of time, with the experiment's xla_flags."""
   options = {k: v for name in program.experiment.xla_flags for k, v in PRESETS[name].items()}
   step, unknown = compile_with(lower_step(program, task, replicas), options)
   program.unknown_flags = sorted({*program.unknown_flags, *unknown})
   return step
 
 
-def compile_sample(program: Program, task: Task) -> Any:
-  """Sampling of one evaluation batch of clips, compiled ahead."""
+def compile_sample(program: Program, task: Task) -> jax.stages.Compiled:
+  """Compiles the sampling of one evaluation batch of clips ahead of time."""
   e, mesh = program.experiment, program.mesh
   rows = whole_batch(e.evaluate.batch_size, mesh)
   example = jax.eval_shape(task.source.decode, stack_examples(task.source, [0]))
@@ -291,20 +294,22 @@ def _repeated(leaf: jax.ShapeDtypeStruct, number: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype, sharding=sharding)
 
 
-def next_dispatch(batches: Any, number: int, program: Program) -> tuple[str, Any, tuple]:
-  """(kind, rows on the devices, further arguments) of the compiled step's next call."""
+def next_dispatch(
+  batches: Iterator[tuple[str, Carried]], number: int, program: Program
+) -> tuple[str, dict[str, jax.Array], tuple]:
+  """(kind, rows on the devices, further arguments) for the compiled step's next call."""
   mesh, rows = program.mesh, program.experiment.batch_size
   name, carried = next(batches)
   if program.most == 1:
     return name, put_batch(carried, mesh, rows), ()
   parts = [carried, *(next(batches)[1] for _ in range(number - 1))]
-  parts += [carried] * (program.most - number)  # never used: there is one program for any number
+  parts += [carried] * (program.most - number)  # padding, unused: one program for any number
   stacked = jax.tree.map(lambda *x: np.stack(x), *parts)
   return name, put_batch(stacked, mesh, rows, lead=1), (put_replicated(np.int32(number), mesh),)
 
 
 def abstract_batch(e: Experiment, task: Task, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of what one dispatch takes: [B, ...], or several of them."""
+  """Shapes of the batch of one dispatch: [B, ...], or [steps_per_dispatch, B, ...]."""
   rows = stack_examples(task.source, [0])
   lead = (e.steps_per_dispatch,) if e.steps_per_dispatch > 1 else ()
 
@@ -317,9 +322,9 @@ def abstract_batch(e: Experiment, task: Task, mesh: Mesh) -> dict[str, jax.Shape
 
 
 def compiled_bytes(compiled: Any) -> int:
-  """The compiler's account of one device's peak: arguments, temporaries, outputs not aliased.
+  """The compiler's estimate of one device's peak: arguments, temporaries, non-aliased outputs.
 
-  An upper bound: not all temporaries live at once.
+  An upper bound: not all temporaries are live simultaneously.
   """
   m = compiled.memory_analysis()
   return int(
@@ -328,7 +333,7 @@ def compiled_bytes(compiled: Any) -> int:
 
 
 def put_replicated(x: Any, mesh: Mesh) -> Any:
-  """A value that all processes have, on every device."""
+  """Puts a value that all processes have on every device."""
   whole = NamedSharding(mesh, PartitionSpec())
   if jax.process_count() == 1 or isinstance(x, jax.Array):
     return jax.device_put(x, whole)
@@ -339,7 +344,7 @@ def put_replicated(x: Any, mesh: Mesh) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """Work per clip of one kind of batch."""
+  """Tokens and model FLOPs per clip of one kind of batch."""
 
   tokens: int
   flops: int

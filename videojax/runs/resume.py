@@ -1,11 +1,10 @@
-"""Where a run starts from: its own checkpoint, a trunk, another run's weights, or nothing."""
+"""What a run starts from: its own checkpoint, a trunk, other weights, or fresh parameters."""
 
 import dataclasses
 import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +34,10 @@ from videojax.task import without_codec
 def restore_or_create(
   e: Experiment, program: Program, checkpoints: Checkpointer, trunk: tuple[Path, int] | None
 ) -> tuple[TrainState, dict[str, float], list[str]]:
-  """The state to go on from, seconds spent so far, and what to tell about it.
+  """Returns (the state to start from, seconds spent so far, notes for the console).
 
   Args:
-    trunk: (run directory, step) of a shorter run that equals this one up to that step.
+    trunk: (run directory, step) of a shorter run that is identical up to that step.
   """
   seconds = dataclasses.asdict(Seconds())
   restored = checkpoints.restore(program.abstract)
@@ -58,7 +57,8 @@ def restore_or_create(
     with Checkpointer(trunk[0] / "checkpoints", keep_last=1) as shared:
       restored = shared.restore(program.abstract, trunk[1])
     assert restored is not None
-    return restored.state, restored.metadata["seconds"], [f"goes on from {trunk[0]} at {trunk[1]}"]
+    notes = [f"continuing from {trunk[0]} at step {trunk[1]}"]
+    return restored.state, restored.metadata["seconds"], notes
   state = program.create(e.seed)
   if e.init_from:
     state = dataclasses.replace(state, **load_weights(e, state, program))
@@ -67,7 +67,7 @@ def restore_or_create(
 
 
 def damage_notes(restored: Restored) -> Iterator[str]:
-  """What was found damaged on the way to this checkpoint, and in it."""
+  """Notes about damaged newer checkpoints, and about missing or damaged files of this one."""
   for text in restored.skipped:
     yield f"damaged, not used: {text}"
   if restored.lacks:
@@ -81,11 +81,11 @@ def open_checkpoints(run: str | Path, what: str) -> Path:
   return path
 
 
-def load_weights(e: Experiment, state: TrainState, program: Program) -> dict[str, Any]:
-  """Trainable and frozen parameters, and EMA, with weights of another run or published ones.
+def load_weights(e: Experiment, state: TrainState, program: Program) -> dict[str, dict]:
+  """Trainable and frozen parameters, and EMAs, with weights of another run or published ones.
 
   Args:
-    state: fresh; what `init_fresh` matches stays as it is there.
+    state: a fresh state; the parameters that `init_fresh` matches are taken from it.
   """
   assert e.init_from is not None
   path, own = Path(e.init_from), without_codec(state.params)
@@ -112,12 +112,14 @@ def load_weights(e: Experiment, state: TrainState, program: Program) -> dict[str
   return {"trainable": trainable, "frozen": frozen, "ema": ema}
 
 
-def _check_same(have: Mapping[str, Any], want: Mapping[str, Any], run: str) -> None:
-  """Raises ConfigError where the shapes of parameters by path differ."""
+def _check_same(
+  have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]], run: str
+) -> None:
+  """Raises ConfigError if the shapes of parameters by path differ."""
   differing = sorted(p for p in want.keys() | have.keys() if want.get(p) != have.get(p))
   if differing:
     raise ConfigError(
-      f"init_from={run!r} has another model; its parameters differ in "
+      f"init_from={run!r} has a different model; its parameters differ in "
       + ", ".join(f"{p} ({have.get(p)} there, {want.get(p)} here)" for p in differing[:8])
       + "; name the layers that this model adds with init_fresh"
     )

@@ -1,7 +1,7 @@
-"""The run directory: config.json, environment.json, result.json and what they must agree on.
+"""The run directory: its files, and the checks that an experiment may run in it.
 
 config.json       the resolved config, defaults included, and the changes made on resume
-environment.json  versions, devices, git commit of every start
+environment.json  versions, devices and git commit at every start
 metrics.jsonl     one line per logged step
 checkpoints/      see io/checkpoint.py
 samples/          clips as mp4 and one grid as WebP
@@ -23,9 +23,7 @@ from videojax.errors import ConfigError
 from videojax.io import files
 
 PACKAGES = ("videojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-
-
-# What plan, bench and a failed start leave in a directory that a run may then be started in.
+# Files of plan, bench and failed starts; a run may start in a directory that has only these.
 OURS = {"plan.json", "bench.json", "trace", "failed.json"}
 
 
@@ -33,7 +31,7 @@ def read_json(path: Path) -> Any:
   """Reads a JSON file of a run directory.
 
   Raises:
-    ConfigError: if it is missing or damaged.
+    ConfigError: it is missing or damaged.
   """
   if not path.exists():
     raise ConfigError(f"{path.parent} is not a run directory: it has no {path.name}")
@@ -41,7 +39,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_sound(path: Path, sound: Callable[[Any], bool]) -> Any | None:
-  """A JSON file that a run can do without; None: it is not there or, which is said, not sound.
+  """Reads an optional JSON file; None if it is missing or, with a printed note, damaged.
 
   Args:
     sound: whether a value has the form that the file should have.
@@ -59,10 +57,10 @@ def read_sound(path: Path, sound: Callable[[Any], bool]) -> Any | None:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-  """The resolved config of the run in `workdir`; settings newer than it have their defaults.
+  """The resolved config of the run in `workdir`; settings newer than it get their defaults.
 
   Raises:
-    ConfigError: there is none, or it is damaged.
+    ConfigError: it is missing or damaged.
   """
   path = workdir / "config.json"
   written = read_json(path)
@@ -93,14 +91,14 @@ def check_run(workdir: Path, experiment: Experiment) -> None:
 
 
 def shown(directory: Path) -> set[str]:
-  """Names in a directory, but for hidden ones: claims, and files that were never finished."""
+  """Names in a directory, except hidden ones: claims, and files that were never finished."""
   return {p.name for p in directory.iterdir() if not p.name.startswith(".")}
 
 
 def open_run(workdir: Path, experiment: Experiment) -> None:
-  """Writes config.json and environment.json of a run that is about to start or to go on.
+  """Writes config.json and environment.json of a run that is about to start or resume.
 
-  Allowed changes (mesh, kernel, remat, logging, saving, evaluation, a larger total_steps where no
+  Allowed changes (mesh, kernel, remat, logging, saving, evaluation, a larger total_steps if no
   step so far depended on it) are recorded in config.json.
   """
   check_run(workdir, experiment)
@@ -139,7 +137,7 @@ def check_same(workdir: Path, written: dict[str, Any], resolved: dict[str, Any])
 
 
 def check_longer(workdir: Path, experiment: Experiment, written_steps: int) -> None:
-  """total_steps may grow where no step that was taken depended on it, and never shrink."""
+  """Checks that total_steps does not shrink, and grows only if no step taken depended on it."""
   if experiment.total_steps == written_steps:
     return
   if experiment.total_steps < written_steps:
@@ -158,7 +156,7 @@ def check_longer(workdir: Path, experiment: Experiment, written_steps: int) -> N
 
 
 def environment() -> dict[str, Any]:
-  """Where a run ran."""
+  """Versions, devices and git commit of this process."""
   devices = jax.devices()
   return {
     "time": now(),
@@ -179,7 +177,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-  """The commit of the code, with '+changes' where the tree differs from it."""
+  """The commit of the code, with '+changes' if the working tree differs from it."""
   root = Path(__file__).parent
   git = lambda *args: subprocess.run(
     ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True

@@ -1,8 +1,9 @@
-"""Published weights: safetensors files by an explicit map of names, in and out.
+"""Reads and writes published weights, safetensors files, with an explicit map of names.
 
-A model file that has a published counterpart gives `names(cfg)`: path of a parameter -> (its name
-there, its layout). Every tensor is used exactly once, or what is missing, extra or misshapen is
-listed and nothing is loaded. One tensor at a time is in memory, and each device gets its part.
+A model file that has a published counterpart defines `names(cfg)`: path of a parameter ->
+(published name, layout). Every tensor must be used exactly once; otherwise the missing, extra and
+misshapen ones are listed and nothing is loaded. One tensor at a time is in memory, and each device
+gets its shard.
 """
 
 import math
@@ -23,7 +24,7 @@ from videojax.models.contract import modules
 from videojax.models.layers import ParamInfo
 
 SHARD_BYTES = 5_000_000_000
-# Axes of one that a matrix has there behind (out, in), by layout.
+# Number of axes of size 1 after (out, in) in a published matrix, by layout.
 ONES = {"weight": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
@@ -31,14 +32,14 @@ ONES = {"weight": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
 def there(layout: str, shape: tuple[int, ...], inputs: int) -> tuple[int, ...]:
-  """The shape of one of our parameters in PyTorch.
+  """The PyTorch shape of one of our parameters.
 
   Args:
-    layout: 'table': as it is; 'vector': in one axis; 'weight': (*kernel, in, out) is
-      (out, in, *kernel), without a kernel's first axis where that is one, and a matrix (out, in);
-      'conv1d', 'conv2d', 'conv3d': a matrix that is a convolution of kernel one there.
-    shape: ours.
-    inputs: ParamInfo's.
+    layout: 'table': unchanged; 'vector': flattened; 'weight': (*kernel, in, out) becomes
+      (out, in, *kernel), without the kernel's first axis if its size is 1, and a matrix becomes
+      (out, in); 'conv1d', 'conv2d', 'conv3d': a matrix published as a convolution of kernel size 1.
+    shape: of our parameter.
+    inputs: ParamInfo.inputs.
   """
   if layout == "table":
     return shape
@@ -51,7 +52,7 @@ def there(layout: str, shape: tuple[int, ...], inputs: int) -> tuple[int, ...]:
 
 
 def from_torch(value: np.ndarray, layout: str, shape: tuple[int, ...]) -> np.ndarray:
-  """A tensor of `there`'s shape as a parameter of ours, of shape `shape`."""
+  """Converts a tensor, of `there`'s shape, to our parameter, of shape `shape`."""
   if layout not in ("table", "vector"):
     value = np.moveaxis(value, (0, 1), (-1, -2))
   return value.reshape(shape)
@@ -69,15 +70,15 @@ def to_torch(value: np.ndarray, layout: str, inputs: int) -> np.ndarray:
 
 
 def published_names(module: ModuleType, config: Any) -> dict[str, tuple[str, str]]:
-  """`names` of a model file.
+  """`names(config)` of a model file.
 
   Raises:
-    ConfigError: it has none; the architectures that have one are named.
+    ConfigError: it has none; the message names the architectures that do.
   """
   if not hasattr(module, "names"):
     raise ConfigError(
       f"model {module.__name__.split('.')[-1]!r} has no published layout (no names() in its file), "
-      f"so that published weights are neither read nor written; {', '.join(_published())} have one"
+      f"so its weights cannot be imported or exported; these have one: {', '.join(_published())}"
     )
   return module.names(config)
 
@@ -96,16 +97,16 @@ def load(
   abstract: Mapping[str, jax.ShapeDtypeStruct],
   fresh: str | None = None,
 ) -> dict[str, Array]:
-  """Parameters by path from published weights, in float32, where `abstract` says.
+  """Loads parameters by path from published weights, in float32, sharded as in `abstract`.
 
   Args:
     path: see tensors.Tensors.
     module, config: a model file with `names`, and its Config.
     info: of its parameters.
-    abstract: shape and sharding of its parameters.
-    fresh: regular expression; parameters whose path it matches (from the start) are left out.
+    abstract: shapes and shardings of its parameters.
+    fresh: regular expression; parameters whose path matches it (from the start) are not loaded.
   Raises:
-    ConfigError: tensors that are missing, extra, misshapen or not finite, by name.
+    ConfigError: tensors are missing, extra, misshapen or not finite; the message names them.
   """
   tensors, elsewhere = Tensors(path), getattr(module, "OTHER_PARTS", ())
   taken = lambda p: not (fresh and re.match(fresh, p))
@@ -154,10 +155,10 @@ def save(
   """Writes float32 parameters in the published layout, with an index if there are several files.
 
   Args:
-    directory: where to; `config.json` too, where the model file has `published_config`.
-    module, config, info: as `load`.
+    directory: destination; gets a `config.json` too if the model file has `published_config`.
+    module, config, info: as in `load`.
     params: by path.
-    shard_bytes: of a file, about; what is in memory at a time.
+    shard_bytes: approximate size of a file; this much is in memory at a time.
   Returns: the files.
   """
   names, parts, filled = published_names(module, config), list[list[str]](), shard_bytes
