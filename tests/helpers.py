@@ -1,6 +1,7 @@
 """Small experiments and filled parameters that several tests use."""
 
 import zlib
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,6 +36,12 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
+# Data with nothing to simulate, of TINY's shape; to set as `data`.
+RANDOM_LATENTS = {
+  "latents": {"name": "random_latents", "frames": 4, "height": 16, "width": 16, "channels": 3}
+}
+
+
 def tiny(**overrides: Any) -> Experiment:
   """TINY with dotted overrides, dots written as '__': tiny(model__depth=4)."""
   return resolve(tiny_dict(**overrides))
@@ -49,6 +56,14 @@ def tiny_dict(**overrides: Any) -> dict[str, Any]:
       below = below.setdefault(name, {})
     below[last] = value
   return values
+
+
+def write_config(path: Path, values: dict[str, Any]) -> None:
+  """A config file for `python -m videojax.launch --config=`."""
+  path.write_text(
+    "from ml_collections import ConfigDict\nfrom videojax.config import complete\n\n\n"
+    f"def get_config():\n  return complete(ConfigDict({values!r}))\n"
+  )
 
 
 def _copy(value: Any) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tests.helpers import tiny_dict
+from tests.helpers import RANDOM_LATENTS, tiny_dict, write_config
 from videojax.config import complete, resolve
 from videojax.errors import ConfigError
 from videojax.host import distributed
@@ -37,8 +37,7 @@ SAVE_EVERY = 3
 MEASURED = {"clips": 3, "coherence_clips": 0, "reference_clips": 4, "batch_size": 3}
 RUN = tiny_dict(
   total_steps=16, log_every_steps=1, mesh={"data": 1, "fsdp": 4}, sampler__steps=1,
-  data={"latents": {"name": "random_latents", "frames": 4, "height": 16, "width": 16,
-                    "channels": 3}},
+  data=RANDOM_LATENTS,
   checkpoint={"save_every_steps": SAVE_EVERY, "keep_last": 9},
   evaluate={"splits": {"id": {"fps": 1.0}}, **MEASURED},
 )  # fmt: skip
@@ -58,10 +57,7 @@ def free_port():
 def started(directory, numbers, *flags, processes=2):
   """`python -m videojax.launch` for these numbers of `processes`; none of them is left behind."""
   config = directory / "tiny.py"
-  config.write_text(
-    "from ml_collections import ConfigDict\nfrom videojax.config import complete\n\n\n"
-    f"def get_config():\n  return complete(ConfigDict({RUN!r}))\n"
-  )
+  write_config(config, RUN)
   command = [
     sys.executable, "-m", "videojax.launch", f"--config={config}", f"--workdir={directory / 'run'}",
     f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}", *flags,

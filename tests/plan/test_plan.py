@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tests.helpers import tiny
+from tests.helpers import inputs_of, tiny
 from tests.make_pods import compiled
 from videojax.host.xla_flags import PRESETS, compile_with
 from videojax.launch import main
@@ -169,16 +169,23 @@ def test_a_plan_for_gpus_is_counted_and_says_so(tmp_path, capsys):
 @libtpu
 @pytest.mark.slow
 def test_each_remat_policy_keeps_less_than_the_one_before():
-  e = {**SMALL, "batch_size": 64, "model__width": 512, "model__depth": 12}
-  e |= dict(model__patch=(1, 2, 2), mesh__data=1, mesh__fsdp=4)
-  devices, peak = topology.open_topology("v5e:2x2"), {}
+  """Of the network's gradient alone: a training step takes three times as long to compile."""
+  mesh, kept = make_mesh(MeshConfig(), topology.open_topology("v5e:1x1")), {}
+  one = NamedSharding(mesh, PartitionSpec())
+  on_tpu = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)
   for remat in REMATS:
-    peak[remat] = topology.compile_for(tiny(**e, model__remat=remat), devices)["peak_bytes"]
-  print({remat: f"{n / 2**20:.0f} MiB" for remat, n in peak.items()})
-  assert peak["none"] > 1.3 * peak["attention_dots"]
-  assert peak["attention_dots"] > 1.2 * peak["attention_narrow"] > 1.3 * peak["attention"]
-  assert peak["attention"] > 1.15 * peak["offload"]  # what is kept is in the host's memory
-  assert peak["full"] < 1.02 * peak["offload"]
+    sizes = {**SMALL, "model__width": 256, "model__depth": 12, "model__patch": (1, 2, 2)}
+    model = tiny(**sizes, model__remat=remat).model
+    network, inputs = model.network, inputs_of(model.config, (4, 16, 16, 3), rows=16)
+    gradient = jax.grad(lambda p, *x, net=network: jnp.square(net(p)(*x)).mean())
+    with topology.on(mesh):
+      lowered = jax.jit(gradient).lower(*jax.tree.map(on_tpu, (model.abstract_params, *inputs)))
+      kept[remat] = lowered.compile().memory_analysis().temp_size_in_bytes
+  print({remat: f"{n / 2**20:.0f} MiB" for remat, n in kept.items()})
+  assert kept["none"] > 1.3 * kept["attention_dots"]
+  assert kept["attention_dots"] > 1.3 * kept["attention_narrow"] > 1.5 * kept["attention"]
+  assert kept["attention"] > 1.5 * kept["full"]
+  assert kept["full"] > 1.5 * kept["offload"]  # what is kept is in the host's memory
 
 
 PODS = json.loads((Path(__file__).parents[2] / "docs" / "pods.json").read_text())

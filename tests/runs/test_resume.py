@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,18 +12,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import RANDOM_LATENTS, tiny_dict, write_config
+
 ROOT = Path(__file__).parents[2]
-STEPS, SAVE_EVERY = 30, 3
+STEPS, SAVE_EVERY = 45, 3
+RUN = tiny_dict(
+  total_steps=STEPS, log_every_steps=1, checkpoint__save_every_steps=SAVE_EVERY,
+  data=RANDOM_LATENTS,  # a third of the time of worlds until the first step
+  evaluate={"splits": {"id": {}}, "clips": 2, "coherence_clips": 0, "reference_clips": 4},
+)  # fmt: skip
 
 
 def start(workdir):
+  config = workdir.with_suffix(".py")
+  write_config(config, RUN)
   return subprocess.Popen(
-    [
-      sys.executable, "-m", "videojax.launch", "--config=experiments/quickstart.py:smoke",
-      f"--workdir={workdir}", f"--config.total_steps={STEPS}",
-      f"--config.checkpoint.save_every_steps={SAVE_EVERY}", "--config.log_every_steps=1",
-      "--config.evaluate.coherence_clips=0", "--config.evaluate.clips=2",
-    ],
+    [sys.executable, "-m", "videojax.launch", f"--config={config}", f"--workdir={workdir}"],
     cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
   )  # fmt: skip
@@ -103,19 +108,25 @@ def test_run_killed_during_a_save_ends_with_the_weights_of_an_undisturbed_one(
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_five_of_them_during_a_save(tmp_path, undisturbed):
-  kills = [False, True, False, True]
-  during = [trial(tmp_path / str(n), 100 + n, kills, undisturbed) for n in range(5)]
+  kills = [False, True] * 5
+  during = [trial(tmp_path / str(n), 100 + n, kills, undisturbed) for n in range(2)]
   print(f"20 kills, {sum(during)} of them during a save")
   assert sum(during) >= 5
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("killed") / "run"
+  assert kill_at(workdir, lambda: steps_logged(workdir) >= 20 and not saving(workdir))
+  return workdir
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
-  tmp_path, damage, undisturbed
+  tmp_path, damage, killed, undisturbed
 ):
-  workdir = tmp_path / "run"
-  assert kill_at(workdir, lambda: steps_logged(workdir) >= 20 and not saving(workdir))
+  workdir = shutil.copytree(killed, tmp_path / "run")
   newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
   files = (workdir / "checkpoints" / str(newest) / "state").rglob("*")
   victim = max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
