@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"video_folder: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print("video_folder: interrupted; the same command continues from here", file=sys.stderr)
+    print("video_folder: interrupted; run the same command again to continue", file=sys.stderr)
     return 130
   return 0
 

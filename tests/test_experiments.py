@@ -6,21 +6,24 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
 from experiments.scaling.architecture_matrix import UNETS
 from videojax.config import resolve
 from videojax.models.dit import SIZES
+from videojax.modes.bench import make_arguments
 from videojax.runs.program import (
   Counts,
+  Program,
   check_divides,
   check_loss,
   make_update,
   parameters_by_part,
 )
 from videojax.scaling import flops
-from videojax.sharding import MESH_AXES
+from videojax.sharding import MESH_AXES, make_mesh
 from videojax.sweeps.schedule import make_job
 from videojax.train import train
 
@@ -135,13 +138,23 @@ TRAINABLE = [n for n in experiments() if n not in NEEDS_DATA and not n.startswit
 SLOW = "papers/lumiere", "papers/make_a_video", "papers/videocrafter", "papers/video_ldm"
 
 
-@pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TRAINABLE]
-)
+@pytest.mark.parametrize("name", [n for n in TRAINABLE if n not in SLOW])
 def test_smoke_form_runs(name, tmp_path):
   e = resolve(config(name, "smoke").to_dict())
   result = train(e, tmp_path / "run", devices=jax.devices()[:1])
   assert result.steps == 2 and result.frozen_loss.final > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in TRAINABLE if n in SLOW])
+def test_smoke_form_is_traced_whole_and_takes_a_step(name):
+  """Loss, samples and measures are traced as before a run's first step; one step is compiled."""
+  e = resolve(config(name, "smoke").to_dict())
+  program = Program(e, make_mesh(e.mesh, jax.devices()[:1]))
+  ((name, task),) = program.tasks.items()
+  program.evaluator.check(task.abstract_params)
+  state, metrics = program.compile()[name](*make_arguments(program, task, replicas=None))
+  assert state.step == 1 and np.isfinite(metrics["loss"])
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -156,8 +169,6 @@ def test_a_papers_small_form_costs_what_the_quickstart_does(name):
 
 def test_real_video_trains_on_a_dataset_of_clips(tmp_path):
   """Evaluation sets need not divide by the batch."""
-  import numpy as np
-
   from data_pipelines.clips import write_clips
 
   rng = np.random.default_rng(0)

@@ -246,7 +246,8 @@ def test_host_overhead_of_the_loop_is_at_most_2_percent_of_a_50_ms_step(tmp_path
 
 
 def test_replicas_in_one_step_are_the_runs_alone():
-  e = tiny(batch_size=4)
+  # Adam's first update of a gradient far below eps is not the sign of its rounding errors.
+  e = tiny(batch_size=4, optim__eps=1e-4)
   made = program.Program(e, make_mesh(MeshConfig(), ONE))
   task = made.tasks["worlds"]
   together = program.compile_step(made, task, replicas=2)

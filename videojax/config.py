@@ -277,7 +277,7 @@ def settings_of(key: str, config: Mapping[str, Any]) -> type | None:
   return _module(section, where, values).Config
 
 
-def _module(section: str, where: str, values: Mapping[str, Any]) -> ModuleType:
+def _module(section: str, where: str, values: Mapping[Any, Any]) -> ModuleType:
   name = values.get("name", CodecSpec().name if section == "codec" else None)
   try:
     return settings.module(NAMED[section][0], name, *NAMED[section][1:])

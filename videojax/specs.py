@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib
 import math
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -89,7 +88,7 @@ class ModelSpec:
     """The same architecture twice as wide."""
     return ModelSpec(self.name, self.module.wider(self.config))
 
-  def network(self, params: dict) -> Callable[..., Array]:
+  def network(self, params: dict) -> Any:
     """The network with these parameters: (x, t, cond, key=) -> like x."""
     graphdef, state = nnx.split(self.abstract)
     nnx.replace_by_pure_dict(state, params)

@@ -203,7 +203,7 @@ def test_an_interrupted_command_goes_on_without_cutting_a_file_again(
   monkeypatch.setattr(video_cut, "_read_video", read)
   out = tmp_path / "d"
   assert run(videos, out, splits="train:0.8,validation:0.2") == 130
-  assert "the same command continues" in capsys.readouterr().err
+  assert "run the same command again to continue" in capsys.readouterr().err
   assert not out.exists() and opened == ["a.mkv", "empty.mp4"][: len(opened)]
   assert run(videos, out, size=16) == 2  # its unfinished work is not thrown away
   assert "--size was 32, now 16" in capsys.readouterr().err

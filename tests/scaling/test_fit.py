@@ -537,7 +537,10 @@ ROWS = "".join(f"{10**i},{7 * 3**i},{6 * 7 * 30**i},{5 - i / 4}\n" for i in rang
     (HEADER + ROWS + "1,2,3,0\n", "line 10: loss is 0; it must be positive and finite"),
     (HEADER.replace("flops", "loss") + ROWS, "column 'loss' appears 2 times"),
     (HEADER + ROWS + "1,2,3," + "9" * 140_000 + "\n", "line 10: field larger than field limit"),
-    (HEADER.replace("tokens", "tokns") + ROWS, "no column 'tokens'; there are: params, tokns, f"),
+    (
+      HEADER.replace("tokens", "tokns") + ROWS,
+      "no column 'tokens', but params, tokns, f",
+    ),
     (HEADER + ROWS + "1,2,3\n", "line 10: 3 cells, but 4 columns"),
     (HEADER + ROWS + "1,x,3,4\n", "line 10: tokens is 'x', not a number"),
     (HEADER + ROWS + "1,,3,4\n", "line 10: tokens is empty"),
@@ -558,7 +561,7 @@ def test_faulty_table_is_named_with_its_line(tmp_path, text, message):
   "options,message",
   [
     (dict(method="isoflops"), "no method 'isoflops' (did you mean 'isoflop'?)"),
-    (dict(target="velocity"), "no column 'velocity'; there are: params"),
+    (dict(target="velocity"), "no column 'velocity', but params"),
     (dict(data="pixels"), "no column 'pixels'"),
     (dict(data="frames"), "no kind of data 'frames'"),
     (dict(drop_highest=25), "drop_highest=25, but there are 25 rows"),

@@ -5,6 +5,7 @@ None, bool, int, float (any finite number), str, Any.
 """
 
 import dataclasses
+import functools
 import sys
 import types
 import typing
@@ -85,13 +86,17 @@ def _leaf(form: Any) -> Callable[[Any], bool] | None:
 def _wrong_keys(value: Any, form: Any, at: str) -> str:
   if not isinstance(value, dict):
     return _differs(value, "an object", at)
-  hints = typing.get_type_hints(form)
+  hints = type_hints(form)
   if missing := sorted(_required(form) - value.keys()):
     return f"{at or 'it'} lacks {', '.join(missing)}"
   known = ((name, hint) for name, hint in hints.items() if name in value)
   return next(filter(None, (_wrong(value[n], hint, _below(at, n)) for n, hint in known)), "")
 
 
+type_hints = functools.cache(typing.get_type_hints)  # of a dataclass or TypedDict
+
+
+@functools.cache
 def _required(form: Any) -> set[str]:
   if typing.is_typeddict(form):
     return set(form.__required_keys__)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from videojax.io.files import finite
+from videojax.io.schema import type_hints
 from videojax.report.coherence_json import Coherence
 from videojax.report.loss_json import HeldOut, Number, Point, Series, absent
 
@@ -330,7 +331,7 @@ def _made(kind: Any, value: Any) -> Any:
     left_out = isinstance(value, dict) and set(value) == {"why"}
     return None if value is None else _made(kinds[-1] if left_out else kinds[0], value)
   if dataclasses.is_dataclass(kind):
-    hints = typing.get_type_hints(kind)
+    hints = type_hints(kind)
     named = {name: name.rstrip("_") for name in hints}
     return make(**{n: _made(hints[n], value[key]) for n, key in named.items() if key in value})
   if origin is list:

@@ -48,7 +48,7 @@ class Table:
     """Raises ConfigError, listing the existing columns, if one of these is missing."""
     for name in names:
       if name not in self.cells:
-        raise ConfigError(f"{self.path}: no column '{name}'; there are: {', '.join(self.cells)}")
+        raise ConfigError(f"{self.path}: no column '{name}', but {', '.join(self.cells)}")
 
   def text(self, name: str) -> Array:
     """A column as text [n]."""
