@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 import os
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A child process (kill trials) finds what another has compiled.
@@ -20,6 +21,23 @@ os.environ.setdefault("PJRT_NPROC", "32")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from beartype import BeartypeConf  # noqa: E402
+from beartype.claw import beartype_packages  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# Every call is checked against its hints. Only modules with shapes are given to jaxtyping, whose
+# check of a call takes far longer than beartype's own.
+ROOT, PACKAGES = Path(__file__).parents[1], ("videojax", "data_pipelines")
+install_import_hook(
+  [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+    if "from jaxtyping import" in path.read_text()
+  ],
+  "beartype.beartype",
+)
+beartype_packages(PACKAGES, conf=BeartypeConf(claw_is_pep526=False))
 
 jax.config.update("jax_num_cpu_devices", 8)
 # Programs with collectives for 8 fake devices that run at once can wait for each other for ever.
