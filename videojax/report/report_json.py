@@ -331,7 +331,7 @@ def _made(kind: Any, value: Any) -> Any:
     left_out = isinstance(value, dict) and set(value) == {"why"}
     return None if value is None else _made(kinds[-1] if left_out else kinds[0], value)
   if dataclasses.is_dataclass(kind):
-    hints = type_hints(kind)
+    hints = type_hints(make)
     named = {name: name.rstrip("_") for name in hints}
     return make(**{n: _made(hints[n], value[key]) for n, key in named.items() if key in value})
   if origin is list:
