@@ -316,8 +316,8 @@ def to_json(value: Any) -> Any:
   return value
 
 
-def from_json(written: Mapping[str, Any]) -> Experiment:
-  """The experiment of a config.json (the inverse of `to_json`).
+def from_json(written: Any) -> Experiment:
+  """The experiment of a config.json (the inverse of `to_json`), which may hold anything.
 
   Settings that are newer than the file get their defaults. EXECUTION settings that the model no
   longer has are dropped.
