@@ -12,7 +12,7 @@ from videojax.config import Experiment, resolve
 from videojax.models import context
 from videojax.models.cond import Cond
 from videojax.scaling import flops
-from videojax.sharding import path_name
+from videojax.sharding import by_path, path_name
 from videojax.specs import ModelSpec
 
 TINY: dict[str, Any] = {
@@ -93,6 +93,13 @@ def relative_error(got: Any, want: Any) -> float:
     return np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
 
   return max(jax.tree.leaves(jax.tree.map(one, got, want)))
+
+
+def together(tree: Any) -> dict[str, Any]:
+  """Leaves by path; mixing factors as one: each is a number, and its gradient can cancel."""
+  leaves = by_path(tree)
+  factors = [leaves.pop(path) for path in sorted(leaves) if path.endswith(("factor", "merge/s"))]
+  return leaves | ({"factors": np.stack(factors)} if factors else {})
 
 
 def inputs_of(

@@ -17,13 +17,13 @@ import numpy as np
 import optax
 import pytest
 
-from tests.helpers import filled, relative_error, tiny
+from tests.helpers import filled, relative_error, tiny, together
 from videojax import optim
 from videojax.data import stack_examples
 from videojax.models.contract import architectures
 from videojax.runs.program import make_update, put_replicated, state_shardings
 from videojax.sample import generate
-from videojax.sharding import MESH_AXES, MeshConfig, by_path, make_mesh, put_batch
+from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, put_batch
 from videojax.state import init_state, train_step
 
 ROWS, BOUND = 8, 1e-5
@@ -75,13 +75,6 @@ def drawn(model):
   if model.name != "dit":
     params = jax.tree.map(jnp.add, jax.jit(model.init)(jax.random.key(0)), params)
   return jax.device_get(params)  # kept for every mesh, so on none
-
-
-def together(tree):
-  """Leaves by path; mixing factors as one: each is a number, and its gradient can cancel."""
-  leaves = by_path(tree)
-  factors = [leaves.pop(path) for path in sorted(leaves) if path.endswith(("factor", "merge/s"))]
-  return leaves | ({"factors": np.stack(factors)} if factors else {})
 
 
 def sgd_or(adam):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.helpers import check_flops, filled, products_of, relative_error
+from tests.helpers import check_flops, draw, filled, products_of, relative_error
 from videojax.models import dit
 from videojax.models.cond import Cond, drop
 from videojax.scaling import flops
@@ -27,7 +27,7 @@ def params_of(model, scale=0.1):
 
 
 def clip(shape=SHAPE, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+  return draw(shape, seed)
 
 
 def everything():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.helpers import check_flops, filled
+from tests.helpers import check_flops, draw, filled
 from videojax.models import image_inflation, lumiere
 from videojax.models.cond import Cond, drop
 from videojax.optim import split_frozen
@@ -27,7 +27,7 @@ def spec(**changes):
 
 
 def clip(shape=SHAPE, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+  return draw(shape, seed)
 
 
 def part(params, like):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.golden import make_svd as golden
-from tests.helpers import check_flops, filled, relative_error
+from tests.helpers import check_flops, draw, filled, relative_error
 from videojax.diffusion.denoiser import Denoiser
 from videojax.diffusion.process import make_process
 from videojax.diffusion.samplers import Sampler, sample
@@ -149,7 +149,7 @@ T = jnp.array([[-0.5], [1.2]])
 
 
 def clip(shape=SHAPE, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+  return draw(shape, seed)
 
 
 def condition(b, frames=3, height=4, width=6):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.golden import make_vae_svd as golden
-from tests.helpers import count_jaxpr, filled, relative_error
+from tests.helpers import count_jaxpr, draw, filled, relative_error
 from videojax.codecs import vae_svd as codec
 from videojax.models import vae_svd
 from videojax.runs import weights
@@ -102,10 +102,6 @@ def test_moments_decoded_clip_and_every_gradient_are_the_references():
 SMALL = spec(width=16, blocks=1, groups=8)
 
 
-def clip(shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
-
-
 PARAMS = filled(SMALL.abstract_params, 0.2)
 encode = jax.jit(lambda c, *args: c.encode(*args))
 decode = jax.jit(lambda c, latent: c.decode(latent))
@@ -120,7 +116,7 @@ def coder(**changes):
 
 
 def test_codec_is_the_network_with_latents_scaled_once():
-  ours, video = coder(), clip((2, 3, 8, 12, 3))
+  ours, video = coder(), draw((2, 3, 8, 12, 3))
   mean, log_var = jax.jit(lambda p, v: SMALL.network(p).encode(v))(PARAMS, video)
   latent, keys = encode(ours, video), jax.random.split(jax.random.key(0), 2)
   assert latent.shape[1:] == ours.latent_shape(video.shape[1:])
@@ -136,7 +132,7 @@ def test_codec_is_the_network_with_latents_scaled_once():
 
 @pytest.mark.slow
 def test_frames_are_encoded_apart_and_decoded_together_unless_told():
-  ours, video = coder(), clip((1, 4, 8, 8, 3))
+  ours, video = coder(), draw((1, 4, 8, 8, 3))
   latent = encode(ours, video)
   order = jnp.array([2, 0, 3, 1])
   np.testing.assert_allclose(encode(ours, video[:, order]), latent[:, order], atol=1e-5)
@@ -178,7 +174,7 @@ def test_traced_flops_are_those_of_the_jaxpr(decode):
 @pytest.mark.parametrize("frames", [4, 3])
 def test_mesh_does_not_show_in_latents_and_video(frames):
   """3 frames do not divide by seq=2."""
-  params, video = filled(SMALL.abstract_params, 0.2), clip((4, frames, 8, 8, 3))
+  params, video = filled(SMALL.abstract_params, 0.2), draw((4, frames, 8, 8, 3))
 
   def run(params, video):
     ours = codec.Codec(params, settings(SMALL.config))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.golden import make_videocrafter as golden
-from tests.helpers import check_flops, filled, relative_error
+from tests.helpers import check_flops, draw, filled, relative_error
 from videojax.models import videocrafter
 from videojax.models.cond import Cond, drop
 from videojax.runs import weights
@@ -139,7 +139,7 @@ ALL = dict(text=16, image_tokens=3, scalars=("fps",), reach=2)
 
 
 def clip(shape=SHAPE, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+  return draw(shape, seed)
 
 
 def conditions(b=2, length=5, **changes):
