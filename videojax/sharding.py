@@ -173,8 +173,9 @@ def fallbacks(
       if mesh.shape[axis] == 1 or axis in own:
         continue
       other = next((i for i, e in enumerate(split) if axis in e), None)
-      instead = "" if other is None else f"sharding {axes[other]}={shape[other]} instead"
-      where = instead or f"replicated over {axis}"
+      where = f"replicated over {axis}"
+      if other is not None:
+        where = f"sharding {axes[other]}={shape[other]} instead"
       found.append(f"{name}={size} is not divisible by {axis}={mesh.shape[axis]}: {where}")
   return found
 
