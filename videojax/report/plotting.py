@@ -198,10 +198,10 @@ def log_axis(
   most = most or (4 if form is POWER else 6)  # powers are wide
   low, high = axis.get_view_interval()
   decades = math.log10(high / low)
-  steps = ((1, 2, 5), (1, 3), (1,))
+  steps = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
   subs = next((s for s in steps if decades * len(s) <= most + 1), (1,))
   narrow = ticker.MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
-  locator = ticker.LogLocator(subs=subs, numticks=most) if decades > 0.7 else narrow
+  locator = ticker.LogLocator(subs=subs, numticks=most) if decades > 0.35 else narrow
   axis.set_major_locator(locator)
   axis.set_major_formatter(copy.copy(form))  # a formatter belongs to one axis
   axis.set_minor_locator(ticker.NullLocator())
