@@ -15,6 +15,10 @@ Two CPU cores, about half an hour: the world of experiments/quickstart.py, 3e11 
 a held-out budget of 1.92e13. Expect: frozen loss .0655 at the held-out budget, falling as C^-.27,
 position error as C^-.19, 51 min on a busy machine: README; docs/LOG.md, 2026-11-24. The H100
 variant: not measured.
+
+  --config=experiments/scaling/worlds_isoflop.py:far
+
+One more budget of the `cpu` sweep, 7.68e13 at two widths, 4 times its largest: docs/laws.md.
 """
 
 from typing import Any
@@ -26,11 +30,11 @@ from videojax.config import complete
 from videojax.errors import check_choice
 from videojax.scaling.cells import Cell, Point, cells, chain, product, vary, zipped
 
-VARIANTS = ("", "cpu", "smoke")
+VARIANTS = ("", "cpu", "far", "smoke")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg '': for one H100; 'cpu': for two cores; 'smoke': the same in a few steps, for tests."""
+  """arg '': for one H100; 'cpu', 'far': for two cores; 'smoke': the same in a few steps."""
   check_choice("variant", arg, VARIANTS)
   return _gpu() if arg == "" else _cpu(smoke=arg == "smoke")
 
@@ -85,6 +89,8 @@ def _cpu(smoke: bool) -> ConfigDict:
 def get_sweep(arg: str = "") -> list[Cell]:
   """Five widths per budget, three seeds at the two smallest budgets, and the held-out budget."""
   check_choice("variant", arg, VARIANTS)
+  if arg == "far":
+    return cells(product(vary("budget", 7.68e13), sizes(96, 64), vary("seed", 0)))
   if not arg:
     table = {
       4e13: (48, 64, 96, 128, 192), 1.6e14: (64, 96, 128, 192, 256),
@@ -111,7 +117,7 @@ def get_notes(arg: str = "") -> dict[str, Any]:
   """Notes for sweep.json; E is 0, because the known frames determine the rest."""
   # Cells near copy_last's velocity error of 2.4 have not begun to learn motion: no law holds there.
   onset = {"velocity_error": 0.6 if arg == "" else 1.6}
-  where = "two CPU cores" if arg == "cpu" else "one H100"
+  where = "two CPU cores" if arg in ("cpu", "far") else "one H100"
   return {"title": f"Moving discs on {where}", "irreducible": 0.0, "onset": onset}
 
 

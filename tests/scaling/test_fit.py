@@ -15,11 +15,13 @@ from scipy import optimize
 
 from videojax.errors import ConfigError
 from videojax.scaling import bootstrap
-from videojax.scaling.fit import METHODS, fit_table, level_laws, main
+from videojax.scaling.fit import METHODS, fit_table, level_laws
+from videojax.scaling.fit_command import main
 from videojax.scaling.law_forms import Additive
 from videojax.scaling.run_table import Table, read_table
 
 ROOT = Path(__file__).parents[2]
+VP = "variable_projection"
 CHINCHILLA = Path(__file__).parent / "data" / "chinchilla.csv"
 
 # Surfaces of Czech et al. 2026 (arXiv:2603.22339), and one like a simulated world's: E = 0.
@@ -187,7 +189,7 @@ def test_level_of_a_noisy_law_is_not_shrunk():
 
 def test_fixed_irreducible_loss_stays_fixed_and_narrows_the_interval():
   table = grid(LAWS["Chinchilla"], noise=0.005, rng=np.random.default_rng(3))
-  free, fixed = (fit_table(table, irreducible=floor, bootstrap=200) for floor in (None, 1.69))
+  free, fixed = (fit_table(table, VP, irreducible=floor, bootstrap=200) for floor in (None, 1.69))
   assert fixed.law.E == 1.69 and free.law.E != 1.69
   width = [float(np.ptp(bootstrap.interval(fit.draws.a))) for fit in (free, fixed)]
   assert width[1] < 0.95 * width[0]
@@ -203,7 +205,7 @@ def test_irreducible_loss_that_is_there_is_not_mistaken_for_zero():
 
 def test_variable_projection_is_scipys_nnls_at_its_exponents():
   table = grid(LAWS["Chinchilla"], noise=0.01, rng=np.random.default_rng(4))
-  found = fit_table(table, bootstrap=0).law
+  found = fit_table(table, VP, bootstrap=0).law
   n, d, y = (table.numbers(k) for k in ("params", "tokens", "loss"))
   weight = 1 / found.loss(n, d)
   columns = np.stack([np.ones_like(n), n**-found.alpha, d**-found.beta], 1)
@@ -379,6 +381,8 @@ def test_seeds_of_a_setting_are_drawn_together():
   counts = bootstrap.draw_rows(rng, groups, 500)
   assert (counts[:, 0] == counts[:, 1]).all() and (counts[:, 0] != counts[:, 2]).any()
   assert (counts[:, 3:].sum(1) == 2).all()  # a budget keeps its number of rows
+  alone = bootstrap.Groups(np.arange(5), np.arange(5), np.zeros(5))  # a budget for every row
+  assert bootstrap.draw_rows(rng, alone, 500).std(0).min() > 0.5
   fitted, y = np.ones(5), np.array([1.1, 1.1, 0.9, 1.05, 1.2])
   wild = np.log(bootstrap.draw_wild(rng, groups, 500, fitted, y, np.zeros(5)))
   np.testing.assert_allclose(wild[:, 0], wild[:, 1])
@@ -418,7 +422,8 @@ def test_an_interval_for_a_run_is_wider_than_that_of_the_law_and_holds_the_run()
 
 
 def test_json_says_how_many_resamples_lie_at_a_bound():
-  found = fit_table(grid(LAWS["E = 0"], noise=0.02, rng=np.random.default_rng(8)), bootstrap=200)
+  table = grid(LAWS["E = 0"], noise=0.02, rng=np.random.default_rng(8))
+  found = fit_table(table, VP, bootstrap=200)
   said = found.as_json()["bootstrap"]
   assert said["kind"] == "wild" and said["converged"] == 200 and 20 < said["at_bounds"] < 200
   assert any("of 200 resamples have a coefficient 0" in w for w in found.warnings)
@@ -546,7 +551,7 @@ ROWS = "".join(f"{10**i},{7 * 3**i},{6 * 7 * 30**i},{5 - i / 4}\n" for i in rang
     (HEADER + ROWS + "1,,3,4\n", "line 10: tokens is empty"),
     (HEADER + ROWS + "1,2,3,nan\n", "line 10: loss is nan; it must be positive and finite"),
     (HEADER + ROWS + "1,2,-3,4\n", "line 10: flops is -3; it must be positive and finite"),
-    (HEADER + "1,2,3,4\n" * 4, "4 rows, but variable_projection has 5 coefficients to fit"),
+    (HEADER + "1,2,3,4\n" * 4, "4 rows, but parametric has 5 coefficients to fit"),
     (HEADER + "1,2,3,4\n" * 6, "params is the same in every row, so it has no exponent"),
   ],
 )
@@ -573,7 +578,7 @@ def test_faulty_table_is_named_with_its_line(tmp_path, text, message):
     (dict(irreducible="nan"), "irreducible=nan must be a number of at least 0"),
     (dict(irreducible="nothing"), "irreducible=nothing must be a number of at least 0, or 'free'"),
     (dict(irreducible=9), "irreducible=9, but the lowest measured is"),
-    (dict(holdout_above=1e16), "0 rows, but variable_projection has 5"),
+    (dict(holdout_above=1e16), "0 rows, but parametric has 5"),
     (dict(method="parametric", resample="wild"), "wild residuals give too narrow intervals"),
     (dict(method="isoflop", resample="rows"), "a parabola's few rows cannot be resampled"),
   ],

@@ -11,7 +11,8 @@ from videojax.scaling import flops
 
 # name -> its module, what it does
 COMMANDS = {
-  "fit": ("scaling.fit", "fits a law to a table of runs"),
+  "fit": ("scaling.fit_command", "fits a law to a table of runs"),
+  "calibrate": ("scaling.calibrate", "learns how wrong laws are beyond their rows from tables"),
   "predict": ("scaling.predict", "predicts the loss of a budget before it runs, dated and sealed"),
   "report": ("report.report", "writes a page about a sweep from its run directories"),
   "serve": ("scaling.serve", "finds the cheapest model and steps to serve video at a quality"),
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> int:
   if not argv or argv[0] in ("-h", "--help"):
     print(__doc__)
     for name, (_, does) in COMMANDS.items():
-      print(f"  {name:8s} {does} (python -m videojax.scaling {name} --help)")
+      print(f"  {name:9s} {does} (python -m videojax.scaling {name} --help)")
     return 0 if argv else 2
   try:
     check_choice("command", argv[0], COMMANDS)

@@ -25,7 +25,6 @@ SCALE = 1e4  # multiplies the sum of Huber losses, about 1e-3: unscaled, searche
 GRADIENT = 1e-6  # gradient tolerance of a search, as a share of the largest gradient (n DELTA)
 AGREE = 1e-6  # relative difference of objectives below which two starts found the same minimum
 LEVERAGE = 0.99  # cap of the leverage h where a residual is divided by 1 - h
-STRATUM = 4  # fewest cells that are resampled among themselves
 RESAMPLES = (40, 100_000)  # least and most; fewer than 40 have no 2.5 % quantile
 
 
@@ -284,11 +283,11 @@ class Groups:
 def draw_rows(rng: np.random.Generator, groups: Groups, resamples: int) -> Array:
   """How often each row was drawn [R,n]: whole cells, with replacement, within each stratum.
 
-  Strata of fewer than STRATUM cells are one: a single cell's resample is itself, without variance.
+  Strata of a single cell are one stratum: alone, its resample is itself, without variance.
   """
   counts = np.zeros((resamples, len(groups.cells)))
   size = {k: len(np.unique(groups.cells[groups.strata == k])) for k in np.unique(groups.strata)}
-  strata = np.array([k if size[k] >= STRATUM else -1 for k in groups.strata])
+  strata = np.array([k if size[k] > 1 else -1 for k in groups.strata])
   for stratum in np.unique(strata):
     inside = np.flatnonzero(strata == stratum)
     _, cell = np.unique(groups.cells[inside], return_inverse=True)

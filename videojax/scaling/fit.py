@@ -1,22 +1,17 @@
-"""python -m videojax.scaling fit TABLE.csv: fits a law to a table of runs (docs/laws.md).
+"""Fits a law to a table of runs, with intervals (docs/laws.md).
 
 Letters: N parameters, D data, C FLOPs, n rows, R bootstrap draws.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
 
 from videojax.errors import ConfigError, check_choice
 from videojax.io.files import finite
-from videojax.scaling import isoflop
+from videojax.scaling import calibration, isoflop
 from videojax.scaling.bootstrap import (
   LEVERAGE,
   Scalar,
@@ -26,22 +21,24 @@ from videojax.scaling.bootstrap import (
   perturb,
   resampled,
 )
-from videojax.scaling.command import Parser, positive
+from videojax.scaling.calibration import Ahead, Evidence, Width
 from videojax.scaling.isoflop import IsoFlop, Minimum
 from videojax.scaling.law_forms import Additive, Number, Power
 from videojax.scaling.optimum import Flops, Optimum, optimum
-from videojax.scaling.run_table import Rows, Table, check, read_table, select, too_far
+from videojax.scaling.run_table import Rows, Table, check, select, too_far
 
 Array = np.ndarray
 AnyLaw = Additive | IsoFlop | Power
 
-METHODS = ("variable_projection", "parametric", "isoflop", "power")
+METHODS = ("parametric", "variable_projection", "isoflop", "power")
 DATA = ("tokens", "pixels", "seconds")
 RESAMPLE = ("auto", "rows", "wild")
 FREE = "free"  # irreducible=FREE: the floor is fitted
 
 MANY_ROWS = 50  # rows from which on rows are resampled; with fewer, such intervals are too narrow
+LEAST_ROWS, LEAST_AHEAD = 10, 2  # rows of an extrapolation inside the table: fitted, predicted
 OUTLYING = 6.0  # robust standard deviations of the residuals beyond which a row is an outlier
+INSIDE = 100  # resamples of an extrapolation inside the table
 AT_BOUNDS = 0.1  # share of resamples at a bound above which a warning is given
 
 
@@ -59,6 +56,7 @@ class Fit:
   residuals: Array  # [n], log(observed / fitted)
   scatter: Array  # [n], residuals enlarged by their leverage to the errors of runs
   outliers: dict[str, Any]  # the rule applied, and the lines it dropped
+  evidence: Evidence  # of errors beyond the rows
   resampling: dict[str, Any]
   minima: tuple[Minimum, ...]
   warnings: tuple[str, ...]
@@ -78,6 +76,16 @@ class Fit:
       raise ConfigError("this fit has no bootstrap draws: fit with bootstrap > 0")
     return _evaluate(self.draws, params, tokens, flops)
 
+  def width(
+    self, params: Number | None = None, tokens: Number | None = None, flops: Number | None = None
+  ) -> Width:
+    """Where the width of an interval comes from (scaling/calibration.py)."""
+    draws = self.predict_draws(params, tokens, flops)
+    if flops is None:
+      assert params is not None and tokens is not None
+      flops = self.flops_coefficient * np.multiply(params, tokens)
+    return calibration.width(self.evidence, np.nanstd(np.log(draws), 0), self.drop(flops))
+
   def predict_interval(
     self,
     params: Number | None = None,
@@ -85,17 +93,51 @@ class Fit:
     flops: Number | None = None,
     *,
     run: bool = False,
+    level: float = 0.95,
   ) -> tuple[Any, Any]:
-    """95 % interval of the law; with `run`, of one new run, which scatters about the law."""
-    draws = self.predict_draws(params, tokens, flops)
-    if run:
-      rng = np.random.default_rng(0)
-      draws = draws * np.exp(rng.choice(self.scatter, draws.shape))
-    return interval(draws)
+    """Interval of the law; with `run`, of one new run, which scatters about the law.
+
+    Beyond the rows' FLOPs (`flops`, by default those of N and D) it grows with the distance.
+    """
+    law = interval(self.predict_draws(params, tokens, flops), level)
+    half = self.width(params, tokens, flops).half(level, run=run)
+    return calibration.widen(*law, self.predict(params, tokens, flops), half)
+
+  def drop(self, flops: Number) -> Any:
+    """Log of the fall of the lowest loss from the rows' largest FLOPs to these."""
+    top = self.table.numbers("flops").max()
+    return np.log(self.lowest(top) / self.lowest(np.asarray(flops, float)))
+
+  def lowest(self, flops: Number) -> Any:
+    """The law's lowest loss at these FLOPs (any shape), with the rows' c in C = c N D."""
+    if not isinstance(self.law, Additive):
+      return self.law.at(flops)
+    budget = np.asarray(flops, float) / self.flops_coefficient  # N D
+    law = self.law
+    if law.A > 0 and law.B > 0:
+      power = law.alpha + law.beta
+      n = (law.alpha * law.A / (law.beta * law.B) * budget**law.beta) ** (1 / power)
+    else:  # a term is missing, so no size is best: both grow alike
+      n = self._middle("params") * np.sqrt(budget / self._middle("params", self.data))
+    return law.loss(n, budget / n)
+
+  def _middle(self, *names: str) -> float:
+    """Geometric mean over the rows of a product of columns."""
+    return float(np.exp(sum(np.log(self.table.numbers(name)) for name in names).mean()))
 
   def optimum(self, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
     """The N and D of lowest loss at a budget (see optimum.py; isoflop ignores `flops_of`)."""
     return _optimum(self.law, flops, flops_of)
+
+  def optimum_interval(
+    self, flops: Scalar, flops_of: Flops = 6.0, *, run: bool = False, level: float = 0.95
+  ) -> tuple[float, float]:
+    """Interval of the lowest loss at a budget; with `run`, of one run of the best size."""
+    best, draws = self.optimum(flops, flops_of), self.optimum_draws(flops, flops_of)
+    parts = calibration.width(self.evidence, np.zeros(()), self.drop(flops))
+    law = interval(np.asarray(draws.loss), level)
+    low, high = calibration.widen(*law, np.asarray(best.loss), parts.half(level, run=run))
+    return float(low), float(high)
 
   def optimum_draws(self, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
     """`optimum` under each bootstrap draw; NaN if a draw has no optimum."""
@@ -109,8 +151,13 @@ class Fit:
     n, d = self.table.numbers("params"), self.table.numbers(self.data)
     return float(np.median(self.table.numbers("flops") / (n * d)))
 
-  def as_json(self, budgets: Sequence[float] = ()) -> dict[str, Any]:
-    """The fit as Python numbers; NaN becomes None. budgets: FLOPs at which to give the optimum."""
+  def as_json(
+    self, budgets: Sequence[float] = (), runs: Sequence[tuple[float, ...]] = ()
+  ) -> dict[str, Any]:
+    """The fit as Python numbers; NaN becomes None.
+
+    Args: budgets: FLOPs at which to give the optimum. runs: (N, D) or (N, D, C) of runs to predict.
+    """
     values = _named(self.law)
     out: dict[str, Any] = {"method": self.method, "target": self.target, "data": self.data}
     if isinstance(self.law, IsoFlop):
@@ -129,7 +176,10 @@ class Fit:
     ]
     warnings = [*self.warnings, *too_far(self.table, budgets)]
     out |= {"outliers": self.outliers, "warnings": warnings}
+    if self.draws is not None:
+      out["calibration"] = self.evidence.as_dict()
     out["held_out"] = [_held_out(self, i) for i in range(len(self.held_out))]
+    out["runs"] = [_run_json(self, *run) for run in runs]
     out["optima"] = [_optimum_json(self, flops) for flops in budgets]
     return finite(out)
 
@@ -156,6 +206,24 @@ def _named(law: AnyLaw) -> dict[str, Any]:
   return law.as_dict() | ({"a": law.a, "b": law.b} if isinstance(law, Additive) else {})
 
 
+def _run_json(fit: Fit, params: float, data: float, flops: float | None = None) -> dict[str, Any]:
+  """The prediction of one run; with intervals if there is a bootstrap."""
+  flops = flops or fit.flops_coefficient * params * data
+  at = {"params": params, fit.data: data, "flops": flops}
+  return at | {"predicted": fit.predict(params, data)} | _intervals(fit, params, data, flops)
+
+
+def _intervals(fit: Fit, *where: Any) -> dict[str, Any]:
+  """The intervals of the law and of one run, and where their width comes from."""
+  if fit.draws is None:
+    return {}
+  return {
+    "interval": fit.predict_interval(*where),
+    "run_interval": fit.predict_interval(*where, run=True),
+    "width": fit.width(*where).as_dict(),
+  }
+
+
 def _held_out(fit: Fit, i: int) -> dict[str, Any]:
   row = fit.held_out.rows(np.arange(len(fit.held_out)) == i)
   names = ("flops",) if fit.method == "power" else ("params", fit.data, "flops")
@@ -166,10 +234,7 @@ def _held_out(fit: Fit, i: int) -> dict[str, Any]:
   if "name" in row:
     out["name"] = row.text("name")[0]
   out["relative_error"] = observed / predicted - 1
-  if fit.draws is not None:
-    out["interval"] = fit.predict_interval(*where)
-    out["run_interval"] = fit.predict_interval(*where, run=True)
-  return out
+  return out | _intervals(fit, *where)
 
 
 def _optimum_json(fit: Fit, flops: float) -> dict[str, Any]:
@@ -179,6 +244,8 @@ def _optimum_json(fit: Fit, flops: float) -> dict[str, Any]:
   if fit.draws is not None:
     draws = fit.optimum_draws(flops, c).as_dict()
     out["intervals"] = {name: interval(value) for name, value in draws.items()}
+    out["intervals"]["loss"] = fit.optimum_interval(flops, c)
+    out["run_interval"] = fit.optimum_interval(flops, c, run=True)
   return out
 
 
@@ -264,7 +331,7 @@ def _fit_isoflop(
 
 def fit_table(
   table: Table,
-  method: str = "variable_projection",
+  method: str = METHODS[0],
   *,
   target: str = "loss",
   data: str = "tokens",
@@ -274,6 +341,7 @@ def fit_table(
   bootstrap: int = 1000,
   resample: str = "auto",
   seed: int = 0,
+  extrapolate: bool = True,
 ) -> Fit:
   """Fits a law to a table of runs.
 
@@ -284,6 +352,7 @@ def fit_table(
     holdout_above: rows with more FLOPs than this are predicted, not fitted.
     bootstrap: number of resamples, 0 or >= 40; seed: of their random numbers.
     resample: "rows", "wild" or "auto" (docs/laws.md).
+    extrapolate: whether to test the law by extrapolating inside the table, if there is a bootstrap.
   """
   check_choice("method", method, METHODS)
   check_choice("kind of data", data, DATA)
@@ -298,21 +367,84 @@ def fit_table(
   found = _fit_isoflop(*how) if method == "isoflop" else _fit_law(method, *how)
   residuals = np.log(rows.y / found.fitted)
   scatter = residuals / np.sqrt(1 - np.minimum(found.hat, LEVERAGE))
-  return Fit(
+  there = np.isfinite(scatter)
+  coefficients, level = _coefficients(method, floor), levels(rows.table)
+  evidence = Evidence(
+    calibration.robust_scatter(scatter[there], coefficients),
+    max(int(there.sum()) - coefficients, 1),
+    *calibration.between_budgets(scatter[there], level[there]),
+  )
+  fit = Fit(
     method, target, data, found.law, found.draws, found.objective, rows.table, residuals,
-    scatter[np.isfinite(scatter)], rows.outliers, found.resampling, found.minima,
-    (*warnings, *found.warnings, *_outlying(residuals)), rows.held_out,
+    scatter[there], rows.outliers, evidence, found.resampling, found.minima,
+    (*warnings, *found.warnings, *_outlying(residuals, method == "parametric")), rows.held_out,
   )  # fmt: skip
+  if not (bootstrap and extrapolate):
+    return fit
+  again = dict(
+    target=target, data=data, irreducible=FREE if floor is None else floor, resample=resample,
+    bootstrap=min(bootstrap, INSIDE), seed=seed, extrapolate=False,
+  )  # fmt: skip
+  tried = [_inside(fit, level, cut, again) for cut in calibration.cuts(np.unique(level))]
+  return replace(fit, evidence=replace(evidence, ahead=tuple(a for a in tried if a)))
 
 
-def _outlying(residuals: Array) -> list[str]:
+def _coefficients(method: str, floor: float | None) -> int:
+  return {"isoflop": 6, "power": 2}.get(method, 4) + (floor is None and method != "isoflop")
+
+
+def levels(table: Table) -> Array:
+  """FLOPs of each row's budget [n]: the mean of the rows that share it.
+
+  Without a column of budgets, rows share one if their FLOPs lie in the same fifth of a decade.
+  """
+  flops = table.numbers("flops")
+  fifth = np.floor(5 * np.log10(flops / flops.min()) + 0.5)
+  budget = table.text("budget").astype(str) if "budget" in table else fifth
+  _, budget = np.unique(budget, return_inverse=True)
+  return (np.bincount(budget, flops) / np.bincount(budget))[budget]
+
+
+def extrapolated(fit: Fit, rest: Table) -> Ahead | None:
+  """A fit against runs beyond its rows; None if their prediction is not finite."""
+  measured, flops = rest.numbers(fit.target), rest.numbers("flops")
+  where: list[Any] = [None, None, flops]
+  if isinstance(fit.law, Additive):
+    where[:2] = rest.numbers("params"), rest.numbers(fit.data)
+  error = np.log(measured / fit.predict(*where))
+  law = np.nanstd(np.log(fit.predict_draws(*where)), 0)
+  drop = np.maximum(fit.drop(flops), 0)
+  if not np.isfinite(error + law + drop).all():
+    return None
+  return Ahead(float(fit.table.numbers("flops").max()), error, law, drop, fit.evidence.run)
+
+
+def _inside(whole: Fit, level: Array, cut: float, options: dict[str, Any]) -> Ahead | None:
+  """The law of the rows up to a budget against the rows beyond; None if these are too few."""
+  below = level <= cut
+  if below.sum() < max(LEAST_ROWS, _coefficients(whole.method, None) + 2):
+    return None
+  try:
+    fit = fit_table(whole.table.rows(below), whole.method, **options)
+  except ConfigError:
+    return None  # so few budgets do not determine the law
+  rest = whole.table.rows(~below)
+  if whole.method == "isoflop":  # predicts the minima of budgets, not runs
+    best = [m for m in whole.minima if m.flops > cut * 1.001 and m.loss > 0]
+    columns = {"flops": [m.flops for m in best], whole.target: [m.loss for m in best]}
+    rest = Table.of(**columns)
+  rest = rest.rows(rest.numbers("flops") <= fit.table.numbers("flops").max() * calibration.REACH)
+  return extrapolated(fit, rest) if len(rest) >= LEAST_AHEAD else None
+
+
+def _outlying(residuals: Array, robust: bool) -> list[str]:
   size = np.abs(residuals)
   count = int((size > OUTLYING * 1.4826 * np.nanmedian(size) + 1e-9).sum())
   if not count:
     return []
   return [
     f"{count} rows lie more than {OUTLYING:g} robust standard deviations off the law: see "
-    "drop_highest, or method=parametric, which bounds their weight"
+    "drop_highest" + ("" if robust else ", or method=parametric, which bounds their weight")
   ]
 
 
@@ -333,74 +465,3 @@ def level_laws(table: Table, columns: Sequence[str], **options: Any) -> dict[str
   """Fits L_b(C) = E_b + k_b C^-gamma_b to each noise level's column of losses, with E_b free."""
   options = {"irreducible": FREE} | options
   return {name: fit_table(table, "power", target=name, **options) for name in columns}
-
-
-def main(arguments: list[str]) -> None:
-  """Fits a table and prints the result; with --json, prints only JSON."""
-  parser = Parser("fit", __doc__)
-  add = parser.add_argument
-  add("table", type=Path, help="CSV: params,tokens,flops,loss or other measures; seed,stderr,...")
-  add("--method", choices=METHODS, default=METHODS[0])
-  add("--target", default="loss", help="column of the measure")
-  add("--data", choices=DATA, default="tokens", help="column used as D")
-  add("--irreducible", help="E, or the floor of a power law: a number, or 'free'")
-  add("--drop-highest", type=int, default=0, metavar="K", help="drop the K highest targets")
-  add("--holdout-above", type=positive, metavar="FLOP", help="predict rows above, do not fit them")
-  add("--bootstrap", type=int, default=1000, metavar="N", help="number of resamples")
-  add("--resample", choices=RESAMPLE, default="auto")
-  add("--at", type=positive, action="append", default=[], metavar="FLOP", help="show the optimum")
-  add("--json", action="store_true", help="print only JSON")
-  flags = vars(parser.parse_args(arguments))
-  path, budgets, as_json = flags.pop("table"), flags.pop("at"), flags.pop("json")
-  needed = ["flops", flags["target"]]
-  if flags["method"] != "power":
-    needed = ["params", flags["data"], *needed]
-  found = fit_table(read_table(path, needed), **flags).as_json(budgets)
-  if as_json:
-    print(json.dumps(found, indent=1))
-  else:
-    _show(found)
-
-
-def _show(found: dict[str, Any]) -> None:
-  """Prints a fit as tables and lines."""
-  console = Console(highlight=False, soft_wrap=True)
-  intervals, coefficients = found.get("intervals", {}), found.get("coefficients", {})
-  loss = coefficients.pop("loss", {})
-  values = {k: v for k, v in found.items() if k in intervals or k in _NAMES} | coefficients | loss
-  lines = RichTable("", found["method"], "95 % interval", box=None)
-  for name, value in values.items():
-    lines.add_row(name, f"{value:.5g}", _span(intervals.get(name)))
-  console.print(lines)
-  objective = found["objective"]
-  console.print(
-    f"{found['n']} rows; outliers: {found['outliers']['rule']}"
-    + (f"; objective {objective:.8g}" if objective is not None else "")
-  )
-  if found["bootstrap"]["resamples"]:
-    console.print("bootstrap: " + ", ".join(f"{k} {v}" for k, v in found["bootstrap"].items()))
-  for minimum in found.get("minima", []):
-    console.print("minimum " + "  ".join(f"{k} {_short(v)}" for k, v in minimum.items()))
-  for row in found["held_out"]:
-    console.print(
-      f"held out, line {row['line']} ({row['flops']:.3g} FLOP): {row['observed']:.5g} observed, "
-      f"{row['predicted']:.5g} predicted {_span(row.get('run_interval'))}"
-    )
-  for best in found["optima"]:
-    console.print(
-      f"at {best['flops']:.3g} FLOP: N {best['params']:.4g}, D {best['tokens']:.4g}, "
-      f"loss {best['loss']:.5g} {_span(best.get('intervals', {}).get('loss'))}"
-    )
-  for warning in found["warnings"]:
-    console.print(f"[yellow]warning:[/] {escape(warning)}")
-
-
-_NAMES = ("E", "A", "B", "alpha", "beta", "a", "b", "floor", "k", "gamma")
-
-
-def _short(value: float | int | None) -> str:
-  return "none" if value is None else f"{value:.4g}"
-
-
-def _span(ends: Sequence[float | None] | None) -> str:
-  return escape("[{}, {}]".format(*map(_short, ends))) if ends else ""
