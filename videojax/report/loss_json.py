@@ -162,6 +162,7 @@ class Law:
     cells: number of cells in the fit.
     residual, run: log-sd about the law, of the cells and of a new run.
     resampling: how the bootstrap resamples were drawn.
+    method: the estimator. calibration: what the law's error beyond the cells was learned from.
     least_steps: fewest steps of a cell in the fit, if the sweep sets it.
   """
 
@@ -178,6 +179,8 @@ class Law:
   residual: Number
   run: Number
   resampling: dict[str, Any]
+  method: str
+  calibration: dict[str, Any]
   warnings: list[str]
   points: list[LawPoint]
   least_steps: Number | None = None

@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> None:
   """Prints the prior of some tables, and the coverage of each table's runs without itself."""
   parser = Parser("calibrate", __doc__)
   parser.add_argument("tables", nargs="+", type=Path, help="CSV: params,tokens,flops,loss,budget")
-  parser.add_argument("--method", choices=METHODS[:2], default=METHODS[0])
+  parser.add_argument("--method", choices=METHODS[:3], default=METHODS[0])
   parser.add_argument("--bootstrap", type=int, default=200, metavar="N")
   parser.add_argument("--by-name", type=count, metavar="LETTERS", help="leave out kin together")
   parser.add_argument("--json", action="store_true", help="print only JSON")

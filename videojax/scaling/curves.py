@@ -212,11 +212,15 @@ class Law:
   groups: Sequence[Group]
   fitted_E: bool
 
-  def interval(self, params: float | int, tokens: float | int) -> Part:
+  def interval(
+    self, params: float | int, tokens: float | int, flops: float | int | None = None
+  ) -> Part:
     """The loss of one new run: mean and 95 % interval, including the scatter about the law."""
-    low, high = self.fit.predict_interval(params, tokens, run=True)
-    mean = float(self.fit.predict(params, tokens))
-    return {"mean": mean, "low": float(low), "high": float(high)}
+    at = (params, tokens, flops)
+    low, high = self.fit.predict_interval(*at, run=True)
+    width = {name: float(sd) for name, sd in self.fit.width(*at).as_dict().items()}
+    mean = float(self.fit.predict(*at))
+    return {"mean": mean, "low": float(low), "high": float(high), "width": width}
 
   def best(self, budget: float, planned: Sequence[Mapping[str, float]] = ()) -> Part:
     """The size of lowest loss at a budget, and the loss of one run of that size."""
@@ -230,10 +234,8 @@ class Law:
       least, draws = self.fit.optimum(budget, count), self.fit.optimum_draws(budget, count)
     except ValueError as error:
       return {"mean": None, "low": None, "high": None, "params": None, "why": str(error)}
-    rng = np.random.default_rng(0)
-    scattered = draws.loss * np.exp(rng.choice(self.fit.scatter, np.shape(draws.loss)))
     sizes = [float(v) for v in interval(np.asarray(draws.params))]
-    low, high = (float(v) for v in interval(scattered))
+    low, high = self.fit.optimum_interval(budget, count, run=True)
     return {"mean": float(least.loss), "low": low, "high": high, "params": float(least.params),
             "params_low": sizes[0], "params_high": sizes[1]}  # fmt: skip
 
@@ -255,6 +257,7 @@ class Law:
       "N0": n0, "D0": d0, "E_fitted": self.fitted_E, "cells": len(self.fit.table),
       "residual": float(np.sqrt((self.fit.residuals**2).mean())),
       "run": float(np.sqrt((self.fit.scatter**2).mean())),
+      "method": self.fit.method, "calibration": self.fit.evidence.as_dict(),
       "resampling": self.fit.resampling, "warnings": list(self.fit.warnings),
       "points": [
         {"cell": g.name, "budget": g.budget, "params": g.params, "loss": g.value("loss")[0],
@@ -270,7 +273,7 @@ def _round_middle(values: Sequence[float]) -> float:
 
 
 def fit_law(groups: Sequence[Group], *, irreducible: float | int | None, draws: int = 2000) -> Law:
-  """Fits the law by variable projection.
+  """Fits the law to all cells of some groups.
 
   Args:
     groups: to fit.

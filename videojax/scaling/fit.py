@@ -30,7 +30,8 @@ from videojax.scaling.run_table import Rows, Table, check, select, too_far
 Array = np.ndarray
 AnyLaw = Additive | IsoFlop | Power
 
-METHODS = ("parametric", "variable_projection", "isoflop", "power")
+METHODS = ("auto", "parametric", "variable_projection", "isoflop", "power")
+ROBUST_ROWS = 20  # rows from which on 'auto' is parametric: its errors beyond the rows are smaller
 DATA = ("tokens", "pixels", "seconds")
 RESAMPLE = ("auto", "rows", "wild")
 FREE = "free"  # irreducible=FREE: the floor is fitted
@@ -346,7 +347,8 @@ def fit_table(
   """Fits a law to a table of runs.
 
   Args:
-    method: one of METHODS. target: column of the measure. data: column used as D.
+    method: one of METHODS; "auto" is parametric from ROBUST_ROWS rows on, with fewer
+      variable_projection. target: column of the measure. data: column used as D.
     irreducible: the fixed E or floor; "free" fits it; default: 0 for a power law, else "free".
     drop_highest: number of rows with the highest targets to drop as outliers.
     holdout_above: rows with more FLOPs than this are predicted, not fitted.
@@ -360,6 +362,8 @@ def fit_table(
   floor = _floor(method, irreducible)
   axes = () if method == "power" else ("params", data)
   rows = select(table, target, axes, drop_highest=drop_highest, holdout_above=holdout_above)
+  if method == "auto":
+    method = "parametric" if len(rows.y) >= ROBUST_ROWS else "variable_projection"
   warnings = check(rows, method, floor, data)
   if left := int(table.empty(target).sum()):
     warnings.append(f"{left} rows have no {target} and are left out")

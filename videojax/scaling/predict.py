@@ -139,7 +139,7 @@ def _planned(sweep: Sweep, row: Row) -> Mapping[str, float]:
 
 def _cell(sweep: Sweep, law: Law, row: Row) -> Part:
   planned = _planned(sweep, row)
-  return {**planned} | law.interval(planned["params"], planned["tokens"])
+  return {**planned} | law.interval(planned["params"], planned["tokens"], planned["flops"])
 
 
 def _coherence(sweep: Sweep, series: Setting, budget: float) -> Part:
@@ -267,7 +267,9 @@ def main(arguments: Sequence[str]) -> None:
   path = predict(told.directory, told.budget, irreducible=told.irreducible)
   content = read_as(path, Prediction)
   for name, cell in content["cells"].items():
-    print(f"{name}: {_span(cell)}")
+    law, run, form = (cell["width"][part] for part in ("law", "run", "form"))
+    why = f"(sd: sampling {law:.1%}, one run {run:.1%}, distance {form:.1%})"
+    print(f"{name}: {_span(cell)} {why}")
   for part in content["series"]:
     best = part["best"]
     where = f"best loss of {content['budget']:.4g} FLOP {part['series']}".strip()
@@ -275,6 +277,7 @@ def main(arguments: Sequence[str]) -> None:
       print(f"{where}: {best['why']}")
     else:
       print(f"{where}: {_span(best)} at {best['params']:.3g} parameters")
+    print(part["law"]["calibration"]["said"])
   print(f"{path}  sha256 {content['sha256']}")
 
 
