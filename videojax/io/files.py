@@ -1,5 +1,6 @@
 """Atomic writing of files, and JSON without NaN and infinity."""
 
+import codecs
 import contextlib
 import json
 import math
@@ -67,8 +68,8 @@ def parse_json(text: str, where: Path | str) -> Any:
     raise ConfigError(f"{where} is damaged ({error})") from None
 
 
-def read_text(path: Path) -> str:
-  """Reads a UTF-8 text file, with or without a byte order mark.
+def read_text(path: Path, *, utf16: bool = False) -> str:
+  """Reads a UTF-8 text file, with or without a byte order mark; `utf16`: also UTF-16 with one.
 
   Raises:
     ConfigError: the file is missing, not regular, not readable or not UTF-8; the message names it.
@@ -76,7 +77,9 @@ def read_text(path: Path) -> str:
   try:
     if path.exists() and not path.is_file():  # reading a pipe would block forever
       raise ConfigError(f"{path} is not a regular file")
-    return path.read_bytes().decode("utf-8-sig")
+    content = path.read_bytes()
+    wide = utf16 and content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return content.decode("utf-16" if wide else "utf-8-sig")
   except FileNotFoundError:
     raise ConfigError(f"{path} does not exist") from None
   except UnicodeDecodeError as error:

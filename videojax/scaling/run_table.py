@@ -1,6 +1,7 @@
 """Tables of runs, and the rows that a law is fitted to."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,18 +88,23 @@ class Table:
 
 
 def read_table(path: str | Path, columns: Sequence[str] = COLUMNS) -> Table:
-  """Reads a CSV file with a header, in UTF-8; lines that begin with # are comments.
+  """Reads a CSV file with a header; lines that begin with # are comments.
+
+  What spreadsheets save is read, too: tabs between cells, UTF-16 with a byte order mark, and, where
+  decimals have commas, semicolons between cells.
 
   Args: columns: required columns.
   Raises:
-    ConfigError: the file cannot be read, cells are not separated by commas, a column is missing or
-      duplicated, a row is too short or too long (with its line), or there are no rows.
+    ConfigError: the file cannot be read, a column is missing or duplicated, a row is too short or
+      too long (with its line), or there are no rows.
   """
-  rows, lines = [], []
+  rows, lines, mark = [], [], ""
   for number, line in enumerate(_lines(Path(path)), 1):
     if line.strip() and not line.startswith("#"):
+      mark = mark or next((m for m in ";\t" if m in line and "," not in line), ",")
       try:
-        rows.append(next(csv.reader([line], skipinitialspace=True)))
+        cells = next(csv.reader([line], delimiter=mark, skipinitialspace=True))
+        rows.append([_decimal(cell) for cell in cells] if mark == ";" else cells)
       except csv.Error as error:  # a cell of more than 131,072 characters
         raise ConfigError(f"{path}, line {number}: {error}") from None
       lines.append(number)
@@ -117,10 +123,17 @@ def read_table(path: str | Path, columns: Sequence[str] = COLUMNS) -> Table:
   return table
 
 
+def _decimal(cell: str) -> str:
+  """A number's decimal comma as a point; other cells as they are."""
+  return (
+    cell.replace(",", ".") if re.fullmatch(r"\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*", cell) else cell
+  )
+
+
 def _lines(path: Path) -> list[str]:
-  """The lines of a text file; raises ConfigError for a spreadsheet's own format or UTF-16."""
+  """The lines of a text file; raises ConfigError for a spreadsheet's own format."""
   try:
-    text = read_text(path)
+    text = read_text(path, utf16=True)
   except ConfigError as error:
     raise ConfigError(f"{error}: a table is a CSV file in UTF-8 (Excel: 'CSV UTF-8')") from None
   if "\0" in text:
@@ -129,11 +142,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def _check_header(path: str | Path, header: Sequence[str]) -> None:
-  for mark, what in ((";", "semicolons"), ("\t", "tabs")):
-    if len(header) == 1 and mark in header[0]:
-      raise ConfigError(
-        f"{path} separates its cells with {what}: use commas between cells, and decimal points"
-      )
   twice = sorted({name for name in header if header.count(name) > 1})
   if twice:
     raise ConfigError(f"{path}: column '{twice[0]}' appears {header.count(twice[0])} times")
@@ -151,6 +159,7 @@ class Rows:
   groups: Groups
   held_out: Table
   outliers: dict[str, Any]  # the rule, and the lines it dropped
+  copies: Array  # lines of the rows left out because they repeat an earlier one
 
 
 def select(
@@ -166,7 +175,7 @@ def select(
   Args: columns: names of N and D; empty for a law in FLOPs only.
   """
   table.require("flops", target, *columns)
-  table = table.rows(~table.empty(target))
+  table, copies = _distinct(table.rows(~table.empty(target)), target, columns)
   held = np.zeros(len(table), bool)
   if holdout_above is not None:
     if not 0 <= holdout_above < np.inf:
@@ -184,7 +193,18 @@ def select(
   nothing = np.full(len(y), np.nan)
   axes = [_told(rest, name) for name in ("flops", *columns)]
   params, tokens = axes[1:] if columns else (nothing, nothing)
-  return Rows(rest, y, axes[0], params, tokens, _groups(rest, y, axes), held_out, outliers)
+  return Rows(rest, y, axes[0], params, tokens, _groups(rest, y, axes), held_out, outliers, copies)
+
+
+def _distinct(table: Table, target: str, columns: Sequence[str]) -> tuple[Table, Array]:
+  """(rows without copies, the copies' lines): repeats differ, so equal rows are one run."""
+  said = np.stack([table.numbers(name) for name in ("flops", target, *columns)], 1)
+  if "seed" in table:  # losses may be rounded: of two seeds they may agree
+    seeds = np.unique(table.text("seed").astype(str), return_inverse=True)[1]
+    said = np.concatenate([said, seeds.reshape(-1, 1)], 1)
+  _, first = np.unique(said, axis=0, return_index=True)
+  keep = np.isin(np.arange(len(said)), first) | np.isnan(said).any(1)
+  return table.rows(keep), table.lines[~keep]
 
 
 def _told(table: Table, name: str) -> Array:
@@ -215,7 +235,12 @@ def check(rows: Rows, method: str, floor: float | None, data: str) -> list[str]:
   if floor is not None and floor >= rows.y.min():
     raise ConfigError(f"irreducible={floor:g}, but the lowest measured is {rows.y.min():g}")
   warnings = []
-  warnings += _repeated(rows) + (_other_units(rows) if data == "tokens" else [])
+  if len(rows.copies):
+    warnings.append(
+      f"{len(rows.copies)} rows repeat others (line {rows.copies[0]} is the first) to the last "
+      "digit, so they are copies of runs and left out"
+    )
+  warnings += _other_units(rows) if data == "tokens" else []
   if n == needed:
     warnings.append(f"{n} rows for {needed} coefficients: the fit cannot be judged")
   axes = {"params": rows.params, "tokens": rows.tokens}
@@ -240,19 +265,6 @@ def too_far(table: Table, budgets: Sequence[float]) -> list[str]:
   span = f"{rows.min():.3g} to {rows.max():.3g} FLOP"
   far = [at for at in budgets if not rows.min() / FAR <= at <= rows.max() * FAR]
   return [f"{at:.3g} FLOP is more than {FAR:g} times beyond the rows ({span})" for at in far]
-
-
-def _repeated(rows: Rows) -> list[str]:
-  """Warns of rows that agree to the last digit: they are copies, since repeats of a run differ."""
-  said = np.stack([rows.flops, np.nan_to_num(rows.params), np.nan_to_num(rows.tokens), rows.y], 1)
-  _, first = np.unique(said, axis=0, return_index=True)
-  if len(first) == len(said):
-    return []
-  line = rows.table.lines[np.setdiff1d(np.arange(len(said)), first)[0]]
-  return [
-    f"{len(said) - len(first)} rows repeat others (line {line} is the first): copies of a run "
-    "make the intervals too narrow"
-  ]
 
 
 def _other_units(rows: Rows) -> list[str]:
