@@ -12,6 +12,7 @@ from videojax.scaling import flops
 # name -> its module, what it does
 COMMANDS = {
   "fit": ("scaling.fit_command", "fits a law to a table of runs"),
+  "compare": ("scaling.compare", "compares forms of the law of the lowest loss"),
   "calibrate": ("scaling.calibrate", "learns how wrong laws are beyond their rows from tables"),
   "predict": ("scaling.predict", "predicts the loss of a budget before it runs, dated and sealed"),
   "report": ("report.report", "writes a page about a sweep from its run directories"),
