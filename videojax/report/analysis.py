@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from videojax.io.files import finite
-from videojax.report.loss_json import Fit, Isoflop, Law, Point, Series
+from videojax.report.loss_json import Fit, Forms, Isoflop, Law, Point, Series
 from videojax.report.report_json import (
   About,
   BySetting,
@@ -34,6 +34,7 @@ from videojax.report.report_json import (
 from videojax.scaling import coherence as coherent
 from videojax.scaling import curves
 from videojax.scaling.cells import Row, read_starts, telling
+from videojax.scaling.compare import compare
 from videojax.scaling.sweep_groups import (
   STATUSES,
   Group,
@@ -46,6 +47,7 @@ from videojax.scaling.sweep_groups import (
 
 LEVELS_T = lambda count: [(i + 0.5) / count for i in range(count)]  # docs/measures.md
 COMMAND = "python -m videojax.scaling report"
+FURTHER = 10.0  # times the largest budget, where forms of law are compared
 
 
 def about(sweep: Sweep) -> About:
@@ -197,7 +199,20 @@ def loss_of(sweep: Sweep, series: Setting) -> Series:
     isoflop=made(Isoflop, curves.isoflop(sweep.tuned(series, held_out=True), sd)),
     law=law,
     law_why=why,
+    forms=_forms(sweep, series) if law else None,
   )
+
+
+def _forms(sweep: Sweep, series: Setting) -> Forms | None:
+  """What each form of law says at the held-out budget and at ten times the largest fitted."""
+  groups = sweep.for_law(series)
+  try:
+    forms = compare(curves.table_of(groups), irreducible=sweep.irreducible)
+  except ValueError:
+    return None
+  held_out = [g.flops for g in sweep.groups if g.series == series and g.held_out]
+  at = {float(f"{flops:.3g}") for flops in (*held_out, FURTHER * forms.top)}
+  return made(Forms, forms.as_json(sorted(at)))
 
 
 def _frontier_law(sweep: Sweep, series: Setting, law: Law | None, sd: float) -> Fit | None:

@@ -187,6 +187,34 @@ class Law:
 
 
 @dataclasses.dataclass(frozen=True)
+class Form:
+  """One form of the law of the lowest loss.
+
+  Attributes:
+    error: root mean square log error of its extrapolations inside the sweep; bias: the mean.
+    weight: in the weighted mean of all forms. predicted: the lowest loss at `Forms.at`.
+  """
+
+  name: str
+  error: Number | None
+  bias: Number | None
+  weight: Number
+  predicted: list[Number]
+
+
+@dataclasses.dataclass(frozen=True)
+class Forms:
+  """What each form predicts at the budgets `at`; `spread`: log-sd of the forms, weighted."""
+
+  at: list[Number]
+  forms: list[Form]
+  stacked: list[Number]
+  spread: list[Number]
+  splits: int
+  why: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Series:
   """Cells that differ only in budget, size, learning rate and seed; `label` names the series."""
 
@@ -197,6 +225,7 @@ class Series:
   isoflop: Isoflop
   law: Law | None
   law_why: str
+  forms: Forms | None
 
 
 @dataclasses.dataclass(frozen=True)

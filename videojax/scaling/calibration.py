@@ -123,7 +123,7 @@ class Evidence:
 
   def said(self, prior: Prior = PUBLIC) -> str:
     """One sentence about where the error of form comes from."""
-    share = f"{self.misfit(prior) * prior.growth:.0%} of the fall in loss it predicts"
+    share = f"{100 * self.misfit(prior) * prior.growth:.0f} % of the fall in loss it predicts"
     if not self.ahead:
       return (
         f"beyond the rows the law may be wrong by {share} (one standard deviation): too few "
@@ -132,8 +132,8 @@ class Evidence:
     runs = sum(len(a.error) for a in self.ahead)
     return (
       f"beyond the rows the law may be wrong by {share} (one standard deviation): from "
-      f"{len(self.ahead)} extrapolations inside the table ({runs} runs predicted from smaller "
-      f"budgets) and a prior from {prior.source}"
+      f"{len(self.ahead)} extrapolation{'s' * (len(self.ahead) > 1)} inside the table ({runs} runs "
+      f"predicted from smaller budgets) and a prior from {prior.source}"
     )
 
   def students(self, prior: Prior = PUBLIC) -> float:
