@@ -32,7 +32,7 @@ from videojax.report.report_json import (
   made,
 )
 from videojax.scaling import coherence as coherent
-from videojax.scaling import curves
+from videojax.scaling import curves, trends
 from videojax.scaling.cells import Row, read_starts, telling
 from videojax.scaling.compare import compare
 from videojax.scaling.sweep_groups import (
@@ -219,7 +219,7 @@ def _frontier_law(sweep: Sweep, series: Setting, law: Law | None, sd: float) -> 
   """E + k C^-gamma through the best cell of each budget; E is known, from the law, or 0."""
   known = sweep.irreducible
   best = sweep.frontier(series)
-  if len(best) < curves.LEAST:
+  if len(best) < trends.LEAST:
     return None
   offset = known if known is not None else law.E.value if law else 0.0
   losses = np.array([g.value("loss")[0] for g in best])
@@ -227,7 +227,7 @@ def _frontier_law(sweep: Sweep, series: Setting, law: Law | None, sd: float) -> 
     return None
   # All cells see the same clips, so only seeds scatter them about a line.
   relative = sd / np.sqrt([len(g.rows) for g in best]) * losses / (losses - offset)
-  line = curves.power_line([g.flops for g in best], losses - offset, relative, offset=offset)
+  line = trends.power_line([g.flops for g in best], losses - offset, relative, offset=offset)
   source = "known" if known is not None else "law" if law else "assumed"
   until = max(g.flops for g in sweep.frontier(series, held_out=True))
   return made(Fit, line.numbers(until) | {"offset_from": source})
@@ -250,7 +250,7 @@ def levels(sweep: Sweep) -> Levels:
   ]  # fmt: skip
   exponents, fitted = None, [r for r in rows if not r.held_out]
   table = np.array([r.by_level for r in fitted])
-  if len(fitted) >= curves.LEAST and (table > 0).all():
+  if len(fitted) >= trends.LEAST and (table > 0).all():
     flops = np.array([r.flops for r in fitted])
     exponents = [_slope(flops, column) for column in table.T]
   return Levels(LEVELS_T(count), describe(series), rows, exponents)
@@ -258,7 +258,7 @@ def levels(sweep: Sweep) -> Levels:
 
 def _slope(flops: np.ndarray, errors: np.ndarray) -> Slope:
   """-d log error / d log C with its 95 % interval, from the misfit of the points to a line."""
-  line = curves.power_line(flops, errors, np.zeros(len(flops))).numbers()
+  line = trends.power_line(flops, errors, np.zeros(len(flops))).numbers()
   return made(Slope, line)
 
 

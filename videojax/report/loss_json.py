@@ -58,6 +58,15 @@ class Point:
 
 
 @dataclasses.dataclass(frozen=True)
+class Onset:
+  """FLOP; an end is None where the points allow lines that never get there."""
+
+  mean: Number
+  low: Number | None
+  high: Number | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Fit:
   """A fit k C^-gamma in compute C, through the best cell of each budget.
 
@@ -66,6 +75,7 @@ class Fit:
       'survival', the hazard per frame.
     offset_from: source of a loss's offset: 'known', 'law' or 'assumed'.
     dispersion: for 'rate': variance of the failures relative to the binomial variance.
+    onset: FLOP from which an error is below that of repeating the last given frame.
   """
 
   form: str
@@ -78,6 +88,7 @@ class Fit:
   k: Number | None = absent()
   dispersion: Number | None = absent()
   offset_from: str | None = absent()
+  onset: Onset | None = absent()
 
 
 @dataclasses.dataclass(frozen=True)

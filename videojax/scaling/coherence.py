@@ -8,8 +8,8 @@ import numpy as np
 
 from videojax.errors import ConfigError
 from videojax.scaling import law_forms
-from videojax.scaling.curves import LEAST, Curve, power_line, rate_curve, survival_curve
 from videojax.scaling.sweep_groups import Group, Setting, Sweep, describe, per_clip
+from videojax.scaling.trends import LEAST, Curve, Line, power_line, rate_curve, survival_curve
 
 Part = dict[str, Any]
 LEAST_CELLS = 5  # for an R2
@@ -165,7 +165,11 @@ def _split(sweep: Sweep, series: Setting, name: str, split: str) -> Part:
   pairs = [(g.flops, value(g, key)[0]) for g in sweep.groups if g.series == series]
   others = [{"flops": flops, "value": v} for flops, v in pairs if math.isfinite(v)]
   fit, why = fitted(sweep, best, name, split)
-  return {"frontier": front, "others": others, "fit": fit.numbers() if fit else None, "why": why}
+  numbers = fit.numbers() if fit else None
+  copied = baselines(sweep, name)["copy_last"]
+  if numbers and isinstance(fit, Line) and copied is not None:
+    numbers["onset"] = fit.reaches(copied)
+  return {"frontier": front, "others": others, "fit": numbers, "why": why}
 
 
 def _point(sweep: Sweep, group: Group, name: str, split: str) -> Part | None:

@@ -1,8 +1,7 @@
-"""The fits shown in reports and used by predictions: laws with intervals, as plain numbers.
+"""The laws of the loss shown in reports and used by predictions, as plain numbers.
 
-A curve goes through few points of known error (one per budget): its interval is that of weighted
-least squares in the logarithms, widened by the misfit of the points. A law goes through all cells:
-its interval comes from a bootstrap (scaling/fit.py).
+A law goes through all cells: its interval comes from a bootstrap and from extrapolations inside the
+sweep (scaling/fit.py). Curves through few points: scaling/trends.py.
 
 Letters: C FLOPs, N parameters, D tokens, n points, R draws.
 """
@@ -13,174 +12,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import special, stats
 
 from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import interval
 from videojax.scaling.fit import FREE, Fit, fit_table
 from videojax.scaling.isoflop import IsoFlop, parabola
-from videojax.scaling.law_forms import Rate, Survival, Values, fit_rate, fit_survival
 from videojax.scaling.run_table import Table
 from videojax.scaling.sweep_groups import Group
+from videojax.scaling.trends import LEAST, POINTS
 
 Array = np.ndarray
 Part = dict[str, Any]
-POINTS = 40  # points of a drawn curve
-LEAST = 3  # fewest budgets for a curve
 EDGE = 0.5  # half widths beyond the grid up to which a minimum is reported
-
-
-# --- curves through few points ------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-  """value = offset + sign k C^-gamma: log(sign (value - offset)) is a line in log C.
-
-  Attributes:
-    centre: mean of log C over the points.
-    theta: log of (value - offset) at the centre, and gamma.
-    covariance: of theta, [2,2].
-    quantile: half width of a 95 % interval, in standard errors.
-    run: relative sd of one new run about the line.
-  """
-
-  offset: float
-  sign: int
-  centre: float
-  theta: Array
-  covariance: Array
-  quantile: float
-  run: float
-  flops: Array
-
-  def _eta(self, flops: Array, run: float = 0.0) -> tuple[Array, Array, Array]:
-    x = np.stack([np.ones_like(flops), self.centre - np.log(flops)])
-    eta = self.theta @ x
-    half = self.quantile * np.sqrt(np.einsum("in,ij,jn->n", x, self.covariance, x) + run**2)
-    return eta, eta - half, eta + half
-
-  def _values(self, flops: Array, run: float = 0.0) -> tuple[Array, Array, Array]:
-    mean, low, high = (self.offset + self.sign * np.exp(e) for e in self._eta(flops, run))
-    return mean, np.minimum(low, high), np.maximum(low, high)
-
-  def interval(self, flops: float) -> Part:
-    """Prediction for one new run with this compute: mean and 95 % interval."""
-    mean, low, high = (float(v[0]) for v in self._values(np.array([flops]), self.run))
-    return {"mean": mean, "low": low, "high": high}
-
-  def numbers(self, until: float = 0.0) -> Part:
-    """Gamma with its interval, and the curve over the points, extended to `until` FLOPs."""
-    half = self.quantile * math.sqrt(self.covariance[1, 1])
-    x = np.geomspace(self.flops.min(), max(until, self.flops.max()), POINTS)
-    mean, low, high = self._values(x)
-    return {
-      "form": "power", "gamma": self.theta[1], "low": self.theta[1] - half,
-      "high": self.theta[1] + half, "offset": self.offset, "budgets": len(self.flops),
-      "k": math.exp(self.theta[0] + self.theta[1] * self.centre),
-      "curve": {"x": x.tolist(), "y": mean.tolist(), "low": low.tolist(), "high": high.tolist()},
-    }  # fmt: skip
-
-
-def power_line(
-  flops: Values, above: Array, relative: Array, *, offset: float = 0.0, sign: int = 1
-) -> Line:
-  """Fits a Line.
-
-  Args:
-    flops, above: [n]; `above` is sign (value - offset) and positive.
-    relative: [n], standard errors of log(above); all 0 if unknown.
-    offset, sign: as in Line.
-  """
-  flops, above, relative = (np.asarray(v, float) for v in (flops, above, relative))
-  known = bool((relative > 0).all())
-  error = relative if known else np.ones_like(relative)
-  centre = float(np.log(flops).mean())
-  design = np.stack([np.ones(len(flops)), centre - np.log(flops)], 1) / error[:, None]
-  covariance = np.linalg.inv(design.T @ design)
-  theta = covariance @ design.T @ (np.log(above) / error)
-  freedom = len(flops) - 2
-  misfit = float(((np.log(above) / error - design @ theta) ** 2).sum()) / max(freedom, 1)
-  # Points closer to the line than their errors imply are luck; a misfit widens the interval.
-  scaled = freedom > 0 and (misfit > 1 or not known)
-  scale = misfit if scaled else 1.0
-  return Line(
-    offset=offset, sign=sign, centre=centre, theta=theta, covariance=covariance * scale,
-    quantile=float(stats.t.ppf(0.975, freedom) if scaled else stats.norm.ppf(0.975)),
-    run=float(np.median(error)) * math.sqrt(scale), flops=flops,
-  )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class RateCurve:
-  """A share whose odds of failure fall as C^-gamma; see law_forms.Rate."""
-
-  rate: Rate
-  flops: Array
-  trials: float  # effective number of independent clips of one new run
-
-  def interval(self, flops: float) -> Part:
-    rate, x = self.rate, np.array([1.0, -math.log(flops)])
-    p = float(rate.at(flops))
-    chance = rate.dispersion / max(self.trials * p * (1 - p), 1e-9)
-    half = rate.quantile * math.sqrt(x @ rate.covariance @ x + chance)
-    low, high = (float(1 - special.expit(special.logit(p) + s * half)) for s in (1, -1))
-    return {"mean": 1 - p, "low": low, "high": high}
-
-  def numbers(self) -> Part:
-    low, high = self.rate.gamma_interval
-    x = np.geomspace(self.flops.min(), self.flops.max(), POINTS)
-    worst, best = self.rate.interval(x)[::-1]
-    return {
-      "form": "rate", "gamma": self.rate.gamma, "low": low, "high": high,
-      "budgets": len(np.unique(self.flops)), "dispersion": self.rate.dispersion,
-      "curve": {"x": x.tolist(), "y": (1 - self.rate.at(x)).tolist(), "low": (1 - worst).tolist(),
-                "high": (1 - best).tolist()},
-    }  # fmt: skip
-
-
-def rate_curve(flops: Values, share: Array, stderr: Array, clips: int) -> RateCurve:
-  """Fits the share that fails, 1 - share, by maximum binomial likelihood.
-
-  Args:
-    flops, share, stderr: [n]; the frames of a clip fail together, so the standard error over clips
-      gives the effective number of trials, share (1 - share) / stderr^2.
-    clips: the number of trials if that is undefined (stderr 0, or a share of 0 or 1).
-  """
-  flops, share, stderr = (np.asarray(v, float) for v in (flops, share, stderr))
-  spread = share * (1 - share)
-  trials = np.where((stderr > 0) & (spread > 0), spread / np.maximum(stderr, 1e-12) ** 2, clips)
-  rate = fit_rate(flops, (1 - share) * trials, trials)
-  return RateCurve(rate, flops, float(np.median(trials)))
-
-
-@dataclasses.dataclass(frozen=True)
-class SurvivalCurve:
-  """Frames until the first violation, with a hazard per frame that falls as C^-gamma."""
-
-  law: Survival
-  flops: Array
-
-  def numbers(self) -> Part:
-    low, high = self.law.gamma_interval
-    x = np.geomspace(self.flops.min(), self.flops.max(), POINTS)
-    return {
-      "form": "survival", "gamma": self.law.gamma, "low": low, "high": high,
-      "budgets": len(self.flops),
-      "curve": {"x": x.tolist(), "y": [float(self.law.curve(c).sum()) for c in x]},
-    }  # fmt: skip
-
-
-def survival_curve(flops: Sequence[float], frames: Sequence[Array], last: int) -> SurvivalCurve:
-  """Fits the hazard. frames: per budget, the frames before the first violation, [clips]."""
-  intact = np.round(np.concatenate(frames))
-  compute = np.repeat(np.asarray(flops, float), [len(f) for f in frames])
-  violated = intact < last
-  law = fit_survival(compute, np.where(violated, intact + 1, last).astype(int), violated)
-  return SurvivalCurve(law, np.asarray(flops, float))
-
-
-Curve = Line | RateCurve | SurvivalCurve
 
 
 # --- the law of the loss ------------------------------------------------------------------------

@@ -31,7 +31,7 @@ Array = np.ndarray
 AnyLaw = Additive | IsoFlop | Power
 
 METHODS = ("auto", "parametric", "variable_projection", "isoflop", "power")
-ROBUST_ROWS = 20  # rows from which on 'auto' is parametric: its errors beyond the rows are smaller
+ROBUST_ROWS = 12  # rows from which on 'auto' is parametric; fewer say too little about outliers
 DATA = ("tokens", "pixels", "seconds")
 RESAMPLE = ("auto", "rows", "wild")
 FREE = "free"  # irreducible=FREE: the floor is fitted

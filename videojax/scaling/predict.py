@@ -24,7 +24,7 @@ from videojax.io.schema import check_form, read_as
 from videojax.scaling import coherence
 from videojax.scaling.cells import Row, read_starts
 from videojax.scaling.command import Parser, positive
-from videojax.scaling.curves import Law, SurvivalCurve, fit_law
+from videojax.scaling.curves import Law, fit_law
 from videojax.scaling.sealed import (
   SCHEMA,
   Prediction,
@@ -149,8 +149,7 @@ def _coherence(sweep: Sweep, series: Setting, budget: float) -> Part:
   for name in coherence.measured(sweep):
     for split in sweep.splits:
       fit, _ = coherence.fitted(sweep, best, name, split)
-      # Survival has no interval for one run; an exponent that may be 0 predicts nothing.
-      if fit and not isinstance(fit, SurvivalCurve) and fit.numbers()["low"] > 0:
+      if fit and fit.numbers()["low"] > 0:  # an exponent that may be 0 predicts nothing
         told = fit.interval(budget)
         if all(map(math.isfinite, told.values())):
           out[f"{name}@{split}"] = told
