@@ -70,7 +70,7 @@ class Line:
     start, gamma = self.theta[:, None] + spread @ rng.normal(size=(2, DRAWS))
     with np.errstate(over="ignore", divide="ignore"):
       at = np.exp(self.centre + (start - math.log(above)) / gamma)
-    low, high = np.quantile(np.where(gamma > 0, at, np.inf), [0.025, 0.975])
+    low, high = np.quantile(np.where(gamma > 0, at, np.inf), [0.025, 0.975], method="nearest")
     middle = math.exp(self.centre + (self.theta[0] - math.log(above)) / self.theta[1])
     ends = {"low": float(low), "high": float(high)}
     return {"mean": middle} | {k: v if np.isfinite(v) else None for k, v in ends.items()}
@@ -197,13 +197,15 @@ class SurvivalCurve:
   law: Survival
   flops: Array
   clips: int  # of one new run
+  events: int  # clips with a violation, of all runs
 
   def interval(self, flops: float) -> Part:
     """Mean frames of one new run's clips before the first violation: mean and 95 % interval."""
     law, z = self.law, float(stats.norm.ppf(0.975))
     stderr = (law.gamma_interval[1] - law.gamma_interval[0]) / (2 * z)
     distance = stderr * math.log(flops / law.reference)
-    half = z * math.hypot(distance, float(_form(law.gamma, self.flops, flops)))
+    form = float(_form(law.gamma, self.flops, flops))
+    half = z * math.sqrt(distance**2 + form**2 + 1 / self.events)
     curve = law.curve(flops)
     mean, last = float(curve.sum()), len(curve)
     square = float(((2 * np.arange(last) + 1) * curve).sum())  # E T^2 of T = the intact frames
@@ -228,7 +230,7 @@ def survival_curve(flops: Sequence[float], frames: Sequence[Array], last: int) -
   compute = np.repeat(np.asarray(flops, float), [len(f) for f in frames])
   violated = intact < last
   law = fit_survival(compute, np.where(violated, intact + 1, last).astype(int), violated)
-  return SurvivalCurve(law, np.asarray(flops, float), len(frames[0]))
+  return SurvivalCurve(law, np.asarray(flops, float), len(frames[0]), int(violated.sum()))
 
 
 Curve = Line | RateCurve | SurvivalCurve
