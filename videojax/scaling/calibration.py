@@ -64,7 +64,7 @@ class Prior:
 
 
 PUBLIC = Prior(
-  growth=0.095, scatter=1.2, freedom=10.9, weight=1.0, rows=0.53, unit=1.1,
+  growth=0.095, scatter=1.195, freedom=10.9, weight=0.98, rows=0.526, unit=1.11,
   source="seven public tables of language models",
 )  # fmt: skip
 
@@ -125,9 +125,10 @@ class Evidence:
     """One sentence about where the error of form comes from."""
     share = f"{100 * self.misfit(prior) * prior.growth:.0f} % of the fall in loss it predicts"
     if not self.ahead:
+      seen = "the scatter of its budgets and from " if self.groups > TAKEN else ""
       return (
         f"beyond the rows the law may be wrong by {share} (one standard deviation): too few "
-        f"budgets to test it on itself, so this is the prior, from {prior.source}"
+        f"budgets to test it on itself, so this comes from {seen}{prior.source}"
       )
     runs = sum(len(a.error) for a in self.ahead)
     return (
