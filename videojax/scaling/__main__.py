@@ -5,13 +5,15 @@ import sys
 import warnings
 
 from videojax.cost.published_systems import Fact, Row, Trained
-from videojax.errors import check_choice
+from videojax.errors import ConfigError, check_choice
 from videojax.io import log
 from videojax.scaling import flops
+from videojax.scaling.design import Width
 
 # name -> its module, what it does
 COMMANDS = {
   "fit": ("scaling.fit_command", "fits a law to a table of runs"),
+  "design": ("scaling.design", "proposes the cells of a sweep that predict a run best"),
   "compare": ("scaling.compare", "compares forms of the law of the lowest loss"),
   "calibrate": ("scaling.calibrate", "learns how wrong laws are beyond their rows from tables"),
   "predict": ("scaling.predict", "predicts the loss of a budget before it runs, dated and sealed"),
@@ -30,7 +32,7 @@ def main(argv: list[str]) -> int:
     return 0 if argv else 2
   try:
     check_choice("command", argv[0], COMMANDS)
-    hooks = (experiment_rows,) if argv[0] == "cost" else ()
+    hooks = {"cost": (experiment_rows,), "design": (widths_of,)}.get(argv[0], ())
     with warnings.catch_warnings():
       # Our own errors say which rows cannot be fitted; NumPy's warnings do not.
       warnings.simplefilter("ignore", RuntimeWarning)
@@ -80,6 +82,41 @@ def experiment_rows(config: list[str]) -> list[Row]:
       )
     )  # fmt: skip
   return rows
+
+
+def widths_of(config: str) -> list[Width]:
+  """Widths of an experiment's model, of up to 48 heads or 8 to 512 channels, and their parameters.
+
+  Heads keep about the experiment's head_dim, and a narrow model has one.
+
+  Args: config: FILE[:arg].
+  """
+  from videojax.config import resolve
+  from videojax.launch import parse
+  from videojax.runs.program import parameters_by_part
+  from videojax.sweeps.schedule import override
+
+  settings = parse(["design", f"--config={config}", "--workdir=unused"]).config
+  model, found = settings["model"], []
+  if not isinstance(model.get("width"), int):
+    raise ConfigError(f"--config={config}: its model has no width to vary")
+  heads = model.get("num_heads")
+  step = (model.get("head_dim") or model["width"] // heads) if heads else 16
+  for width in [*range(8, 2 * step, 8), *range(2 * step, 48 * step if heads else 513, step)]:
+    number = -(-width // step)
+    changes = {"model.width": width}
+    if heads:
+      changes |= {"model.num_heads": number}
+    if model.get("head_dim"):
+      changes |= {"model.head_dim": width // number}
+    try:
+      params = parameters_by_part(resolve(override(settings, changes)).model)["total"]
+    except ValueError:
+      continue  # a width that this architecture cannot have
+    found.append(Width(changes, params))
+  if not found:
+    raise ConfigError(f"--config={config}: none of its model's widths can be built")
+  return found
 
 
 if __name__ == "__main__":
