@@ -17,6 +17,7 @@ from videojax.errors import ConfigError
 from videojax.scaling import bootstrap
 from videojax.scaling.fit import METHODS, fit_table, level_laws
 from videojax.scaling.fit_command import main
+from videojax.scaling.fit_json import fit_json
 from videojax.scaling.law_forms import Additive
 from videojax.scaling.run_table import Table, read_table
 
@@ -193,7 +194,7 @@ def test_fixed_irreducible_loss_stays_fixed_and_narrows_the_interval():
   assert fixed.law.E == 1.69 and free.law.E != 1.69
   width = [float(np.ptp(bootstrap.interval(fit.draws.a))) for fit in (free, fixed)]
   assert width[1] < 0.95 * width[0]
-  assert "E" not in fixed.as_json()["intervals"] and "E" in free.as_json()["intervals"]
+  assert "E" not in fit_json(fixed)["intervals"] and "E" in fit_json(free)["intervals"]
 
 
 def test_irreducible_loss_that_is_there_is_not_mistaken_for_zero():
@@ -263,7 +264,7 @@ def test_isoflop_leaves_out_a_budget_whose_parabola_opens_downwards():
   found = fit_table(Table.of(**{**table.cells, "loss": loss}), "isoflop", bootstrap=50)
   assert "budget 1e+17: wrong curvature" in found.warnings[0]
   np.testing.assert_allclose(found.law.a, 0.5, atol=1e-9)
-  json_minima = found.as_json()["minima"]
+  json_minima = fit_json(found)["minima"]
   assert json_minima[0]["params"] is None and json_minima[1]["params"] > 0
 
 
@@ -421,7 +422,7 @@ def test_a_run_scatters_about_the_law_as_the_fitted_runs_do():
     table = grid(law, noise=0.01, rng=rng, budgets=np.geomspace(1e17, 1e22, 6))
     found = fit_table(table, VP, holdout_above=5e21, bootstrap=100, extrapolate=False)
     assert len(found.held_out) == 5 and len(found.table) == 25
-    row = found.as_json()["held_out"][2]
+    row = fit_json(found)["held_out"][2]
     assert np.diff(row["run_interval"]) > np.diff(row["interval"])
     sd = np.hypot(row["width"]["law"], row["width"]["run"])
     inside.append(abs(np.log(row["observed"] / row["predicted"])) <= 1.96 * sd)
@@ -431,7 +432,7 @@ def test_a_run_scatters_about_the_law_as_the_fitted_runs_do():
 def test_json_says_how_many_resamples_lie_at_a_bound():
   table = grid(LAWS["E = 0"], noise=0.02, rng=np.random.default_rng(8))
   found = fit_table(table, VP, bootstrap=200)
-  said = found.as_json()["bootstrap"]
+  said = fit_json(found)["bootstrap"]
   assert said["kind"] == "wild" and said["converged"] == 200 and 20 < said["at_bounds"] < 200
   assert any("of 200 resamples have a coefficient 0" in w for w in found.warnings)
 
@@ -677,11 +678,11 @@ def test_rows_without_any_law_are_fitted_to_finite_numbers_or_refused(method):
 def test_an_optimum_beyond_all_rows_is_called_so_or_refused():
   found = fit_table(grid(LAWS["Chinchilla"]), bootstrap=0)
   top = float(found.table.numbers("flops").max())
-  assert not any("beyond the rows" in w for w in found.as_json([top])["warnings"])
-  assert any("beyond the rows" in w for w in found.as_json([top * 1e6])["warnings"])
+  assert not any("beyond the rows" in w for w in fit_json(found, [top])["warnings"])
+  assert any("beyond the rows" in w for w in fit_json(found, [top * 1e6])["warnings"])
   for at in (math.nan, math.inf, -1.0, 0.0):
     with pytest.raises(ConfigError, match="--at="):
-      found.as_json([at])
+      fit_json(found, [at])
 
 
 def test_law_that_cannot_answer_says_so():

@@ -20,8 +20,8 @@ from scipy import optimize, stats
 from videojax.errors import ConfigError
 from videojax.scaling.calibration import LEAST_BUDGETS, PUBLIC, REACH, Ahead, Evidence, Prior
 from videojax.scaling.command import Parser, count
-from videojax.scaling.fit import METHODS, extrapolated, fit_table, levels
-from videojax.scaling.run_table import Table, read_table
+from videojax.scaling.fit import METHODS, extrapolated, fit_table
+from videojax.scaling.run_table import Table, levels, read_table
 
 Array = np.ndarray
 

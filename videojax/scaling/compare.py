@@ -29,9 +29,9 @@ from videojax.errors import ConfigError
 from videojax.io.files import finite
 from videojax.scaling.calibration import REACH, RECENT, cuts
 from videojax.scaling.command import Parser, positive
-from videojax.scaling.fit import FREE, fit_table, levels
+from videojax.scaling.fit import FREE, fit_table
 from videojax.scaling.law_forms import fit_power
-from videojax.scaling.run_table import Table, read_table
+from videojax.scaling.run_table import Table, levels, read_table
 
 Array = np.ndarray
 Curve = Callable[[Array], Array]  # FLOPs to the lowest loss there

@@ -4,13 +4,12 @@ Letters: N parameters, D data, C FLOPs, n rows, R bootstrap draws.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from videojax.errors import ConfigError, check_choice
-from videojax.io.files import finite
 from videojax.scaling import calibration, isoflop
 from videojax.scaling.bootstrap import (
   LEVERAGE,
@@ -25,7 +24,7 @@ from videojax.scaling.calibration import Ahead, Evidence, Width
 from videojax.scaling.isoflop import IsoFlop, Minimum
 from videojax.scaling.law_forms import Additive, Number, Power
 from videojax.scaling.optimum import Flops, Optimum, optimum
-from videojax.scaling.run_table import Rows, Table, check, select, too_far
+from videojax.scaling.run_table import Rows, Table, check, levels, select
 
 Array = np.ndarray
 AnyLaw = Additive | IsoFlop | Power
@@ -152,38 +151,6 @@ class Fit:
     n, d = self.table.numbers("params"), self.table.numbers(self.data)
     return float(np.median(self.table.numbers("flops") / (n * d)))
 
-  def as_json(
-    self, budgets: Sequence[float] = (), runs: Sequence[tuple[float, ...]] = ()
-  ) -> dict[str, Any]:
-    """The fit as Python numbers; NaN becomes None.
-
-    Args: budgets: FLOPs at which to give the optimum. runs: (N, D) or (N, D, C) of runs to predict.
-    """
-    values = _named(self.law)
-    out: dict[str, Any] = {"method": self.method, "target": self.target, "data": self.data}
-    if isinstance(self.law, IsoFlop):
-      coefficients = {name: values.pop(name) for name in ("k_params", "k_tokens")}
-      coefficients["loss"] = {name: values.pop(name) for name in ("floor", "k", "gamma")}
-      out |= values | {"coefficients": coefficients, "minima": [asdict(m) for m in self.minima]}
-    else:
-      out |= values
-    if self.draws is not None:
-      draws = {name: draws for name, draws in _named(self.draws).items() if np.ptp(draws) > 0}
-      out["intervals"] = {name: interval(values) for name, values in draws.items()}
-    out |= {"objective": self.objective, "n": len(self.table), "bootstrap": self.resampling}
-    out["residuals"] = [
-      {"line": line, "residual": residual}
-      for line, residual in zip(self.table.lines, self.residuals)
-    ]
-    warnings = [*self.warnings, *too_far(self.table, budgets)]
-    out |= {"outliers": self.outliers, "warnings": warnings}
-    if self.draws is not None:
-      out["calibration"] = self.evidence.as_dict()
-    out["held_out"] = [_held_out(self, i) for i in range(len(self.held_out))]
-    out["runs"] = [_run_json(self, *run) for run in runs]
-    out["optima"] = [_optimum_json(self, flops) for flops in budgets]
-    return finite(out)
-
 
 def _evaluate(
   law: AnyLaw, params: Number | None, tokens: Number | None, flops: Number | None
@@ -201,53 +168,6 @@ def _optimum(law: AnyLaw, flops: Scalar, flops_of: Flops) -> Optimum:
   if isinstance(law, Power):
     raise ConfigError("a power law in FLOPs does not determine the model size: use another method")
   return law.optimum(flops) if isinstance(law, IsoFlop) else optimum(law, flops, flops_of)
-
-
-def _named(law: AnyLaw) -> dict[str, Any]:
-  return law.as_dict() | ({"a": law.a, "b": law.b} if isinstance(law, Additive) else {})
-
-
-def _run_json(fit: Fit, params: float, data: float, flops: float | None = None) -> dict[str, Any]:
-  """The prediction of one run; with intervals if there is a bootstrap."""
-  flops = flops or fit.flops_coefficient * params * data
-  at = {"params": params, fit.data: data, "flops": flops}
-  return at | {"predicted": fit.predict(params, data)} | _intervals(fit, params, data, flops)
-
-
-def _intervals(fit: Fit, *where: Any) -> dict[str, Any]:
-  """The intervals of the law and of one run, and where their width comes from."""
-  if fit.draws is None:
-    return {}
-  return {
-    "interval": fit.predict_interval(*where),
-    "run_interval": fit.predict_interval(*where, run=True),
-    "width": fit.width(*where).as_dict(),
-  }
-
-
-def _held_out(fit: Fit, i: int) -> dict[str, Any]:
-  row = fit.held_out.rows(np.arange(len(fit.held_out)) == i)
-  names = ("flops",) if fit.method == "power" else ("params", fit.data, "flops")
-  at = {name: row.numbers(name)[0] for name in names}
-  where = [at.get("params"), at.get(fit.data), at["flops"]]
-  observed, predicted = row.numbers(fit.target)[0], fit.predict(*where)
-  out = {"line": row.lines[0], **at, "observed": observed, "predicted": predicted}
-  if "name" in row:
-    out["name"] = row.text("name")[0]
-  out["relative_error"] = observed / predicted - 1
-  return out | _intervals(fit, *where)
-
-
-def _optimum_json(fit: Fit, flops: float) -> dict[str, Any]:
-  c = fit.flops_coefficient
-  out: dict[str, Any] = {"flops": flops, "flops_coefficient": c}
-  out |= fit.optimum(flops, c).as_dict()
-  if fit.draws is not None:
-    draws = fit.optimum_draws(flops, c).as_dict()
-    out["intervals"] = {name: interval(value) for name, value in draws.items()}
-    out["intervals"]["loss"] = fit.optimum_interval(flops, c)
-    out["run_interval"] = fit.optimum_interval(flops, c, run=True)
-  return out
 
 
 def _resampling(method: str, resample: str, n: int) -> str:
@@ -395,18 +315,6 @@ def fit_table(
 
 def _coefficients(method: str, floor: float | None) -> int:
   return {"isoflop": 6, "power": 2}.get(method, 4) + (floor is None and method != "isoflop")
-
-
-def levels(table: Table) -> Array:
-  """FLOPs of each row's budget [n]: the mean of the rows that share it.
-
-  Without a column of budgets, rows share one if their FLOPs lie in the same fifth of a decade.
-  """
-  flops = table.numbers("flops")
-  fifth = np.floor(5 * np.log10(flops / flops.min()) + 0.5)
-  budget = table.text("budget").astype(str) if "budget" in table else fifth
-  _, budget = np.unique(budget, return_inverse=True)
-  return (np.bincount(budget, flops) / np.bincount(budget))[budget]
 
 
 def extrapolated(fit: Fit, rest: Table) -> Ahead | None:

@@ -21,6 +21,7 @@ from videojax.errors import ConfigError
 from videojax.io.files import finite
 from videojax.scaling.command import Parser, positive
 from videojax.scaling.fit import DATA, METHODS, RESAMPLE, fit_table
+from videojax.scaling.fit_json import fit_json
 from videojax.scaling.run_table import read_table
 from videojax.scaling.sealed import file_sha256, seal, write_first
 
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
   needed = ["flops", flags["target"]]
   if flags["method"] != "power":
     needed = ["params", flags["data"], *needed]
-  found = fit_table(read_table(path, needed), **flags).as_json(budgets, runs)
+  found = fit_json(fit_table(read_table(path, needed), **flags), budgets, runs)
   if sealed:
     _seal(sealed, path, flags, found)
   if as_json:

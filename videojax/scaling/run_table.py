@@ -256,6 +256,18 @@ def check(rows: Rows, method: str, floor: float | None, data: str) -> list[str]:
   return warnings
 
 
+def levels(table: Table) -> Array:
+  """FLOPs of each row's budget [n]: the mean of the rows that share it.
+
+  Without a column of budgets, rows share one if their FLOPs lie in the same fifth of a decade.
+  """
+  flops = table.numbers("flops")
+  fifth = np.floor(5 * np.log10(flops / flops.min()) + 0.5)
+  budget = table.text("budget").astype(str) if "budget" in table else fifth
+  _, budget = np.unique(budget, return_inverse=True)
+  return (np.bincount(budget, flops) / np.bincount(budget))[budget]
+
+
 def too_far(table: Table, budgets: Sequence[float]) -> list[str]:
   """Warnings about budgets, in FLOP, far beyond the rows; raises ConfigError for an invalid one."""
   for flops in budgets:
