@@ -118,7 +118,7 @@ def test_intervals_grow_with_the_distance_and_with_a_misfit_seen_inside_the_tabl
 )
 def test_intervals_hold_runs_at_four_and_ten_times_the_compute(kind, least, alone):
   rng = np.random.default_rng(3)
-  held = np.stack([inside(kind, rng, bootstrap=40)[0] for _ in range(30)]).mean((0, 2))
+  held = np.stack([inside(kind, rng, bootstrap=40)[0] for _ in range(15)]).mean((0, 2))
   assert held[0] >= least and held[3] <= alone
 
 
