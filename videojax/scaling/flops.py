@@ -124,10 +124,18 @@ def _walk(
   return [read(v) for v in jaxpr.outvars]
 
 
+def _scan_inputs(params: dict[str, Any]) -> tuple[int, int]:
+  """Numbers of a scan's constants and of its carries."""
+  if "num_consts" in params:
+    return params["num_consts"], params["num_carry"]
+  consts, carry, _ = params["ft_in"].unpack()  # jax 0.12
+  return len(list(consts)), len(list(carry))
+
+
 def _walk_scan(
   params: dict[str, Any], inputs: list[_Value], times: int, products: list[Product]
 ) -> list[_Value]:
-  body, consts, carried = params["jaxpr"].jaxpr, params["num_consts"], params["num_carry"]
+  body, (consts, carried) = params["jaxpr"].jaxpr, _scan_inputs(params)
   while True:  # until what is known about the carry is the same before and after a step
     found: list[Product] = []
     outputs = _walk(body, inputs, times * params["length"], found)
