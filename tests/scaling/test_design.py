@@ -10,13 +10,23 @@ import pytest
 from videojax.errors import ConfigError
 from videojax.scaling import design
 from videojax.scaling.__main__ import widths_of
-from videojax.scaling.design import Design, Width, best, cells_of, designs, expect, from_nothing
+from videojax.scaling.design import (
+  Design,
+  ModelWidth,
+  best,
+  cells_of,
+  designs,
+  expect,
+  from_nothing,
+)
 from videojax.scaling.law_forms import Additive
 from videojax.scaling.optimum import optimum
 
 ISOFLOP = str(Path(__file__).parents[2] / "docs" / "isoflop_cpu" / "cells.csv")
 PRIOR = from_nothing(1e15, 0.0)
-WIDTHS = [Width({"model.width": 8 * k, "model.num_heads": k}, 200 * k**2) for k in range(1, 400)]
+WIDTHS = [
+  ModelWidth({"model.width": 8 * k, "model.num_heads": k}, 200 * k**2) for k in range(1, 400)
+]
 
 
 def test_every_design_costs_the_budget_and_the_narrowest_comes_first():

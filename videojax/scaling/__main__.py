@@ -8,7 +8,7 @@ from videojax.cost.published_systems import Fact, Row, Trained
 from videojax.errors import ConfigError, check_choice
 from videojax.io import log
 from videojax.scaling import flops
-from videojax.scaling.design import Width
+from videojax.scaling.design import ModelWidth
 
 # name -> its module, what it does
 COMMANDS = {
@@ -84,7 +84,7 @@ def experiment_rows(config: list[str]) -> list[Row]:
   return rows
 
 
-def widths_of(config: str) -> list[Width]:
+def widths_of(config: str) -> list[ModelWidth]:
   """Widths of an experiment's model, of up to 48 heads or 8 to 512 channels, and their parameters.
 
   Heads keep about the experiment's head_dim, and a narrow model has one.
@@ -113,7 +113,7 @@ def widths_of(config: str) -> list[Width]:
       params = parameters_by_part(resolve(override(settings, changes)).model)["total"]
     except ValueError:
       continue  # a width that this architecture cannot have
-    found.append(Width(changes, params))
+    found.append(ModelWidth(changes, params))
   if not found:
     raise ConfigError(f"--config={config}: none of its model's widths can be built")
   return found

@@ -19,7 +19,7 @@ out.
 Letters: k runs predicted by one extrapolation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,15 +155,19 @@ class Width:
     """Log standard deviations: sampling (the law), seeds (one run), and distance (the form)."""
     return {"law": self.law, "run": self.run, "form": self.form}
 
+  @staticmethod
+  def text(parts: Mapping[str, float]) -> str:
+    """The parts of one interval, as `as_dict` has them, in words."""
+    law, run, form = (parts[name] for name in ("law", "run", "form"))
+    return f"(sd: sampling {law:.1%}, one run {run:.1%}, distance {form:.1%})"
+
   def half(self, level: float, *, run: bool) -> Number:
     """Half of the interval's log width, without the law's part."""
     quantile = stats.t.ppf((1 + level) / 2, self.freedom)
     return quantile * np.sqrt(self.form**2 + (self.run**2 if run else 0.0))
 
 
-def width(
-  evidence: Evidence, law: Number, drop: Number, *, prior: Prior = PUBLIC
-) -> Width:  # fmt: skip
+def width(evidence: Evidence, law: Number, drop: Number, *, prior: Prior = PUBLIC) -> Width:
   """The parts of an interval for runs with these bootstrap deviations and drops."""
   form = evidence.misfit(prior) * prior.growth * np.maximum(drop, 0.0)
   return Width(law, prior.scatter * evidence.run, form, evidence.students(prior))

@@ -11,7 +11,7 @@ the compute) predicted. Their predictions are averaged with weights that fall wi
   variable_projection  the same by least squares
   isoflop              parabolas in log N, and E + k C^-gamma through their minima
 
-Letters: G budgets, F forms, k predictions.
+Letters: G budgets.
 """
 
 import json
@@ -146,9 +146,8 @@ def compare(table: Table, target: str = "loss", *, irreducible: float | None = N
     raise ConfigError("no form can be fitted: " + "; ".join(f"{k}: {v}" for k, v in why.items()))
   level = levels(table)
   squares, biases, weights = [], [], []
-  starts = cuts(np.unique(level))
-  for age, cut in enumerate(starts[::-1]):
-    flops, loss = lowest(table, target)
+  flops, loss = lowest(table, target)
+  for age, cut in enumerate(cuts(flops)[::-1]):
     beyond = (flops > cut) & (flops <= cut * REACH)
     part, _ = _curves(table.rows(level <= cut), target, irreducible)
     errors = {k: np.log(loss[beyond] / curve(flops[beyond])) for k, curve in part.items()}

@@ -15,6 +15,7 @@ import numpy as np
 
 from videojax.errors import ConfigError
 from videojax.scaling.bootstrap import interval
+from videojax.scaling.calibration import PUBLIC
 from videojax.scaling.fit import FREE, Fit, fit_table
 from videojax.scaling.isoflop import IsoFlop, parabola
 from videojax.scaling.run_table import Table
@@ -99,7 +100,7 @@ class Law:
     return out | {
       "N0": n0, "D0": d0, "E_fitted": self.fitted_E, "cells": len(self.fit.table),
       "residual": float(np.sqrt((self.fit.residuals**2).mean())),
-      "run": float(np.sqrt((self.fit.scatter**2).mean())),
+      "run": PUBLIC.scatter * self.fit.evidence.run,
       "method": self.fit.method, "calibration": self.fit.evidence.as_dict(),
       "resampling": self.fit.resampling, "warnings": list(self.fit.warnings),
       "points": [

@@ -9,9 +9,8 @@ form, which falls with the largest budget. The narrowest design is shown, and wh
 Laws are drawn from --pilot, a table of earlier runs whose fit also says how runs scatter; without
 it from a prior in which exponents lie between .25 and .5. --config=FILE[:arg] and --write=SWEEP.py
 write the sweep of that experiment, with the model widths whose parameters are nearest, and the
-predicted budget held out. --simulate=N makes N sweeps of the chosen
-design, whose form is wrong by as much as the prior says, fits them, and counts what their intervals
-hold.
+predicted budget held out. --simulate=N makes N sweeps of the chosen design, whose form is wrong by
+as much as the prior says, fits them, and counts what their intervals hold.
 
 Letters: n cells, G budgets, S sizes, R laws, p coefficients.
 """
@@ -34,6 +33,7 @@ from videojax.scaling.calibration import PUBLIC
 from videojax.scaling.command import Parser, count, positive
 from videojax.scaling.fit import FREE, fit_table
 from videojax.scaling.law_forms import Additive
+from videojax.scaling.optimum import best_size
 from videojax.scaling.run_table import Table, read_table
 from videojax.scaling.sealed import write_first
 
@@ -72,7 +72,7 @@ class Design:
     return sum(self.sizes * seeds * c for c, seeds in self.levels())
 
 
-class Width(NamedTuple):
+class ModelWidth(NamedTuple):
   """A width of an experiment's model: the settings that make it, and its parameters."""
 
   overrides: Mapping[str, Any]
@@ -91,7 +91,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Prior:
+class Belief:
   """Laws that may hold, the scatter of runs about them, and FLOPs per parameter and datum."""
 
   laws: Additive  # [R]
@@ -100,40 +100,39 @@ class Prior:
   floor: float | None  # the known E; None: it is fitted
 
 
-def from_pilot(table: Table, floor: float | None) -> Prior:
+def from_pilot(table: Table, floor: float | None) -> Belief:
   """Laws that a table of earlier runs allows."""
   fit = fit_table(table, irreducible=FREE if floor is None else floor, bootstrap=200)
   draws, law = fit.draws, fit.law
   assert isinstance(draws, Additive) and isinstance(law, Additive)
   ok = np.flatnonzero((np.asarray(draws.A) > 0) & (np.asarray(draws.B) > 0))[: LAWS - 1]
   both = [np.append(getattr(law, k), np.asarray(getattr(draws, k))[ok]) for k in law.as_dict()]
-  return Prior(Additive(*both), PUBLIC.scatter * fit.evidence.run, fit.flops_coefficient, floor)
+  return Belief(Additive(*both), PUBLIC.scatter * fit.evidence.run, fit.flops_coefficient, floor)
 
 
-def from_nothing(budget: float, floor: float | None) -> Prior:
+def from_nothing(budget: float, floor: float | None) -> Belief:
   """Laws with exponents between .25 and .5, whose parts are alike at a best size near sqrt(C)."""
   rng = np.random.default_rng(0)
   alpha, beta = rng.uniform(0.25, 0.5, (2, LAWS))
   n = math.sqrt(budget / 6)
   E = np.full(LAWS, floor) if floor is not None else rng.uniform(0.3, 0.7, LAWS)
-  return Prior(Additive(E, 0.3 * n**alpha, 0.3 * n**beta, alpha, beta), NOISE, 6.0, floor)
+  return Belief(Additive(E, 0.3 * n**alpha, 0.3 * n**beta, alpha, beta), NOISE, 6.0, floor)
 
 
 def best(laws: Additive, budget: float) -> tuple[Array, Array]:
   """N and D [R] of lowest loss with N D = budget, for each law."""
-  ratio = laws.alpha * laws.A / (laws.beta * laws.B)
-  n = (ratio * budget**laws.beta) ** (1 / (laws.alpha + laws.beta))
+  n = best_size(laws, budget)
   return n, budget / n
 
 
-def cells_of(design: Design, prior: Prior) -> list[tuple[float, float, float, int]]:
+def cells_of(design: Design, belief: Belief) -> list[tuple[float, float, float, int]]:
   """(FLOP, N, D, seeds) of every setting, around the sizes that the first law says are best."""
-  first = Additive(*(np.atleast_1d(v)[:1] for v in prior.laws.as_dict().values()))
+  first = Additive(*(np.atleast_1d(v)[:1] for v in belief.laws.as_dict().values()))
   out = []
   for flops, seeds in design.levels():
-    middle = best(first, flops / prior.coefficient)[0][0]
+    middle = best(first, flops / belief.coefficient)[0][0]
     for n in middle * np.geomspace(1 / SPREAD, SPREAD, design.sizes):
-      out.append((flops, float(n), float(flops / (prior.coefficient * n)), seeds))
+      out.append((flops, float(n), float(flops / (belief.coefficient * n)), seeds))
   return out
 
 
@@ -147,11 +146,11 @@ def _gradient(laws: Additive, n: Array, d: Array, free: bool) -> Array:
   return np.stack(parts, -1) / total[..., None]
 
 
-def expect(design: Design, prior: Prior, target: float) -> Expected:
+def expect(design: Design, belief: Belief, target: float) -> Expected:
   """The interval of one run of the best size at `target` FLOP, as a mean over the prior's laws."""
-  flops, n, d, seeds = (np.array(v) for v in zip(*cells_of(design, prior)))
-  laws, free = prior.laws, prior.floor is None
-  budget = target / prior.coefficient
+  flops, n, d, seeds = (np.array(v) for v in zip(*cells_of(design, belief)))
+  laws, free = belief.laws, belief.floor is None
+  budget = target / belief.coefficient
   there = best(laws, budget)
   out = []
   for r in range(len(np.atleast_1d(laws.alpha))):
@@ -159,20 +158,20 @@ def expect(design: Design, prior: Prior, target: float) -> Expected:
     # The target is the last point, so that its gradient is about the same middle.
     rows = _gradient(law, np.append(n, there[0][r]), np.append(d, there[1][r]), free)[0]
     known = np.diag([LOG_SD, EXPONENT_SD, LOG_SD, EXPONENT_SD, *([1.0] if free else [])]) ** 2
-    information = np.linalg.inv(known) + (rows[:-1].T * (seeds / prior.noise**2)) @ rows[:-1]
+    information = np.linalg.inv(known) + (rows[:-1].T * (seeds / belief.noise**2)) @ rows[:-1]
     variance = float(rows[-1] @ np.linalg.solve(information, rows[-1]))
-    top = law.loss(*(float(v[0]) for v in best(law, design.top / prior.coefficient)))
+    top = law.loss(*(float(v[0]) for v in best(law, design.top / belief.coefficient)))
     end = law.loss(float(there[0][r]), float(there[1][r]))
     drop = max(float(np.log(top / end)[0]), 0.0)
     out.append((math.sqrt(variance), PUBLIC.growth * drop))
   sampling, form = np.mean(out, 0)
   freedom = max(1.0, min(PUBLIC.freedom, float(seeds.sum()) - (5 if free else 4)))
-  scale = np.sqrt((np.array(out) ** 2).sum(1) + prior.noise**2).mean()
+  scale = np.sqrt((np.array(out) ** 2).sum(1) + belief.noise**2).mean()
   half = float(stats.t.ppf(0.975, freedom) * scale)
-  return Expected(design, half, float(sampling), prior.noise, float(form))
+  return Expected(design, half, float(sampling), belief.noise, float(form))
 
 
-def designs(budget: float, prior: Prior, target: float, least: float = 0.0) -> list[Expected]:
+def designs(budget: float, belief: Belief, target: float, least: float = 0.0) -> list[Expected]:
   """All designs that cost `budget`, the narrowest interval first.
 
   Args: least: FLOP below which no cell is of use. target: of the prediction, beyond the sweep.
@@ -186,9 +185,9 @@ def designs(budget: float, prior: Prior, target: float, least: float = 0.0) -> l
         for seeds in SEEDS:
           unit = Design(1.0, g, ratio, sizes, seeds)
           design = Design(budget / unit.cost, g, ratio, sizes, seeds)
-          enough = unit.cells >= (8 if prior.floor is None else 7)
+          enough = unit.cells >= (8 if belief.floor is None else 7)
           if enough and design.levels()[0][0] >= least and design.top <= target:
-            found.append(expect(design, prior, target))
+            found.append(expect(design, belief, target))
   if not found:
     raise ConfigError(
       f"no design of {budget:.3g} FLOP has cells of at least {least:.3g} FLOP and predicts "
@@ -197,50 +196,50 @@ def designs(budget: float, prior: Prior, target: float, least: float = 0.0) -> l
   return sorted(found, key=lambda one: one.half)
 
 
-def simulate(design: Design, prior: Prior, target: float, trials: int) -> dict[str, float]:
+def simulate(design: Design, belief: Belief, target: float, trials: int) -> dict[str, float]:
   """Makes sweeps of a design under the prior's laws and counts what their intervals hold.
 
   The law is wrong by a normal share of its fall, of the prior's size. Returns: `held`, the share of
   95 % intervals of one run at `target` that hold its loss; `half`, their mean log half width.
   """
   rng = np.random.default_rng(0)
-  made = [_trial(design, prior, target, trial, rng) for trial in range(trials)]
+  made = [_trial(design, belief, target, trial, rng) for trial in range(trials)]
   held, half = np.mean(made, 0)
   return {"held": float(held), "half": float(half), "trials": trials}
 
 
 def _trial(
-  design: Design, prior: Prior, target: float, trial: int, rng: np.random.Generator
+  design: Design, belief: Belief, target: float, trial: int, rng: np.random.Generator
 ) -> tuple[bool, float]:
   """(whether the interval holds the run, its log half width) of one made sweep."""
-  index = [trial % len(np.atleast_1d(prior.laws.alpha))]
-  law = prior.laws.take(np.array(index))
+  index = [trial % len(np.atleast_1d(belief.laws.alpha))]
+  law = belief.laws.take(np.array(index))
   wrong = PUBLIC.growth * rng.normal()
 
   def fallen(flops: float) -> float:
     """Log of the fall of the lowest loss from the smallest budget's."""
-    ends = (best(law, c / prior.coefficient) for c in (design.levels()[0][0], flops))
+    ends = (best(law, c / belief.coefficient) for c in (design.levels()[0][0], flops))
     first, last = (float(law.loss(n[0], d[0])[0]) for n, d in ends)
     return math.log(first / last)
 
   def measured(flops: float, n: float, d: float) -> float:
     # The error grows faster than the fall, or a fit would absorb it.
     bend = wrong * fallen(flops) ** 2 / max(fallen(target), 1e-9)
-    return float(law.loss(n, d)[0]) * math.exp(bend + prior.noise * rng.normal())
+    return float(law.loss(n, d)[0]) * math.exp(bend + belief.noise * rng.normal())
 
-  points = cells_of(design, prior)
+  points = cells_of(design, belief)
   rows = [(n, d, c, measured(c, n, d), k, c) for c, n, d, seeds in points for k in range(seeds)]
   names = ("params", "tokens", "flops", "loss", "seed", "budget")
   table = Table.of(**{name: list(column) for name, column in zip(names, zip(*rows))})
-  known = FREE if prior.floor is None else prior.floor
+  known = FREE if belief.floor is None else belief.floor
   fit = fit_table(table, irreducible=known, bootstrap=100)
-  n, d = (float(v[0]) for v in best(law, target / prior.coefficient))
+  n, d = (float(v[0]) for v in best(law, target / belief.coefficient))
   low, high = fit.predict_interval(n, d, target, run=True)
   return bool(low <= measured(target, n, d) <= high), math.log(high / low) / 2
 
 
 def sweep_file(
-  design: Design, prior: Prior, target: float, config: str, widths: Sequence[Width]
+  design: Design, belief: Belief, target: float, config: str, widths: Sequence[ModelWidth]
 ) -> str:
   """Text of an experiment file: the design's cells, and the best size at `target` held out.
 
@@ -249,12 +248,12 @@ def sweep_file(
   path, _, arg = config.partition(":")
   nearest = lambda n: min(widths, key=lambda one: abs(math.log(one.params / n)))
   points: dict[str, dict[str, Any]] = {}
-  for flops, n, _, seeds in cells_of(design, prior):
+  for flops, n, _, seeds in cells_of(design, belief):
     for seed in range(seeds):
       point = {"budget": float(f"{flops:.3g}")} | dict(nearest(n).overrides) | {"seed": seed}
       points[repr(point)] = point  # two sizes may have the same nearest width
-  last = prior.laws.take(np.array([0]))
-  held_out = nearest(float(best(last, target / prior.coefficient)[0][0]))
+  last = belief.laws.take(np.array([0]))
+  held_out = nearest(float(best(last, target / belief.coefficient)[0][0]))
   points["held out"] = {"budget": target} | dict(held_out.overrides) | {"seed": 0}
   lines = "\n".join(f"  {point}," for point in points.values())
   return f'''"""A sweep that predicts {target:.3g} FLOP (python -m videojax.scaling design)."""
@@ -282,11 +281,11 @@ def get_sweep(arg: str = "") -> list[Cell]:
 
 
 def get_notes(arg: str = "") -> dict[str, Any]:
-  return {{"title": "Prediction of {target:.3g} FLOP", "irreducible": {prior.floor!r}}}
+  return {{"title": "Prediction of {target:.3g} FLOP", "irreducible": {belief.floor!r}}}
 '''
 
 
-def main(arguments: Sequence[str], widths_of: Callable[[str], Sequence[Width]]) -> None:
+def main(arguments: Sequence[str], widths_of: Callable[[str], Sequence[ModelWidth]]) -> None:
   """Prints the design with the narrowest interval, its cells, and what others expect.
 
   Args: widths_of: the widths of an experiment's model, from FILE[:arg].
@@ -308,22 +307,22 @@ def main(arguments: Sequence[str], widths_of: Callable[[str], Sequence[Width]]) 
   if told.write and told.write.exists():
     raise ConfigError(f"{told.write} exists already")
   if told.pilot:
-    prior = from_pilot(read_table(told.pilot), told.irreducible)
+    belief = from_pilot(read_table(told.pilot), told.irreducible)
   else:
-    prior = from_nothing(told.budget, told.irreducible)
-  ranked = designs(told.budget, prior, told.predict, told.least)
+    belief = from_nothing(told.budget, told.irreducible)
+  ranked = designs(told.budget, belief, told.predict, told.least)
   chosen = ranked[0].design
   found: dict[str, Any] = {
-    "predict": told.predict, "noise": prior.noise, "coefficient": prior.coefficient,
+    "predict": told.predict, "noise": belief.noise, "coefficient": belief.coefficient,
     "designs": [asdict(one) | {"cells": one.design.cells} for one in ranked[:SHOWN]],
     "cells": [dict(zip(("flops", "params", "tokens", "seeds"), cell))
-              for cell in cells_of(chosen, prior)],
+              for cell in cells_of(chosen, belief)],
   }  # fmt: skip
   if told.simulate:
-    found["simulated"] = simulate(chosen, prior, told.predict, told.simulate)
+    found["simulated"] = simulate(chosen, belief, told.predict, told.simulate)
   found = finite(found)
   if told.write:
-    text = sweep_file(chosen, prior, told.predict, told.config, widths_of(told.config))
+    text = sweep_file(chosen, belief, told.predict, told.config, widths_of(told.config))
     write_first(told.write, text)
   if told.json:
     print(json.dumps(found, indent=1))

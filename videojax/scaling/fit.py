@@ -5,6 +5,7 @@ Letters: N parameters, D data, C FLOPs, n rows, R bootstrap draws.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ from videojax.scaling.bootstrap import (
 from videojax.scaling.calibration import Ahead, Evidence, Width
 from videojax.scaling.isoflop import IsoFlop, Minimum
 from videojax.scaling.law_forms import Additive, Number, Power
-from videojax.scaling.optimum import Flops, Optimum, optimum
-from videojax.scaling.run_table import Rows, Table, check, levels, select
+from videojax.scaling.optimum import Flops, Optimum, best_size, optimum
+from videojax.scaling.run_table import Rows, Table, check, coefficients, levels, select
 
 Array = np.ndarray
 AnyLaw = Additive | IsoFlop | Power
@@ -105,8 +106,7 @@ class Fit:
 
   def drop(self, flops: Number) -> Any:
     """Log of the fall of the lowest loss from the rows' largest FLOPs to these."""
-    top = self.table.numbers("flops").max()
-    return np.log(self.lowest(top) / self.lowest(np.asarray(flops, float)))
+    return np.log(self.lowest(self.top) / self.lowest(np.asarray(flops, float)))
 
   def lowest(self, flops: Number) -> Any:
     """The law's lowest loss at these FLOPs (any shape), with the rows' c in C = c N D."""
@@ -115,8 +115,7 @@ class Fit:
     budget = np.asarray(flops, float) / self.flops_coefficient  # N D
     law = self.law
     if law.A > 0 and law.B > 0:
-      power = law.alpha + law.beta
-      n = (law.alpha * law.A / (law.beta * law.B) * budget**law.beta) ** (1 / power)
+      n = best_size(law, budget)
     else:  # a term is missing, so no size is best: both grow alike
       n = self._middle("params") * np.sqrt(budget / self._middle("params", self.data))
     return law.loss(n, budget / n)
@@ -145,7 +144,12 @@ class Fit:
       raise ConfigError("this fit has no bootstrap draws: fit with bootstrap > 0")
     return _optimum(self.draws, flops, flops_of)
 
-  @property
+  @cached_property
+  def top(self) -> float:
+    """The rows' largest FLOPs."""
+    return float(self.table.numbers("flops").max())
+
+  @cached_property
   def flops_coefficient(self) -> float:
     """Median C / (N D) of the rows: the c in C = c N D for these runs."""
     n, d = self.table.numbers("params"), self.table.numbers(self.data)
@@ -292,10 +296,10 @@ def fit_table(
   residuals = np.log(rows.y / found.fitted)
   scatter = residuals / np.sqrt(1 - np.minimum(found.hat, LEVERAGE))
   there = np.isfinite(scatter)
-  coefficients, level = _coefficients(method, floor), levels(rows.table)
+  free, level = coefficients(method, floor), levels(rows.table)
   evidence = Evidence(
-    calibration.robust_scatter(scatter[there], coefficients),
-    max(int(there.sum()) - coefficients, 1),
+    calibration.robust_scatter(scatter[there], free),
+    max(int(there.sum()) - free, 1),
     *calibration.between_budgets(scatter[there], level[there]),
   )
   fit = Fit(
@@ -313,10 +317,6 @@ def fit_table(
   return replace(fit, evidence=replace(evidence, ahead=tuple(a for a in tried if a)))
 
 
-def _coefficients(method: str, floor: float | None) -> int:
-  return {"isoflop": 6, "power": 2}.get(method, 4) + (floor is None and method != "isoflop")
-
-
 def extrapolated(fit: Fit, rest: Table) -> Ahead | None:
   """A fit against runs beyond its rows; None if their prediction is not finite."""
   measured, flops = rest.numbers(fit.target), rest.numbers("flops")
@@ -328,13 +328,13 @@ def extrapolated(fit: Fit, rest: Table) -> Ahead | None:
   drop = np.maximum(fit.drop(flops), 0)
   if not np.isfinite(error + law + drop).all():
     return None
-  return Ahead(float(fit.table.numbers("flops").max()), error, law, drop, fit.evidence.run)
+  return Ahead(fit.top, error, law, drop, fit.evidence.run)
 
 
 def _inside(whole: Fit, level: Array, cut: float, options: dict[str, Any]) -> Ahead | None:
   """The law of the rows up to a budget against the rows beyond; None if these are too few."""
   below = level <= cut
-  if below.sum() < max(LEAST_ROWS, _coefficients(whole.method, None) + 2):
+  if below.sum() < max(LEAST_ROWS, coefficients(whole.method, None) + 2):
     return None
   try:
     fit = fit_table(whole.table.rows(below), whole.method, **options)
@@ -345,13 +345,13 @@ def _inside(whole: Fit, level: Array, cut: float, options: dict[str, Any]) -> Ah
     best = [m for m in whole.minima if m.flops > cut * 1.001 and m.loss > 0]
     columns = {"flops": [m.flops for m in best], whole.target: [m.loss for m in best]}
     rest = Table.of(**columns)
-  rest = rest.rows(rest.numbers("flops") <= fit.table.numbers("flops").max() * calibration.REACH)
+  rest = rest.rows(rest.numbers("flops") <= fit.top * calibration.REACH)
   return extrapolated(fit, rest) if len(rest) >= LEAST_AHEAD else None
 
 
 def _outlying(residuals: Array, robust: bool) -> list[str]:
   size = np.abs(residuals)
-  count = int((size > OUTLYING * 1.4826 * np.nanmedian(size) + 1e-9).sum())
+  count = int((size > OUTLYING * calibration.NORMAL * np.nanmedian(size) + 1e-9).sum())
   if not count:
     return []
   return [

@@ -19,6 +19,7 @@ from rich.table import Table as RichTable
 
 from videojax.errors import ConfigError
 from videojax.io.files import finite
+from videojax.scaling.calibration import Width
 from videojax.scaling.command import Parser, positive
 from videojax.scaling.fit import DATA, METHODS, RESAMPLE, fit_table
 from videojax.scaling.fit_json import fit_json
@@ -51,6 +52,8 @@ def main(arguments: list[str]) -> None:
   )
   if runs and flags["method"] in ("isoflop", "power"):
     raise ConfigError(f"--run predicts from N and D, which {flags['method']} does not: use --at")
+  if sealed and sealed.exists():
+    raise ConfigError(f"{sealed} exists already: a sealed prediction is never replaced")
   needed = ["flops", flags["target"]]
   if flags["method"] != "power":
     needed = ["params", flags["data"], *needed]
@@ -73,8 +76,6 @@ def _run(text: str) -> tuple[float, ...]:
 
 def _seal(file: Path, table: Path, flags: dict[str, Any], found: dict[str, Any]) -> None:
   """Writes a fit to a file that must not exist yet, with the date and the SHA-256 of the rest."""
-  if file.exists():
-    raise ConfigError(f"{file} exists already: a sealed prediction is never replaced")
   content = {
     "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "table": file_sha256(table),
     "options": flags, "fit": found,
@@ -126,11 +127,8 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _why(row: dict[str, Any]) -> str:
-  """Standard deviations that make up an interval's width."""
-  if "width" not in row:
-    return ""
-  law, run, form = (row["width"][name] for name in ("law", "run", "form"))
-  return f" (sd: sampling {law:.1%}, one run {run:.1%}, distance {form:.1%})"
+  """Where the width of a row's interval comes from; '' if it has none."""
+  return f" {Width.text(row['width'])}" if "width" in row else ""
 
 
 _NAMES = ("E", "A", "B", "alpha", "beta", "a", "b", "floor", "k", "gamma")

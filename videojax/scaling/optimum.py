@@ -6,6 +6,7 @@ draws, G points of a grid.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,15 @@ class Optimum(Law):
   params: Number
   tokens: Number
   loss: Number
+
+
+def best_size(law: Additive, product: Number) -> Any:
+  """N of lowest loss with N D = product, in closed form (Hoffmann et al. 2022, eq. 4).
+
+  Args: law: one with A, B > 0, or R draws of it, whose [R] broadcast with `product`.
+  """
+  ratio = law.alpha * law.A / (law.beta * law.B)
+  return (ratio * product**law.beta) ** (1 / (law.alpha + law.beta))
 
 
 def _tokens_at(params: Array, flops: Scalar, count: Callable) -> Array:

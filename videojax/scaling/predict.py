@@ -22,6 +22,7 @@ from videojax.errors import ConfigError
 from videojax.io.files import finite
 from videojax.io.schema import check_form, read_as
 from videojax.scaling import coherence
+from videojax.scaling.calibration import Width
 from videojax.scaling.cells import Row, read_starts
 from videojax.scaling.command import Parser, positive
 from videojax.scaling.curves import Law, fit_law
@@ -266,9 +267,7 @@ def main(arguments: Sequence[str]) -> None:
   path = predict(told.directory, told.budget, irreducible=told.irreducible)
   content = read_as(path, Prediction)
   for name, cell in content["cells"].items():
-    law, run, form = (cell["width"][part] for part in ("law", "run", "form"))
-    why = f"(sd: sampling {law:.1%}, one run {run:.1%}, distance {form:.1%})"
-    print(f"{name}: {_span(cell)} {why}")
+    print(f"{name}: {_span(cell)} {Width.text(cell['width'])}")
   for part in content["series"]:
     best = part["best"]
     where = f"best loss of {content['budget']:.4g} FLOP {part['series']}".strip()

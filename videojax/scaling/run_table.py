@@ -226,10 +226,15 @@ def _groups(table: Table, y: Array, axes: Sequence[Array]) -> Groups:
   return Groups(strata, cells, error)
 
 
+def coefficients(method: str, floor: float | None) -> int:
+  """How many coefficients a method fits; floor: the known one, or None."""
+  return {"isoflop": 6, "power": 2}.get(method, 4) + (floor is None and method != "isoflop")
+
+
 def check(rows: Rows, method: str, floor: float | None, data: str) -> list[str]:
   """Warnings about the design; raises ConfigError if it does not determine the law."""
   n = len(rows.y)
-  needed = {"isoflop": 6, "power": 2}.get(method, 4) + (floor is None and method != "isoflop")
+  needed = coefficients(method, floor)
   if n < needed:
     raise ConfigError(f"{n} rows, but {method} has {needed} coefficients to fit")
   if floor is not None and floor >= rows.y.min():

@@ -49,12 +49,15 @@ class Line:
   flops: Array
   evidence: Evidence = NOTHING
 
-  def _eta(self, flops: Array, run: float = 0.0) -> tuple[Array, Array, Array]:
+  def at(self, flops: Array) -> tuple[Array, Array]:
+    """(log of sign (value - offset), its standard deviation) at C."""
     x = np.stack([np.ones_like(flops), self.centre - np.log(flops)])
-    eta = self.theta @ x
-    form = self.evidence.misfit() * _form(self.theta[1], self.flops, flops)
-    square = np.einsum("in,ij,jn->n", x, self.covariance, x) + run**2 + form**2
-    half = self.quantile * np.sqrt(square)
+    return self.theta @ x, np.sqrt(np.einsum("in,ij,jn->n", x, self.covariance, x))
+
+  def _eta(self, flops: Array, run: float = 0.0) -> tuple[Array, Array, Array]:
+    eta, law = self.at(flops)
+    form = self.evidence.misfit() * PUBLIC.growth * _fall(self.theta[1], self.flops, flops)
+    half = self.quantile * np.sqrt(law**2 + run**2 + form**2)
     return eta, eta - half, eta + half
 
   def reaches(self, value: float) -> Part | None:
@@ -97,9 +100,9 @@ class Line:
     }  # fmt: skip
 
 
-def _form(gamma: float, rows: Array, flops: Array | float) -> Any:
-  """Prior sd of the error of form at C: a share of the fall that gamma predicts beyond the rows."""
-  return PUBLIC.growth * np.maximum(gamma * np.log(flops / rows.max()), 0.0)
+def _fall(gamma: float, rows: Array, flops: Array | float) -> Any:
+  """How far C^-gamma falls from the largest C of the rows to these, in logs; 0 within the rows."""
+  return np.maximum(gamma * np.log(flops / rows.max()), 0.0)
 
 
 def power_line(
@@ -136,12 +139,9 @@ def power_line(
   before = power_line(
     flops[early], above[early], relative[early], offset=offset, sign=sign, extrapolate=False
   )
-  x = np.stack([np.ones((~early).sum()), before.centre - np.log(flops[~early])])
-  law = np.sqrt(np.einsum("in,ij,jn->n", x, before.covariance, x))
-  drop = np.maximum(before.theta[1] * np.log(flops[~early] / flops[early].max()), 0.0)
-  beyond = Ahead(
-    float(flops[early].max()), np.log(above[~early]) - before.theta @ x, law, drop, before.run
-  )
+  eta, law = before.at(flops[~early])
+  drop = _fall(before.theta[1], before.flops, flops[~early])
+  beyond = Ahead(float(before.flops.max()), np.log(above[~early]) - eta, law, drop, before.run)
   evidence = dataclasses.replace(NOTHING, run=line.run, freedom=freedom, ahead=(beyond,))
   return dataclasses.replace(line, evidence=evidence)
 
@@ -158,7 +158,7 @@ class RateCurve:
     rate, x = self.rate, np.array([1.0, -math.log(flops)])
     p = float(rate.at(flops))
     chance = rate.dispersion / max(self.trials * p * (1 - p), 1e-9)
-    form = float(_form(rate.gamma, self.flops, flops))
+    form = PUBLIC.growth * float(_fall(rate.gamma, self.flops, flops))
     half = rate.quantile * math.sqrt(x @ rate.covariance @ x + chance + form**2)
     low, high = (float(1 - special.expit(special.logit(p) + s * half)) for s in (1, -1))
     return {"mean": 1 - p, "low": low, "high": high}
@@ -204,7 +204,7 @@ class SurvivalCurve:
     law, z = self.law, float(stats.norm.ppf(0.975))
     stderr = (law.gamma_interval[1] - law.gamma_interval[0]) / (2 * z)
     distance = stderr * math.log(flops / law.reference)
-    form = float(_form(law.gamma, self.flops, flops))
+    form = PUBLIC.growth * float(_fall(law.gamma, self.flops, flops))
     half = z * math.sqrt(distance**2 + form**2 + 1 / self.events)
     curve = law.curve(flops)
     mean, last = float(curve.sum()), len(curve)
