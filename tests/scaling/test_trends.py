@@ -42,6 +42,15 @@ def test_a_line_reaches_a_value_where_its_formula_says():
   assert unsure["high"] is None  # it may be flat
 
 
+def test_a_value_far_beyond_the_points_is_reached_with_the_error_of_form():
+  line = power_line(FLOPS, error(FLOPS) - 0.02, np.full(3, 1e-9), offset=0.02)
+  at = line.reaches(0.02 + 50 * 1e20**-0.15)  # the points end at 1e14
+  decades = 6 / (1 - 1.96 * PUBLIC.growth)  # to where a line that falls so much less is there
+  assert np.log10(at["high"]) - 14 == pytest.approx(decades, rel=0.03)
+  within = line.reaches(0.02 + 50 * 1e13**-0.15)
+  assert within["high"] == pytest.approx(within["low"], rel=1e-6)
+
+
 def test_the_onsets_interval_holds_the_truth():
   rng, truth, inside = np.random.default_rng(0), (0.38 / 50) ** (-1 / 0.15), []
   flops = np.geomspace(1e12, 1e14, 5)

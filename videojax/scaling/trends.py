@@ -71,8 +71,13 @@ class Line:
     rng = np.random.default_rng(0)
     spread = np.linalg.cholesky(self.covariance) * self.quantile / stats.norm.ppf(0.975)
     start, gamma = self.theta[:, None] + spread @ rng.normal(size=(2, DRAWS))
-    with np.errstate(over="ignore", divide="ignore"):
-      at = np.exp(self.centre + (start - math.log(above)) / gamma)
+    at = self.centre + (start - math.log(above)) / gamma
+    # Beyond the points the line falls by a share more or less, as everywhere here.
+    top = math.log(self.flops.max())
+    wrong = 1 + self.evidence.misfit() * PUBLIC.growth * rng.normal(size=DRAWS)
+    at = np.where(at > top, top + (at - top) / np.maximum(wrong, 0.1), at)
+    with np.errstate(over="ignore"):
+      at = np.exp(at)
     low, high = np.quantile(np.where(gamma > 0, at, np.inf), [0.025, 0.975], method="nearest")
     middle = math.exp(self.centre + (self.theta[0] - math.log(above)) / self.theta[1])
     ends = {"low": float(low), "high": float(high)}
