@@ -10,7 +10,7 @@ from tests.scaling.synthetic import inside, sweep
 from videojax.scaling import calibrate, calibration
 from videojax.scaling.bootstrap import interval
 from videojax.scaling.calibration import PUBLIC, Ahead, Evidence, Prior
-from videojax.scaling.fit import fit_table
+from videojax.scaling.fit import extrapolated, fit_table
 from videojax.scaling.fit_command import main
 from videojax.scaling.run_table import read_table
 
@@ -50,10 +50,21 @@ def test_an_extrapolation_is_judged_by_law_run_and_form_together():
 
 def test_half_width_is_students_quantile_of_the_parts():
   wide = calibration.width(evidence(freedom=5), np.array([0.02]), np.array([0.3]), prior=PRIOR)
-  assert wide.half(0.8, run=False) == pytest.approx(stats.t.ppf(0.9, 5) * 0.03)
-  assert wide.half(0.8, run=True) == pytest.approx(stats.t.ppf(0.9, 5) * np.hypot(0.03, 0.01))
+  assert wide.beyond(0.8) == pytest.approx(stats.t.ppf(0.9, 5) * 0.03)
+  together = np.sqrt(0.02**2 + 0.03**2 + 0.01**2)
+  assert wide.half(0.8) == pytest.approx(stats.t.ppf(0.9, 5) * together)
   within = calibration.width(evidence(), np.zeros(1), np.array([-0.3]), prior=PRIOR)
   assert within.form == 0  # no error of form within the rows
+
+
+def test_the_bracket_that_is_printed_is_the_one_that_is_checked_on_tables():
+  table, beyond = sweep("right form", np.random.default_rng(2))
+  fit = fit_table(table, bootstrap=60)
+  z, scale, freedom = calibrate.Cut("t", extrapolated(fit, beyond), fit.evidence).standard(PUBLIC)
+  at = [beyond.numbers(name) for name in ("params", "tokens", "flops")]
+  ends = np.log(fit.predict_interval(*at, run=True, level=0.8) / fit.predict(*at))
+  np.testing.assert_allclose(ends[1], stats.t.ppf(0.9, freedom) * scale, rtol=1e-12)
+  np.testing.assert_allclose(ends[0], -ends[1], rtol=1e-12)
 
 
 def test_an_interval_widens_by_squares_on_each_side():

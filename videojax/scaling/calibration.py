@@ -161,10 +161,16 @@ class Width:
     law, run, form = (parts[name] for name in ("law", "run", "form"))
     return f"(sd: sampling {law:.1%}, one run {run:.1%}, distance {form:.1%})"
 
-  def half(self, level: float, *, run: bool) -> Number:
-    """Half of the interval's log width, without the law's part."""
-    quantile = stats.t.ppf((1 + level) / 2, self.freedom)
-    return quantile * np.sqrt(self.form**2 + (self.run**2 if run else 0.0))
+  def half(self, level: float) -> Number:
+    """Half of the log width of one run's interval, as `calibrate` checks it."""
+    return self._quantile(level) * np.sqrt(self.law**2 + self.run**2 + self.form**2)
+
+  def beyond(self, level: float) -> Number:
+    """What the error of form alone adds to half of the law's interval."""
+    return self._quantile(level) * self.form
+
+  def _quantile(self, level: float) -> float:
+    return float(stats.t.ppf((1 + level) / 2, self.freedom))
 
 
 def width(evidence: Evidence, law: Number, drop: Number, *, prior: Prior = PUBLIC) -> Width:

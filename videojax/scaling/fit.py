@@ -100,9 +100,11 @@ class Fit:
 
     Beyond the rows' FLOPs (`flops`, by default those of N and D) it grows with the distance.
     """
+    width, middle = self.width(params, tokens, flops), self.predict(params, tokens, flops)
+    if run:
+      return middle * np.exp(-width.half(level)), middle * np.exp(width.half(level))
     law = interval(self.predict_draws(params, tokens, flops), level)
-    half = self.width(params, tokens, flops).half(level, run=run)
-    return calibration.widen(*law, self.predict(params, tokens, flops), half)
+    return calibration.widen(*law, middle, width.beyond(level))
 
   def drop(self, flops: Number) -> Any:
     """Log of the fall of the lowest loss from the rows' largest FLOPs to these."""
@@ -132,10 +134,12 @@ class Fit:
     self, flops: Scalar, flops_of: Flops = 6.0, *, run: bool = False, level: float = 0.95
   ) -> tuple[float, float]:
     """Interval of the lowest loss at a budget; with `run`, of one run of the best size."""
-    best, draws = self.optimum(flops, flops_of), self.optimum_draws(flops, flops_of)
-    parts = calibration.width(self.evidence, np.zeros(()), self.drop(flops))
-    law = interval(np.asarray(draws.loss), level)
-    low, high = calibration.widen(*law, np.asarray(best.loss), parts.half(level, run=run))
+    best = np.asarray(self.optimum(flops, flops_of).loss)
+    draws = np.asarray(self.optimum_draws(flops, flops_of).loss)
+    width = calibration.width(self.evidence, np.nanstd(np.log(draws)), self.drop(flops))
+    if run:
+      return float(best * np.exp(-width.half(level))), float(best * np.exp(width.half(level)))
+    low, high = calibration.widen(*interval(draws, level), best, width.beyond(level))
     return float(low), float(high)
 
   def optimum_draws(self, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
