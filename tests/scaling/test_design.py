@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.scaling.test_tune import BEST, runs
 from videojax.errors import ConfigError
 from videojax.scaling import design
 from videojax.scaling.__main__ import widths_of
@@ -21,6 +22,7 @@ from videojax.scaling.design import (
 )
 from videojax.scaling.law_forms import Additive
 from videojax.scaling.optimum import optimum
+from videojax.scaling.tune import fit_tuned
 
 ISOFLOP = str(Path(__file__).parents[2] / "docs" / "isoflop_cpu" / "cells.csv")
 PRIOR = from_nothing(1e15, 0.0)
@@ -105,6 +107,22 @@ def test_written_sweep_has_the_designs_cells_and_holds_the_target_out(tmp_path, 
   wanted = sorted(n for flops, n, _, _ in cells_of(one, PRIOR) if flops == pytest.approx(1e14 / 16))
   got = sorted({widths[cell.overrides["model.width"]] for cell in smallest})
   np.testing.assert_allclose(got, wanted, rtol=0.35)
+
+
+def test_written_cells_have_the_best_learning_rate_and_batch_size_of_their_size_and_data(tmp_path):
+  base = tmp_path / "base.py"
+  base.write_text("def get_config(arg=''):\n  return arg\n")
+  path, one, tuned = tmp_path / "sweep.py", Design(1e14, 3, 4.0, 3, 1), fit_tuned(runs())
+  path.write_text(design.sweep_file(one, PRIOR, 1e16, str(base), WIDTHS, tuned))
+  made = runpy.run_path(str(path))["get_sweep"]()
+  assert len({cell.overrides["optim.learning_rate"] for cell in made}) == len(made)
+  points = sorted(cells_of(one, PRIOR))
+  for cell, (flops, n, d, _) in zip(made, points):
+    rate, batch = BEST(n, d)
+    assert cell.budget == pytest.approx(flops, rel=0.01)
+    assert cell.overrides["optim.learning_rate"] == pytest.approx(rate, rel=0.01)
+    size = cell.overrides["batch_size"]
+    assert size & (size - 1) == 0 and abs(np.log2(max(batch, 1) / size)) <= 0.5
 
 
 def test_widths_of_an_experiment_grow_with_whole_heads():

@@ -19,7 +19,8 @@ from videojax.sweeps.schedule import make_job, override
 ROOT = Path(__file__).parents[2]
 VARIANTS = {
   "worlds_smoke": ("", "smoke"), "worlds_isoflop": ("", "cpu", "smoke"),
-  "lr_width": ("", "cpu", "smoke"), "head_size": ("", "cpu", "smoke"),
+  "lr_width": ("", "cpu", "smoke"), "tuning": ("", "cpu", "smoke"),
+  "head_size": ("", "cpu", "smoke"),
   "patch_size": ("", "cpu", "smoke"), "data_size": ("", "cpu", "smoke"),
   "architecture_matrix": ("", "cpu", "smoke"),
 }  # fmt: skip

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from videojax.cost.observed import conclusions, observed_table
 from videojax.cost.published_systems import DELAVANDE, SYSTEMS, Number, Row
 from videojax.cost.tables import (
   CHIPS,
@@ -221,7 +222,7 @@ def tables(rows: Sequence[Row], a: Assumed, bench: Sequence[Path] = ()) -> list[
   images = images_table(rows)
   out = [clips_table(rows), parts_table(rows), conventions_table(rows), training_table(rows, a)]
   out += [served_table(rows, a), *chip_tables(rows, a), images, claims_table(a, images)]
-  return [assumed_table(a), *out] + ([measured_table(bench)] if bench else [])
+  return [assumed_table(a), *out, observed_table()] + ([measured_table(bench)] if bench else [])
 
 
 def number_sources(pages: Sequence[Table]) -> dict[tuple[str, str], int]:
@@ -243,9 +244,17 @@ def own_lines(pages: Sequence[Table], own: Sequence[str]) -> list[str]:
 
 
 def markdown(
-  pages: Sequence[Table], a: Assumed, told: Sequence[str], command: str, own: Sequence[str] = ()
+  pages: Sequence[Table],
+  a: Assumed,
+  told: Mapping[str, Sequence[str]],
+  command: str,
+  own: Sequence[str] = (),
 ) -> str:
-  """The page in Markdown. `own`: names of the rows given with --config, which come first."""
+  """The page in Markdown.
+
+  Args: told: name of a table -> sentences about it. own: names of the rows given with --config,
+    which come first.
+  """
   sources = number_sources(pages)
   letters = ", ".join(f"{letter} {tag}" for tag, letter in LETTERS.items())
   out = [
@@ -263,7 +272,7 @@ def markdown(
   out += own_lines(pages, own)
   for table in pages:
     out += ["", f"## {table.title}", ""]
-    out += [*(f"- {line}" for line in told), ""] if table.name == "images" else []
+    out += [*(f"- {line}" for line in told[table.name]), ""] if table.name in told else []
     out.append("| | " + " | ".join(table.columns) + " |")
     out.append("|---" * (len(table.columns) + 1) + "|")
     for name, cells in table.rows.items():
@@ -284,7 +293,7 @@ def formulas(table: Table) -> str:
 
 
 def to_json(
-  pages: Sequence[Table], a: Assumed, told: Sequence[str], command: str
+  pages: Sequence[Table], a: Assumed, told: Mapping[str, Sequence[str]], command: str
 ) -> dict[str, Any]:
   """The page as JSON data: cells by table, row and column; `source` is a key of `sources`."""
   sources = number_sources(pages)
@@ -297,7 +306,8 @@ def to_json(
   return {
     "made_by": command,
     "assumed": {"mfu": a.mfu, "pue": a.pue, "host": a.host, "chips": list(a.names)},
-    "answer": list(told),
+    "answer": list(told["images"]),
+    "observed": list(told["observed"]),
     "tables": {
       t.name: {
         "title": t.title,
@@ -381,7 +391,8 @@ def main(
   pages = tables(
     [*own, *(system.row() for system in SYSTEMS)], a, [Path(path) for path in flags.bench]
   )
-  told = answer(next(table for table in pages if table.name == "images"))
+  images = next(table for table in pages if table.name == "images")
+  told = {"images": answer(images), "observed": conclusions()}
   command = " ".join([COMMAND, *(a for a in arguments if not a.startswith("--out"))])
   page = markdown(pages, a, told, command, [row.name for row in own])
   out = Path(flags.out)

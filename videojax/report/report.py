@@ -3,14 +3,15 @@
   python -m videojax.scaling report DIR [--out=DIR/report]
 
 writes index.html (self-contained); figures/*.png and *.svg, each with a *.csv of the numbers drawn;
-cells.csv (for `videojax.scaling fit`); and report.json (every number on the page). The same
-directory always gives the same files.
+cells.csv (for `videojax.scaling fit` and `tune`); and report.json (every number on the page). The
+same directory always gives the same files.
 """
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from videojax.io.files import write_json, write_text
 from videojax.report import analysis, clip_strips, figures, plotting
@@ -28,6 +29,7 @@ from videojax.report.report_json import (
 from videojax.scaling import coherence, predict
 from videojax.scaling.command import Parser
 from videojax.scaling.sweep_groups import Group, Sweep, describe, load, require_finished, seed_of
+from videojax.scaling.tune import KEYS
 
 
 def report(directory: Path | str, out: Path | str | None = None) -> Path:
@@ -170,8 +172,9 @@ def table(sweep: Sweep) -> str:
 
   `seconds` and `pixels` count the video seen in training, for `fit --data`; `wall_seconds` is the
   cell's wall-clock time. The error over clips is not named `stderr`, because `fit` would treat that
-  as noise between cells, while all cells share the same clips.
+  as noise between cells, while all cells share the same clips. `tune` reads the hyperparameters.
   """
+  settings = {row.cell.name: row.config for row in sweep.rows}
   cells = [c for c in analysis.cells(sweep) if c.status == "finished"]
   # level0: the loss at the cleanest level.
   measured = [{**c.levels, **c.coherence} for c in cells]
@@ -181,12 +184,21 @@ def table(sweep: Sweep) -> str:
   columns |= {"seconds": "video_seconds", "pixels": "pixels"}
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
-  writer.writerow([*columns, "stderr_over_clips", *measures])
+  writer.writerow([*columns, *KEYS, "stderr_over_clips", *measures])
   for c, values in zip(cells, measured):
     row = [getattr(c, k) for k in columns.values()]
+    row += [_setting(settings[c.name], key) for key in KEYS.values()]
     row += [c.stderr, *(values.get(m) for m in measures)]
     writer.writerow(["" if v is None else int(v) if isinstance(v, bool) else v for v in row])
   return out.getvalue()
+
+
+def _setting(config: Mapping[str, Any], key: str) -> Any:
+  """A dotted key of a resolved config; None if it has none."""
+  value: Any = config
+  for name in key.split("."):
+    value = value.get(name) if isinstance(value, Mapping) else None
+  return value
 
 
 def main(arguments: Sequence[str]) -> None:

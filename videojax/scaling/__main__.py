@@ -14,6 +14,7 @@ from videojax.scaling.design import ModelWidth
 COMMANDS = {
   "fit": ("scaling.fit_command", "fits a law to a table of runs"),
   "design": ("scaling.design", "proposes the cells of a sweep that predict a run best"),
+  "tune": ("scaling.tune", "finds how the best learning rate and batch size grow with compute"),
   "compare": ("scaling.compare", "compares forms of the law of the lowest loss"),
   "calibrate": ("scaling.calibrate", "learns how wrong laws are beyond their rows from tables"),
   "predict": ("scaling.predict", "predicts the loss of a budget before it runs, dated and sealed"),

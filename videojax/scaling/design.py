@@ -9,8 +9,11 @@ form, which falls with the largest budget. The narrowest design is shown, and wh
 Laws are drawn from --pilot, a table of earlier runs whose fit also says how runs scatter; without
 it from a prior in which exponents lie between .25 and .5. --config=FILE[:arg] and --write=SWEEP.py
 write the sweep of that experiment, with the model widths whose parameters are nearest, and the
-predicted budget held out. --simulate=N makes N sweeps of the chosen design, whose form is wrong by
-as much as the prior says, fits them, and counts what their intervals hold.
+predicted budget held out. --tuned=TABLE.csv gives each of its cells the learning rate and the batch
+size (a power of two) that are best for its size and data, by the law that `tune` fits to that
+table; without it those of the experiment stay, which muP scales with the width. --simulate=N makes
+N sweeps of the chosen design, whose form is wrong by as much as the prior says, fits them, and
+counts what their intervals hold.
 
 Letters: n cells, G budgets, S sizes, R laws, p coefficients.
 """
@@ -36,6 +39,7 @@ from videojax.scaling.law_forms import Additive
 from videojax.scaling.optimum import best_size
 from videojax.scaling.run_table import Table, read_table
 from videojax.scaling.sealed import write_first
+from videojax.scaling.tune import AXES, Tuned, fit_tuned
 
 Array = np.ndarray
 
@@ -239,22 +243,32 @@ def _trial(
 
 
 def sweep_file(
-  design: Design, belief: Belief, target: float, config: str, widths: Sequence[ModelWidth]
+  design: Design,
+  belief: Belief,
+  target: float,
+  config: str,
+  widths: Sequence[ModelWidth],
+  tuned: Tuned | None = None,
 ) -> str:
   """Text of an experiment file: the design's cells, and the best size at `target` held out.
 
-  Args: config: FILE[:arg] of the base experiment. widths: of its model.
+  Args: config: FILE[:arg] of the base experiment. widths: of its model. tuned: its law of the best
+    learning rate and batch size.
   """
   path, _, arg = config.partition(":")
-  nearest = lambda n: min(widths, key=lambda one: abs(math.log(one.params / n)))
+
+  def settings(n: float, d: float) -> dict[str, Any]:
+    nearest = min(widths, key=lambda one: abs(math.log(one.params / n)))
+    return dict(nearest.overrides) | (tuned.overrides(n, d) if tuned else {})
+
   points: dict[str, dict[str, Any]] = {}
-  for flops, n, _, seeds in cells_of(design, belief):
+  for flops, n, d, seeds in cells_of(design, belief):
     for seed in range(seeds):
-      point = {"budget": float(f"{flops:.3g}")} | dict(nearest(n).overrides) | {"seed": seed}
+      point = {"budget": float(f"{flops:.3g}")} | settings(n, d) | {"seed": seed}
       points[repr(point)] = point  # two sizes may have the same nearest width
-  last = belief.laws.take(np.array([0]))
-  held_out = nearest(float(best(last, target / belief.coefficient)[0][0]))
-  points["held out"] = {"budget": target} | dict(held_out.overrides) | {"seed": 0}
+  last = best(belief.laws.take(np.array([0])), target / belief.coefficient)
+  held_out = settings(*(float(v[0]) for v in last))
+  points["held out"] = {"budget": target} | held_out | {"seed": 0}
   lines = "\n".join(f"  {point}," for point in points.values())
   return f'''"""A sweep that predicts {target:.3g} FLOP (python -m videojax.scaling design)."""
 
@@ -299,11 +313,15 @@ def main(arguments: Sequence[str], widths_of: Callable[[str], Sequence[ModelWidt
   add("--least", type=positive, default=0.0, metavar="FLOP", help="of the smallest useful cell")
   add("--config", metavar="FILE[:arg]", help="the experiment of which to write a sweep")
   add("--write", type=Path, metavar="SWEEP.py", help="where to; the file must not exist")
+  add("--tuned", type=Path, metavar="TABLE.csv", help="runs with learning_rate or batch_size")
   add("--simulate", type=count, default=0, metavar="N", help="sweeps to make and fit")
   add("--json", action="store_true", help="print only JSON")
   told = parser.parse_args(arguments)
   if (told.config is None) != (told.write is None):
     raise ConfigError("--config and --write belong together: what to sweep, and where to write it")
+  if told.tuned and not told.write:
+    raise ConfigError("--tuned sets the learning rate of the cells that --write writes: give both")
+  tuned = fit_tuned(read_table(told.tuned, AXES)) if told.tuned else None
   if told.write and told.write.exists():
     raise ConfigError(f"{told.write} exists already")
   if told.pilot:
@@ -322,7 +340,7 @@ def main(arguments: Sequence[str], widths_of: Callable[[str], Sequence[ModelWidt
     found["simulated"] = simulate(chosen, belief, told.predict, told.simulate)
   found = finite(found)
   if told.write:
-    text = sweep_file(chosen, belief, told.predict, told.config, widths_of(told.config))
+    text = sweep_file(chosen, belief, told.predict, told.config, widths_of(told.config), tuned)
     write_first(told.write, text)
   if told.json:
     print(json.dumps(found, indent=1))
