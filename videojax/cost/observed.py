@@ -229,7 +229,8 @@ def conclusions() -> list[str]:
   size, date = np.array([m.row for m in FITTED if m.name != odd])[:, 1:3].T
   steps = []
   for small, large in pairs():
-    gain, times = large.total - small.total, large.parameters.value / small.parameters.value
+    gain = float(large.total or 0) - float(small.total or 0)
+    times = large.parameters.value / small.parameters.value
     steps.append(
       f"{small.name} to {large.name.split()[-1]}: {gain:+.2f} for {times:.1f} x the size"
     )

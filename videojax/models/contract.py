@@ -159,6 +159,10 @@ class Optional(Protocol):
   OTHER_PARTS: tuple[str, ...]
   """Prefixes of tensors in a published checkpoint that belong to other networks."""
 
+  LAYOUTS: tuple[str, ...]
+  """Layouts of names in published checkpoints, the first by default, if there are several; then
+  `names(cfg, layout)`."""
+
   def names(self, cfg: Any) -> dict[str, tuple[str, str]]:
     """Path of a parameter -> (its name in a published checkpoint, its layout there)."""
 

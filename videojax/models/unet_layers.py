@@ -12,7 +12,7 @@ each other, K heads, E head dim, L text tokens, M width of the time embedding.
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from videojax.models import layers
-from videojax.models.attention import attention
+from videojax.models.attention import attention, platform
 from videojax.models.elementwise import gelu, layer_norm
 from videojax.models.layers import Init, Linear
 from videojax.sharding import constrain, splits
@@ -66,28 +66,49 @@ class Conv(nnx.Module):
     self.stride, self.after, self.dtype = (1, stride, stride), after, dtype
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
-    # Gathered first, and never sharded over tensor: XLA's partitioner can compute wrong sums for a
-    # convolution with sharded channels.
-    kernel = constrain(self.kernel[...].astype(self.dtype), *[None] * 5)
-    x = x.astype(self.dtype)
-    if kernel.shape[1:3] == (1, 1):
-      # As matrix products: on some meshes the partitioner counts this gradient once per replica.
-      n, t = kernel.shape[0], x.shape[1]
-      x = jnp.pad(x, ((0, 0), (n // 2, n // 2), (0, 0), (0, 0), (0, 0)))
-      taps = [layers.product(x[:, i : i + t], kernel[i, 0, 0]) for i in range(n)]
-      return functools.reduce(operator.add, taps) + last(self.bias, x)
-    zeros = [(0 if self.after else n // 2, n // 2) for n in kernel.shape[:3]]
-    if kernel.shape[0] == 1 and not splits("frames"):
-      # Frames as a batch of images: merges two axes, of which at most the first is sharded. A 3-D
-      # convolution takes eight times as long on a CPU.
-      flat = x.reshape(-1, *x.shape[2:])
-      how: dict[str, Any] = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
-      y = jax.lax.conv_general_dilated(flat, kernel[0], self.stride[1:], zeros[1:], **how)
-      y = y.reshape(*x.shape[:2], *y.shape[1:])
-    else:
-      how = dict(dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
-      y = jax.lax.conv_general_dilated(x, kernel, self.stride, zeros, **how)
+    zeros = [(0 if self.after else n // 2, n // 2) for n in self.kernel.shape[:3]]
+    y = convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, zeros)
     return y + last(self.bias, y)
+
+
+def convolve(
+  x: Float[Array, "B T H W C"],
+  kernel: Float[Array, "i j k C D"],
+  stride: tuple[int, int, int],
+  zeros: Sequence[tuple[int, int]],
+) -> Float[Array, "B t h w D"]:
+  """A convolution; zeros: how many stand before and after each of T, H, W."""
+  # Gathered first, and never sharded over tensor: XLA's partitioner can compute wrong sums for a
+  # convolution with sharded channels.
+  kernel = constrain(kernel, *[None] * 5)
+  n = kernel.shape[0]
+  whole = n > 1 and platform() != "cpu"  # a CPU takes eight times as long for it as for images
+  if kernel.shape[1:3] != (1, 1) and (whole or splits("frames")):
+    how: dict[str, Any] = dict(dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+    return jax.lax.conv_general_dilated(x, kernel, stride, zeros, **how)
+  x = jnp.pad(x, ((0, 0), zeros[0], (0, 0), (0, 0), (0, 0)))
+  end = x.shape[1] - n + 1
+  taps = [
+    _on_images(x[:, i : i + end : stride[0]], kernel[i], stride[1:], zeros[1:]) for i in range(n)
+  ]
+  return functools.reduce(operator.add, taps)
+
+
+def _on_images(
+  x: Float[Array, "B T H W C"],
+  kernel: Float[Array, "j k C D"],
+  stride: tuple[int, ...],
+  zeros: Sequence[tuple[int, int]],
+) -> Float[Array, "B T h w D"]:
+  """Convolves each frame alone."""
+  if kernel.shape[:2] == (1, 1) and stride == (1, 1):
+    # A matrix product: on some meshes the partitioner counts this gradient once per replica.
+    return layers.product(x, kernel[0, 0])
+  # Frames as a batch of images: merges two axes, of which at most the first is sharded.
+  flat = x.reshape(-1, *x.shape[2:])
+  how: dict[str, Any] = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  y = jax.lax.conv_general_dilated(flat, kernel, stride, zeros, **how)
+  return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 def last(p: nnx.Param, x: Array) -> Array:

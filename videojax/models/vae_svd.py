@@ -81,9 +81,10 @@ class Config:
     check_choice("attention kernel", self.kernel, KERNELS)
 
   @property
-  def stride(self) -> int:
-    """Pixels per latent position, along height and width."""
-    return 2 ** (len(self.multipliers) - 1)
+  def strides(self) -> tuple[int, int, int]:
+    """Pixels per latent position in (t, h, w)."""
+    side = 2 ** (len(self.multipliers) - 1)
+    return 1, side, side
 
 
 SIZES = {
@@ -199,9 +200,12 @@ class Model(nnx.Module):
     self.time_out = Conv(PIXELS, PIXELS, TIME, ("patch", None), **kw)
 
   def encode(
-    self, video: Float[Array, "B T H W 3"]
+    self, video: Float[Array, "B T H W 3"], frames: int | None = None
   ) -> tuple[Float[Array, "B T h w Z"], Float[Array, "B T h w Z"]]:
-    """Mean and log variance of each latent; height and width are multiples of the stride."""
+    """Mean and log variance of each latent; height and width are multiples of the stride.
+
+    Args: frames: of no effect, as each frame is encoded alone.
+    """
     e = self.encoder
     x = constrain(e.conv_in(constrain(video, *GRID, None)), *GRID, None)
     for level in in_order(e.levels):
@@ -211,8 +215,15 @@ class Model(nnx.Module):
     mean, log_var = jnp.split(self.moments(e.out(e.middle(x))).astype(jnp.float32), 2, -1)
     return mean, jnp.clip(log_var, -30, 20)
 
-  def decode(self, latent: Float[Array, "B T h w Z"]) -> Float[Array, "B T H W 3"]:
-    """Decodes all frames together."""
+  def decode(
+    self, latent: Float[Array, "B T h w Z"], frames: int | None = None
+  ) -> Float[Array, "B T H W 3"]:
+    """The video. Args: frames: number of frames decoded together, apart from others; None: all."""
+    together = frames or latent.shape[1]
+    parts = [latent[:, i : i + together] for i in range(0, latent.shape[1], together)]
+    return jnp.concatenate([self._decode(part) for part in parts], 1)
+
+  def _decode(self, latent: Float[Array, "B T h w Z"]) -> Float[Array, "B T H W 3"]:
     d = self.decoder
     x = d.middle(constrain(d.conv_in(constrain(latent, *GRID, None)), *GRID, None))
     for level in in_order(d.levels):
@@ -263,6 +274,11 @@ def names(cfg: Config) -> dict[str, tuple[str, str]]:
     path: (diffusers_names.renamed(path, _RENAMES), layout(path, i.inputs))
     for path, i in info.items()
   }
+
+
+def statistics(cfg: Config) -> tuple[float, float]:
+  """Mean and deviation of the latents."""
+  return 0.0, 1 / SCALING
 
 
 def published_config(cfg: Config) -> dict[str, Any]:

@@ -8,7 +8,7 @@ gets its shard.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,7 @@ from videojax.models.layers import ParamInfo
 SHARD_BYTES = 5_000_000_000
 # Number of axes of size 1 after (out, in) in a published matrix, by layout.
 ONES = {"weight": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
+VECTORS = {"vector": 0, "vector2d": 2, "vector3d": 3}
 
 
 # --- layouts ----------------------------------------------------------------------------------
@@ -35,7 +36,8 @@ def there(layout: str, shape: tuple[int, ...], inputs: int) -> tuple[int, ...]:
   """The PyTorch shape of one of our parameters.
 
   Args:
-    layout: 'table': unchanged; 'vector': flattened; 'weight': (*kernel, in, out) becomes
+    layout: 'table': unchanged; 'vector': flattened; 'vector2d', 'vector3d': and followed by two or
+      three axes of size 1; 'weight': (*kernel, in, out) becomes
       (out, in, *kernel), without the kernel's first axis if its size is 1, and a matrix becomes
       (out, in); 'conv1d', 'conv2d', 'conv3d': a matrix published as a convolution of kernel size 1.
     shape: of our parameter.
@@ -43,8 +45,8 @@ def there(layout: str, shape: tuple[int, ...], inputs: int) -> tuple[int, ...]:
   """
   if layout == "table":
     return shape
-  if layout == "vector":
-    return (math.prod(shape),)
+  if layout in VECTORS:
+    return (math.prod(shape),) + (1,) * VECTORS[layout]
   if len(shape) == 5 and inputs == 4:
     return (shape[4], shape[3], *(shape[1:3] if shape[0] == 1 else shape[:3]))
   matrix = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
@@ -53,7 +55,7 @@ def there(layout: str, shape: tuple[int, ...], inputs: int) -> tuple[int, ...]:
 
 def from_torch(value: np.ndarray, layout: str, shape: tuple[int, ...]) -> np.ndarray:
   """Converts a tensor, of `there`'s shape, to our parameter, of shape `shape`."""
-  if layout not in ("table", "vector"):
+  if layout not in ("table", *VECTORS):
     value = np.moveaxis(value, (0, 1), (-1, -2))
   return value.reshape(shape)
 
@@ -61,7 +63,7 @@ def from_torch(value: np.ndarray, layout: str, shape: tuple[int, ...]) -> np.nda
 def to_torch(value: np.ndarray, layout: str, inputs: int) -> np.ndarray:
   """The inverse of `from_torch`."""
   shape = there(layout, value.shape, inputs)
-  if layout not in ("table", "vector"):
+  if layout not in ("table", *VECTORS):
     value = np.moveaxis(value.reshape(*shape[2:], shape[1], shape[0]), (-1, -2), (0, 1))
   return np.ascontiguousarray(value.reshape(shape))
 
@@ -69,9 +71,12 @@ def to_torch(value: np.ndarray, layout: str, inputs: int) -> np.ndarray:
 # --- in and out -------------------------------------------------------------------------------
 
 
-def published_names(module: ModuleType, config: Any) -> dict[str, tuple[str, str]]:
+def published_names(
+  module: ModuleType, config: Any, have: Collection[str] = ()
+) -> dict[str, tuple[str, str]]:
   """`names(config)` of a model file.
 
+  Args: have: names in a file; of a model's LAYOUTS of names the one that has most of them counts.
   Raises:
     ConfigError: it has none; the message names the architectures that do.
   """
@@ -80,7 +85,10 @@ def published_names(module: ModuleType, config: Any) -> dict[str, tuple[str, str
       f"model {module.__name__.split('.')[-1]!r} has no published layout (no names() in its file), "
       f"so its weights cannot be imported or exported; these have one: {', '.join(_published())}"
     )
-  return module.names(config)
+  if not have or not hasattr(module, "LAYOUTS"):
+    return module.names(config)
+  known = [module.names(config, layout) for layout in module.LAYOUTS]
+  return max(known, key=lambda names: sum(name in have for name, _ in names.values()))
 
 
 def _published() -> list[str]:
@@ -110,7 +118,8 @@ def load(
   """
   tensors, elsewhere = Tensors(path), getattr(module, "OTHER_PARTS", ())
   taken = lambda p: not (fresh and re.match(fresh, p))
-  names = {p: n for p, n in published_names(module, config).items() if taken(p)}
+  published = published_names(module, config, tensors.shape.keys())
+  names = {p: n for p, n in published.items() if taken(p)}
   want = {
     name: there(layout, abstract[p].shape, info[p].inputs) for p, (name, layout) in names.items()
   }

@@ -121,7 +121,7 @@ def fit_tuned(table: Table, names: Sequence[str] = (), target: str = "loss") -> 
   if not names:
     raise ConfigError(f"{table.path}: no hyperparameter varies ({', '.join(KEYS)}): name a column")
   table.require(*AXES, target, *names)
-  columns = [table.numbers(name) for name in (*AXES, target, *names)]
+  columns = np.stack([table.numbers(name) for name in (*AXES, target, *names)])
   table = table.rows(~np.isnan(columns).any(0))
   logs = {name: np.log(table.numbers(name)) for name in (*AXES, target, *names)}
   group = _settings(table)
@@ -169,7 +169,8 @@ def _settings(table: Table) -> Array:
     [f"{v:.1e}" for v in table.numbers("tokens")]
   )  # fmt: skip
   both = np.stack([table.text("params").astype(str), shared])
-  return np.unique(both, axis=1, return_inverse=True)[1].reshape(-1)
+  _, group = np.unique(both, axis=1, return_inverse=True)
+  return group.reshape(-1)
 
 
 def _lowest(loss: Array, group: Array) -> Array:
@@ -183,7 +184,7 @@ def _lowest(loss: Array, group: Array) -> Array:
 
 def _terms(logs: dict[str, Array], group: Array) -> tuple[tuple[str, ...], Array, Array]:
   """(axes that vary, their middle, terms of the powers [n,Z]), from each setting's mean logs."""
-  means = np.stack([np.bincount(group, logs[a]) / np.bincount(group) for a in AXES], 1)  # [G,2]
+  means = np.array([np.bincount(group, logs[a]) / np.bincount(group) for a in AXES]).T  # [G,2]
   varies = [i for i in range(2) if np.ptp(means[:, i]) > 0.05]
   if len(varies) == 2 and abs(np.corrcoef(means.T)[0, 1]) > COLLINEAR:
     raise ConfigError(

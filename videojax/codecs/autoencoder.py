@@ -1,0 +1,102 @@
+"""What codecs with a network share: shapes, sampling, statistics of latents, any length of clip.
+
+A network has `encode(video, frames) -> mean, log variance` and `decode(latent, frames)`; its file
+says by what the latents are shifted and scaled (`statistics`) to have zero mean and unit variance.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoencoder:
+  """Frozen; a pytree whose leaves are its weights, so that it can be an argument of a jitted step.
+
+  Attributes:
+    params: of the network, a nested dict.
+    config: its sizes, `weights` and `frames`.
+    network: the network's file.
+  """
+
+  params: Any
+  config: Any
+  network: ClassVar[Any]
+
+  @property
+  def strides(self) -> tuple[int, int, int]:
+    """Pixels per latent position in (t, h, w); in time after the first frame if it is above 1."""
+    return self.config.strides
+
+  @property
+  def scaling(self) -> float:
+    """Ratio of the latents to the network's own output, if it is one number."""
+    return float(1 / self._statistics[1].reshape(-1)[0])
+
+  @property
+  def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, deviation) of the network's latents, to broadcast over [B,t,h,w,Z]."""
+    shaped = lambda values: np.asarray(values, np.float32).reshape(1, 1, 1, 1, -1)
+    mean, deviation = self.network.statistics(self.config)
+    return shaped(mean), shaped(deviation)
+
+  def latent_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """(T,H,W,3) of a clip -> of its latent.
+
+    Raises:
+      ValueError: height or width is not a multiple of the stride, or frames are left over in time.
+    """
+    (t, h, w, _), (i, j, k) = shape, self.strides
+    if h % j or w % k:
+      raise ValueError(f"a clip of {h}x{w} does not divide into latent positions of {j}x{k} pixels")
+    if (t - 1) % i:
+      low = 1 + (t - 1) // i * i
+      raise ValueError(
+        f"a clip of {t} frames does not fit a codec that merges {i} frames after the first: use "
+        f"1 + {i} k frames, e.g. {low} or {low + i}"
+      )
+    return 1 + (t - 1) // i, h // j, w // k, self.config.channels
+
+  def moments(
+    self, video: Float[Array, "B T H W 3"]
+  ) -> tuple[Float[Array, "B t h w Z"], Float[Array, "B t h w Z"]]:
+    """Mean and log variance of the scaled latents of video in [-1, 1]."""
+    _, t, h, w, c = video.shape
+    self.latent_shape((t, h, w, c))
+    mean, log_var = self._model().encode(video, self.config.frames)
+    shift, scale = self._statistics
+    return (mean - shift) / scale, log_var - 2 * np.log(scale)
+
+  def encode(
+    self, video: Float[Array, "B T H W 3"], keys: Key[Array, " B"] | None = None
+  ) -> Float[Array, "B t h w Z"]:
+    """Latents, of about unit variance, of video in [-1, 1].
+
+    Args: keys: one per row, to sample latents; None: their means.
+    """
+    mean, log_var = self.moments(video)
+    return mean if keys is None else drawn(mean, log_var, keys)
+
+  def decode(self, latent: Float[Array, "B t h w Z"]) -> Float[Array, "B T H W 3"]:
+    """The approximate inverse of `encode`."""
+    shift, scale = self._statistics
+    return self._model().decode(latent * scale + shift, self.config.frames)
+
+  def _model(self) -> Any:
+    model = nnx.eval_shape(lambda: self.network.Model(self.config, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
+    nnx.replace_by_pure_dict(state, self.params)
+    return nnx.merge(graphdef, state)
+
+
+def drawn(
+  mean: Float[Array, "B t h w Z"], log_var: Float[Array, "B t h w Z"], keys: Key[Array, " B"]
+) -> Float[Array, "B t h w Z"]:
+  """One sample of each row's latents; a row's noise is its key's."""
+  noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
+  return mean + jnp.exp(0.5 * log_var) * noise
