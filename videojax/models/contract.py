@@ -162,6 +162,13 @@ class Optional(Protocol):
   def names(self, cfg: Any) -> dict[str, tuple[str, str]]:
     """Path of a parameter -> (its name in a published checkpoint, its layout there)."""
 
+  LAYOUTS: Mapping[str, Any]
+  """If programs name the tensors differently: what `names` takes as its second argument, the
+  default first."""
+
+  COPIES: Mapping[str, str]
+  """Tensor in a published checkpoint -> the one that it must equal, because the network has one."""
+
   def published_config(self, cfg: Any) -> dict[str, Any]:
     """The published config.json's values for these sizes."""
 
