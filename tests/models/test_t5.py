@@ -108,11 +108,12 @@ def test_the_published_sizes_have_the_published_parameters_and_names(variant, la
 
 
 def test_distances_share_buckets_as_in_the_paper():
-  row = t5.buckets(300)[0]  # of the tokens after the first one
-  begins = np.flatnonzero(np.diff(row)) + 1
+  distance = np.arange(300)
+  after, before = t5.buckets(distance), t5.buckets(-distance)
+  begins = np.flatnonzero(np.diff(after)) + 1
   np.testing.assert_array_equal(begins, [*range(1, 9), 12, 16, 23, 32, 46, 64, 91])
-  assert row[0] == 0 and row[1] == 17 and row[-1] == 31
-  np.testing.assert_array_equal(t5.buckets(300)[:, 0][1:], row[1:] - 16)  # and before it
+  assert after[0] == before[0] == 0 and after[1] == 17 and after[-1] == 31
+  np.testing.assert_array_equal(before[1:], after[1:] - 16)
 
 
 @pytest.mark.parametrize("variant", SPECS)

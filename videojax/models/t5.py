@@ -77,13 +77,12 @@ SIZES = {
 }
 
 
-def buckets(length: int) -> Int[np.ndarray, "L L"]:
-  """Bucket of the distance from each token (first axis) to each other (second axis).
+def buckets(distance: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+  """Bucket of each distance to another token: its position minus one's own.
 
-  The first half is for tokens before and at the token itself, the second half for those after.
+  The first half is for tokens before and at one's own position, the second half for those after.
   Distances below 8 have buckets of their own, longer ones share buckets up to FAR.
   """
-  distance = np.arange(length) - np.arange(length)[:, None]  # [L,L]
   half, n = BUCKETS // 2, np.abs(distance)
   exact = half // 2
   # log2, which is exact for powers of two: a bucket begins there.
@@ -100,8 +99,11 @@ class Positions(nnx.Module):
     self.table = param(rngs, start, (BUCKETS, cfg.num_heads), (None, "heads"))
 
   def __call__(self, length: int) -> Float[Array, "K L L"]:
-    bias = self.table[...].astype(jnp.float32)[buckets(length)]  # [L,L,K]
-    return bias.transpose(2, 0, 1)  # [K,L,L]
+    bucket = buckets(np.arange(1 - length, length))  # [2L-1]
+    bias = self.table[...].astype(jnp.float32)[bucket].T  # [K,2L-1]
+    # Not all L^2 buckets, which would be a constant of megabytes in each block's program.
+    position = jnp.arange(length)
+    return bias[:, position[None] - position[:, None] + length - 1]  # [K,L,L]
 
 
 class Attention(nnx.Module):
