@@ -76,6 +76,17 @@ def test_index_of_another_form_is_refused_and_names_files_beside_it_only(tmp_pat
   np.testing.assert_array_equal(Tensors(tmp_path / "model").read("x"), V)
 
 
+def test_directory_of_transformers_is_read_by_its_index_whatever_the_files_are_called(tmp_path):
+  shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+  for name, file in zip("xy", shards):
+    write(tmp_path / file, {name: V})
+  with pytest.raises(ConfigError, match="2 safetensors files: name one of model-00001-of-00002"):
+    Tensors(tmp_path)
+  index = {"weight_map": dict(zip("xy", shards))}
+  (tmp_path / f"model.safetensors{INDEX}").write_text(json.dumps(index))
+  np.testing.assert_array_equal(Tensors(tmp_path).read("y"), V)
+
+
 def test_files_of_an_index_may_be_links_as_in_hugging_faces_cache(tmp_path):
   save_file({"x": V}, tmp_path / "blob")
   (tmp_path / "model").mkdir()

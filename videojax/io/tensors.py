@@ -26,7 +26,7 @@ class Tensors:
   """Named tensors of a safetensors file, or of several with an index; read one by one.
 
   Args:
-    path: a file, an index, or a directory with either (as diffusers writes it).
+    path: a file, an index, or a directory with either (as diffusers and transformers write it).
   Raises:
     ConfigError: the path is a pickle, or has no such files, or damaged ones.
   """
@@ -87,6 +87,8 @@ def _files(path: Path) -> list[Path]:
   if os.path.isdir(path):
     choices = [path / f"{STEM}.safetensors", path / f"{STEM}.safetensors{INDEX}"]
     found = [p for p in choices if p.exists()] or sorted(path.glob("*.safetensors"))
+    if len(found) > 1:
+      found = sorted(path.glob(f"*.safetensors{INDEX}")) or found
     if len(found) != 1:
       raise ConfigError(
         f"{path} is not a run directory, and has {len(found)} safetensors files"

@@ -7,7 +7,7 @@ traced forward pass (scaling/flops.py), so the file does not list them.
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
@@ -159,12 +159,15 @@ class Optional(Protocol):
   OTHER_PARTS: tuple[str, ...]
   """Prefixes of tensors in a published checkpoint that belong to other networks."""
 
-  LAYOUTS: tuple[str, ...]
+  LAYOUTS: Collection[str]
   """Layouts of names in published checkpoints, the first by default, if there are several; then
   `names(cfg, layout)`."""
 
   def names(self, cfg: Any) -> dict[str, tuple[str, str]]:
     """Path of a parameter -> (its name in a published checkpoint, its layout there)."""
+
+  COPIES: Mapping[str, str]
+  """Tensor in a published checkpoint -> the one that it must equal, because the network has one."""
 
   def published_config(self, cfg: Any) -> dict[str, Any]:
     """The published config.json's values for these sizes."""

@@ -76,9 +76,9 @@ class RMSNorm(nnx.Module):
     self.scale = param(rngs, ONES, (dim,), ("head_dim",))
 
   def __call__(
-    self, x: Float[Array, "B t N K E"], angles: Float[ArrayLike, "t N half"] | None = None
-  ) -> Float[Array, "B t N K E"]:
-    """Normalises x, then rotates it by `angles`, if given (see `rotate`)."""
+    self, x: Float[Array, "*B E"], angles: Float[ArrayLike, "t N half"] | None = None
+  ) -> Float[Array, "*B E"]:
+    """Normalises x, then rotates it, [B,t,N,K,E], by `angles`, if given (see `rotate`)."""
     angles = None if angles is None else jnp.asarray(angles)
     return _rms_norm(x, self.scale[...], angles)
 

@@ -1,9 +1,10 @@
 """Reads and writes published weights, safetensors files, with an explicit map of names.
 
 A model file that has a published counterpart defines `names(cfg)`: path of a parameter ->
-(published name, layout). Every tensor must be used exactly once; otherwise the missing, extra and
-misshapen ones are listed and nothing is loaded. One tensor at a time is in memory, and each device
-gets its shard.
+(published name, layout). If programs name its tensors differently, it has `LAYOUTS`, of which the
+one that fits the file best is taken. Every tensor must be used exactly once; otherwise the missing,
+extra and misshapen ones are listed and nothing is loaded. One tensor at a time is in memory (two
+while a copy is compared), and each device gets its shard.
 """
 
 import math
@@ -91,6 +92,21 @@ def published_names(
   return max(known, key=lambda names: sum(name in have for name, _ in names.values()))
 
 
+def _without_copies(tensors: Tensors, module: ModuleType) -> dict[str, tuple[int, ...]]:
+  """Shapes by name, without the tensors of other networks and those that only repeat another."""
+  elsewhere = tuple(getattr(module, "OTHER_PARTS", ()))
+  have = {n: s for n, s in tensors.shape.items() if not n.startswith(elsewhere)}
+  for copy, name in getattr(module, "COPIES", {}).items():
+    if copy in have and name in have:
+      if not np.array_equal(tensors.read(copy), tensors.read(name)):
+        raise ConfigError(
+          f"{copy} and {name} of {tensors.file[name]} differ, but the network has one tensor for "
+          "both: whatever wrote the file has damaged one of them"
+        )
+      del have[copy]
+  return have
+
+
 def _published() -> list[str]:
   """Networks with a published layout."""
   has = lambda module: hasattr(module, "names") and hasattr(module, "Model")
@@ -114,16 +130,17 @@ def load(
     abstract: shapes and shardings of its parameters.
     fresh: regular expression; parameters whose path matches it (from the start) are not loaded.
   Raises:
-    ConfigError: tensors are missing, extra, misshapen or not finite; the message names them.
+    ConfigError: tensors are missing, extra, misshapen or not finite, or a copy differs; the message
+      names them.
   """
-  tensors, elsewhere = Tensors(path), getattr(module, "OTHER_PARTS", ())
+  tensors = Tensors(path)
   taken = lambda p: not (fresh and re.match(fresh, p))
   published = published_names(module, config, tensors.shape.keys())
   names = {p: n for p, n in published.items() if taken(p)}
   want = {
     name: there(layout, abstract[p].shape, info[p].inputs) for p, (name, layout) in names.items()
   }
-  have = {n: s for n, s in tensors.shape.items() if not n.startswith(tuple(elsewhere))}
+  have = _without_copies(tensors, module)
   wrong = {
     "only in this model: name them with init_fresh": sorted(
       p for p in abstract if taken(p) and p not in names
