@@ -40,13 +40,13 @@ def code_length(
     prior: the a_s, all positive.
   """
   a = np.broadcast_to(np.asarray(prior, np.float64), counts.shape[-1:])
-  return np.asarray(_length(counts, a, a.sum()))
+  return _length(counts, a, a.sum())
 
 
 def _length(counts: np.ndarray, a: np.ndarray, total: float) -> np.ndarray:
   """`code_length` of symbols with these a_s; those that do not occur may be missing."""
   all_symbols = gammaln(counts.sum(-1) + total) - gammaln(total)
-  return (all_symbols - np.sum(gammaln(counts + a) - gammaln(a), -1)) / math.log(2)
+  return np.asarray((all_symbols - np.sum(gammaln(counts + a) - gammaln(a), -1)) / math.log(2))
 
 
 def fixed_length_bits(sizes: Sequence[int], positions: int) -> float:
