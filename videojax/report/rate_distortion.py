@@ -127,7 +127,7 @@ def main(argv: list[str]) -> int:
   add("--out", type=Path, required=True, help="directory of the table and the figure")
   add("--split", help="default: 'id' of worlds, 'validation' of a dataset")
   add("--clips", type=int, default=32, help="number of clips (default: %(default)s)")
-  add("--size", type=int, help="height and width in pixels; of worlds only")
+  add("--size", type=int, help="height and width in pixels; a dataset's own by default")
   add("--frames", type=int, help="of a clip; a dataset's own by default")
   flags = parser.parse_args(argv)
   try:
