@@ -7,6 +7,7 @@ import math
 import av
 import numpy as np
 import pytest
+import scipy.fft
 
 from videojax.measures import classical_codecs, code_length, distortion
 from videojax.measures import rate_distortion as rd
@@ -329,6 +330,26 @@ def test_a_point_counts_bits_per_pixel_of_a_frame_and_averages_defined_errors():
     errors={"half": lambda _: np.array([3.0, np.nan]), "none": lambda _: np.full(2, np.nan)},
   )  # fmt: skip
   assert got == rd.Point("step 1", 1.5, 15.0, math.inf, 1.0, {"half": 3.0, "none": None})
+
+
+def test_a_coarser_step_of_a_transform_codec_gives_fewer_bits_and_a_lower_psnr():
+  """From latents to a point: a DCT of 8x8 squares stands in for a network."""
+  truth = film(height=32, width=32, clips=2)
+  squares = truth.reshape(2, 6, 4, 8, 4, 8, 3).astype(np.float32)
+  latents = scipy.fft.dctn(squares, axes=(3, 5), norm="ortho").transpose(0, 1, 2, 4, 3, 5, 6)
+  shape, flat = latents.shape, latents.reshape(2, 6, 4, 4, -1)
+  mean, deviation = flat.mean((0, 1, 2, 3)), np.maximum(flat.std((0, 1, 2, 3)), 1)
+  points = []
+  for step in (0.1, 0.5, 2.0):
+    symbols, rounded = code_length.quantize(flat, step=step, mean=mean, deviation=deviation)
+    back = rounded.reshape(shape).transpose(0, 1, 2, 4, 3, 5, 6)
+    decoded = scipy.fft.idctn(back, axes=(3, 5), norm="ortho").reshape(truth.shape)
+    decoded = np.clip(np.rint(decoded), 0, 255).astype(np.uint8)
+    bits = code_length.latent_bits(symbols, step)
+    points.append(rd.point(f"step {step:g}", bits, truth, decoded))
+  fine, middle, coarse = points
+  assert fine.bits_per_pixel > middle.bits_per_pixel > coarse.bits_per_pixel > 0
+  assert fine.psnr_db > middle.psnr_db > coarse.psnr_db > 10
 
 
 def test_a_point_of_other_clips_is_refused_in_words():
