@@ -25,7 +25,6 @@ from videojax.measures.classical_codecs import CODECS, FORMATS
 from videojax.measures.distortion import position_error
 from videojax.report import plotting
 
-DASHES = ("-", "--", ":")
 FLOOR = "true clips (floor)"
 POSITION = "position_error_px"
 LABELS = {"psnr_db": "PSNR (dB)", POSITION: "position error (pixels)"}
@@ -34,7 +33,8 @@ LABELS = {"psnr_db": "PSNR (dB)", POSITION: "position error (pixels)"}
 def draw(curves: Sequence[rd.Curve], floors: Mapping[str, float]) -> plotting.Panels:
   """PSNR against bits per pixel, a line per codec; beside it each further error that all have.
 
-  Codecs whose names begin with the same word ('x264 4:4:4', 'x264 4:2:0') share a colour.
+  Codecs whose names begin with the same word ('x264 4:4:4', 'x264 4:2:0') share a colour; a line is
+  dashed where colour has half the resolution.
 
   Args:
     floors: error -> that of the true clips.
@@ -44,9 +44,8 @@ def draw(curves: Sequence[rd.Curve], floors: Mapping[str, float]) -> plotting.Pa
   panels = plotting.Panels(1 + len(errors), height=3.6)
   for axes, y in zip(panels.axes, ("psnr_db", *errors)):
     for curve in curves:
-      family = [c.codec for c in curves if _family(c) == _family(curve)]
       place = families.index(_family(curve)) % len(plotting.PALETTE)
-      dash = DASHES[family.index(curve.codec) % len(DASHES)]
+      dash = "--" if curve.codec.endswith(" 4:2:0") else "-"
       rows = [row for row in rd.rows([curve]) if row[y] is not None and np.isfinite(row[y])]
       rows.sort(key=lambda row: row["bits_per_pixel"])
       panels.marks(
