@@ -18,7 +18,12 @@ from videojax.models import vae_svd
 from videojax.modes.finished_run import evaluate, sample
 from videojax.runs import weights
 from videojax.runs.program import Program, lower_step
-from videojax.runs.resume import load_weights, restore_weights
+from videojax.runs.resume import (
+  load_weights,
+)
+from videojax.runs.run_state import (
+  restore_weights,
+)
 from videojax.sample import generate
 from videojax.sharding import MeshConfig, by_path, make_mesh, put_batch
 from videojax.specs import CODEC

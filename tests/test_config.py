@@ -71,7 +71,9 @@ def test_missing_key_and_missing_section_are_named():
   ],
 )
 def test_impossible_values_are_refused_with_names_and_values(changes, words):
-  from videojax.runs.program import make_update
+  from videojax.runs.run_state import (
+    make_update,
+  )
 
   with pytest.raises(ValueError, match=words):
     e = tiny(**changes)

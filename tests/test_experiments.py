@@ -19,8 +19,10 @@ from videojax.runs.program import (
   Program,
   check_divides,
   check_loss,
-  make_update,
   parameters_by_part,
+)
+from videojax.runs.run_state import (
+  make_update,
 )
 from videojax.scaling import flops
 from videojax.sharding import MESH_AXES, make_mesh
@@ -161,7 +163,7 @@ def test_smoke_form_is_traced_whole_and_takes_a_step(name):
 def test_a_papers_small_form_costs_what_the_quickstart_does(name):
   def cost(config):
     e = resolve(config.to_dict())
-    return Counts.of(e, e.task("worlds")).flops * e.batch_size * e.total_steps
+    return Counts.of(e.task("worlds")).flops * e.batch_size * e.total_steps
 
   want = pytest.approx(cost(config("quickstart")), rel=0.01)
   assert cost(config(f"papers/{name}", "cpu")) == want
@@ -197,7 +199,7 @@ def test_real_video_trains_on_a_dataset_of_clips(tmp_path):
 def test_bench_counts_the_closed_form_of_wans_block(name, arg, tokens, text, heads):
   e = resolve(config(f"bench/{name}", *arg).to_dict())
   task, c, s = e.task("latents"), e.model.config, tokens
-  assert Counts.of(e, task).tokens == s and c.head_dim == heads
+  assert Counts.of(task).tokens == s and c.head_dim == heads
   d, f = c.width, c.mlp
   block = 8 * s * d * d + 4 * s * d * f + 4 * s * s * d
   cross = 4 * s * d * d + 4 * text * d * d + 4 * s * text * d

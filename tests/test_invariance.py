@@ -21,7 +21,13 @@ from tests.helpers import filled, relative_error, tiny, together
 from videojax import optim
 from videojax.data import stack_examples
 from videojax.models.contract import architectures
-from videojax.runs.program import make_update, put_replicated, state_shardings
+from videojax.runs.program import (
+  put_replicated,
+)
+from videojax.runs.run_state import (
+  make_update,
+  state_shardings,
+)
 from videojax.sample import generate
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, put_batch
 from videojax.state import init_state, train_step

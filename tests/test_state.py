@@ -11,7 +11,11 @@ import pytest
 from tests.helpers import filled, relative_error, tiny
 from videojax import optim
 from videojax.data import stack_examples
-from videojax.runs.program import create_state, make_update, state_shardings
+from videojax.runs.run_state import (
+  create_state,
+  make_update,
+  state_shardings,
+)
 from videojax.sharding import MeshConfig, make_mesh
 from videojax.state import TrainState, train_step
 

@@ -27,6 +27,7 @@ from videojax.host.xla_flags import PRESETS
 from videojax.io.checkpoint import CheckpointConfig
 from videojax.measures.config import EvaluateConfig, first
 from videojax.optim import OptimConfig
+from videojax.reconstruct import ReconstructConfig, Reconstruction
 from videojax.sample import GuidanceConfig
 from videojax.settings import Count, Range, Regex, Seed, Width, build, named, tuples
 from videojax.sharding import MeshConfig
@@ -47,6 +48,7 @@ class Experiment:
     model: architecture and sizes.
     data: training sources by name; measures use the one that evaluate.source names.
     denoiser, objective, condition, controls, optim: what is learned and how.
+    reconstruct: what an autoencoder learns, if the model is one.
     seed: determines the initial parameters, the noise, the order of finite data and which part of
       endless data is used.
     accumulate: microbatches per update.
@@ -91,6 +93,7 @@ class Experiment:
   mesh: MeshConfig = MeshConfig()
   sampler: Sampler = Sampler()
   guidance: GuidanceConfig = GuidanceConfig()
+  reconstruct: ReconstructConfig = ReconstructConfig()
   init_from: str | None = None
   init_fresh: Regex | None = None
   branch_from: str | None = None
@@ -107,13 +110,19 @@ class Experiment:
       )
     object.__setattr__(self, "data", first(self.data, self.evaluate.source, "evaluate.source"))
     if self.condition.known_frames is None:
-      known = next(iter(self.data.values())).setting("known") if self.model.config.known else 0
+      takes = getattr(self.model.config, "known", None)
+      known = next(iter(self.data.values())).setting("known") if takes else 0
       condition = dataclasses.replace(self.condition, known_frames=known or 0)
       object.__setattr__(self, "condition", condition)
     for name in self.xla_flags:
       check_choice("xla_flags", name, PRESETS)
     if self.init_from and self.branch_from:
       raise ValueError("set init_from (weights only) or branch_from (the whole state), not both")
+
+  @property
+  def learns_codec(self) -> bool:
+    """Whether the model is an autoencoder, which learns to reconstruct."""
+    return hasattr(self.model.module.Model, "encode")
 
   @property
   def trunk_end(self) -> int | None:
@@ -144,15 +153,13 @@ class Experiment:
           f"{where}.known={config.known} and condition.known_frames={known} must be equal: the "
           "known frames determine the rest of a clip"
         )
-      task = Task(
-        source=module.Source(config),
-        codec=self.codec,
-        model=self.model,
-        denoiser=self.denoiser,
-        objective=self.objective,
-        condition=self.condition,
-        controls=self.controls,
-      )
+      parts = dict(
+        source=module.Source(config), codec=self.codec, model=self.model, denoiser=self.denoiser,
+        objective=self.objective, condition=self.condition, controls=self.controls,
+      )  # fmt: skip
+      if self.learns_codec:
+        return Reconstruction(**parts, reconstruct=self.reconstruct)
+      task = Task(**parts)
       if self.sampler.window and name == next(iter(self.data)):
         where = "sampler"
         multidiffusion.starts(task.latent_shape[0], self.sampler.window, self.sampler.stride)
@@ -165,8 +172,8 @@ class Experiment:
 
 # Settings that define an experiment; all others may change on resume.
 IDENTITY = (
-  "model", "codec", "data", "denoiser", "objective", "condition", "controls", "optim",
-  "batch_size", "seed", "ema", "mup_base_width", "init_from", "init_fresh", "branch_from",
+  "model", "codec", "data", "denoiser", "objective", "condition", "controls", "reconstruct",
+  "optim", "batch_size", "seed", "ema", "mup_base_width", "init_from", "init_fresh", "branch_from",
 )  # fmt: skip
 # Settings of the model that change how it is computed, not what it computes.
 EXECUTION = ("remat", "scan", "kernel", "context")

@@ -14,6 +14,7 @@ from videojax.data import spread, stack_examples
 from videojax.errors import ConfigError, NotFiniteError
 from videojax.io.log import phase
 from videojax.io.media import to_uint8
+from videojax.io.records import FrozenLossRecord, SplitLoss
 from videojax.measures import frozen, fvd, i3d, physics
 from videojax.sample import generate
 from videojax.sharding import local_rows, put_batch, whole_batch
@@ -82,8 +83,7 @@ class Evaluator:
       try:
         rows = jax.tree.map(self._abstract, stack_examples(source, [0]))
         example = jax.eval_shape(self._decode[split], rows)
-        jax.eval_shape(self._errors, params, example)
-        jax.eval_shape(self._generate, params, example)
+        self._traced(params, example)
       except (TypeError, ValueError) as error:  # shapes that do not fit raise either
         where = "the training clips" if split is None else f"evaluate.splits.{split}"
         window = self.experiment.sampler.window
@@ -96,6 +96,11 @@ class Evaluator:
         f"{i3d.MIN_FRAMES} frames, these have {frames}"
       )
     self._checked = True
+
+  def _traced(self, params: dict, example: dict[str, Any]) -> None:
+    """Traces what is measured of one batch."""
+    jax.eval_shape(self._errors, params, example)
+    jax.eval_shape(self._generate, params, example)
 
   def _abstract(self, x: np.ndarray) -> jax.ShapeDtypeStruct:
     """One row -> the shape and dtype of a batch of such rows."""
@@ -146,7 +151,7 @@ class Evaluator:
     """
     if self._reference is None:
       batches = self.examples(None, self.config.reference_clips, "reference statistics")
-      latents = (_host(self._encode(params, b))[:n] for b, n in batches)
+      latents = (host(self._encode(params, b))[:n] for b, n in batches)
       self._reference = frozen.fit_reference(latents, self.unknown)
     return self._reference
 
@@ -160,7 +165,7 @@ class Evaluator:
   def frozen_loss(self, params: dict, split: str | None = None) -> frozen.FrozenLoss:
     """The frozen loss of these weights on a split; None: the main split."""
     batches = self.examples(split or self.first, self.config.clips, "frozen loss")
-    errors = [_host(self._errors(params, b))[:n] for b, n in batches]
+    errors = [host(self._errors(params, b))[:n] for b, n in batches]
     loss = frozen.summarize(np.concatenate(errors), self.reference(params).total)
     if not np.isfinite(loss.mean):
       raise NotFiniteError(
@@ -175,7 +180,7 @@ class Evaluator:
       return self._ignorance
     zero, wiener, reference = [], [], self.reference(params)
     for example, n in self.examples(self.first, self.config.clips):
-      x = _host(self._encode(params, example))[:n]
+      x = host(self._encode(params, example))[:n]
       zero.append(frozen.zero_errors(x, self.unknown))
       wiener.append(frozen.wiener_errors(x, reference, self.unknown))
     value = lambda rows: frozen.summarize(np.concatenate(rows), reference.total).mean
@@ -186,8 +191,8 @@ class Evaluator:
     """Sampled clips and decoded true examples of the first rows of a split, on the host."""
     example, n = next(self.examples(split, min(clips, self.batch)))
     with phase(f"sampling ({split}), {n} clips"):
-      video = _host(self.generate(params, example))[:n]
-    return video, {k: _host(v)[:n] for k, v in example.items() if k != "state"}
+      video = host(self.generate(params, example))[:n]
+    return video, {k: host(v)[:n] for k, v in example.items() if k != "state"}
 
   def fvd(self, params: dict) -> fvd.Result | None:
     """FVD of sampled clips of the main split, with its floor; None if evaluate.fvd_clips is 0.
@@ -200,7 +205,7 @@ class Evaluator:
       return None
     weights = i3d.load(self.config.fvd_weights)
     clips = lambda count, make: np.concatenate(
-      [to_uint8(_host(make(x))[:rows]) for x, rows in self.examples(self.first, count, "FVD")]
+      [to_uint8(host(make(x))[:rows]) for x, rows in self.examples(self.first, count, "FVD")]
     )
     generated = clips(n, lambda x: self.generate(params, x))
     real = clips(2 * n, lambda x: x["video"])
@@ -228,6 +233,38 @@ class Evaluator:
           out.per_example.setdefault(measure, {})[row] = values
     return out
 
+  def initial(self, params: dict) -> float:
+    """The main measure before the first step: the frozen loss."""
+    return self.frozen_loss(params).mean
+
+  def record(self, weights: dict, raw: dict, init: float) -> dict[str, Any]:
+    """All measures of the final weights: fields of records.Result.
+
+    Args:
+      weights: the ones that are measured. raw: without averaging. init: `initial` of the run.
+    """
+    losses = {split: self.frozen_loss(weights, split) for split in self.tasks}
+    main, coherence = losses.pop(self.first), self.coherence(weights)
+    return {
+      "frozen_loss": FrozenLossRecord(
+        init=init, raw=self.frozen_loss(raw).mean, clips=len(main.per_example),
+        variance=self.reference(weights).total,
+        **(_split_fields(main) | self.ignorance(weights)),
+      ),
+      "frozen_loss_by_split": {s: SplitLoss(**_split_fields(loss)) for s, loss in losses.items()},
+      "coherence": coherence.mean,
+      "coherence_stderr": coherence.stderr,
+      "coherence_per_example": coherence.per_example,
+    }  # fmt: skip
+
+  def lines(self, measured: dict[str, Any]) -> list[str]:
+    """The main results of `record` in a few lines, without coherence."""
+    loss: FrozenLossRecord = measured["frozen_loss"]
+    return [
+      f"frozen loss {loss.final:.4f} +- {loss.stderr:.4f} of the data's variance "
+      f"(initial {loss.init:.3f}, zero model {loss.zero_model:.3f}, Wiener {loss.wiener:.3f})"
+    ]
+
   @property
   def world(self) -> Any:
     """The config of the data's simulator, for its extent and fps; None if there is no simulator."""
@@ -243,6 +280,11 @@ class Evaluator:
     )
     return bool(wanted) and self.world is not None
 
+  @property
+  def known(self) -> int:
+    """Number of leading frames that coherence does not count."""
+    return self.train_task.known_frames
+
   @functools.cached_property
   def yardsticks(self) -> dict[str, dict[str, np.ndarray]]:
     """Scores of true clips and baselines on the main split: row -> measure -> value per clip."""
@@ -256,12 +298,18 @@ class Evaluator:
 
   def _measured(self, split: str, make: Callable[[dict], jax.Array]) -> dict[str, np.ndarray]:
     """Measure -> value per clip, for the videos that `make` makes from a split's examples."""
-    known, world = self.train_task.known_frames, self.world
+    known, world = self.known, self.world
     parts = []
     for example, n in self.examples(split, self.config.coherence_clips, "coherence"):
       values = _measure(make(example), example["state"], world.extent, world.fps, known)
-      parts.append({k: _host(v)[:n] for k, v in values.items()})
+      parts.append({k: host(v)[:n] for k, v in values.items()})
     return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+
+
+def _split_fields(loss: frozen.FrozenLoss) -> dict[str, Any]:
+  """The fields of a SplitLoss."""
+  values = loss._asdict()
+  return {"final": values.pop("mean"), **values}
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -292,7 +340,7 @@ def _all_finite(video: jax.Array) -> jax.Array:
   return jax.numpy.isfinite(video).all()
 
 
-def _host(x: jax.Array) -> np.ndarray:
+def host(x: jax.Array) -> np.ndarray:
   """A global array, gathered on every host."""
   if x.is_fully_addressable:
     return jax.device_get(x)

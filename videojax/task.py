@@ -143,6 +143,12 @@ class Task:
     return self.codec.of({}).latent_shape(self.source.shape)
 
   @property
+  def tokens(self) -> int:
+    """Tokens of one clip."""
+    patch, (frames, height, width, _) = self.model.config.patch, self.latent_shape
+    return max(frames // patch[0], 1) * (height // patch[1]) * (width // patch[2])
+
+  @property
   def strides(self) -> tuple[int, int, int]:
     """Pixels per latent position in (t, h, w)."""
     return self.codec.of({}).strides

@@ -22,20 +22,21 @@ from videojax.io import files, media
 from videojax.io.checkpoint import Checkpointer
 from videojax.io.integrity import params_sha256
 from videojax.io.log import Log, phase
-from videojax.io.records import SCHEMA, FrozenLossRecord, Result, Seconds, SplitLoss
-from videojax.measures.frozen import FrozenLoss
+from videojax.io.records import SCHEMA, Result, Seconds
 from videojax.optim import merge
 from videojax.runs import rundir
 from videojax.runs.program import (
   Counts,
   Program,
   check_memory,
-  evaluated,
   next_dispatch,
   parameters_by_part,
   put_replicated,
 )
 from videojax.runs.resume import restore_or_create
+from videojax.runs.run_state import (
+  evaluated,
+)
 from videojax.sample import write_samples
 from videojax.scaling import flops
 from videojax.sharding import fallbacks, local_rows, make_mesh, path_name
@@ -128,7 +129,7 @@ def train(
       clock = time.perf_counter()
       init_loss = initial_loss(workdir, evaluator, state)
       seconds["evaluate"] += time.perf_counter() - clock
-      counts = {name: Counts.of(e, task) for name, task in tasks.items()}
+      counts = {name: Counts.of(task) for name, task in tasks.items()}
       peak = flops.peak_flops_per_s(jax.devices()[0].device_kind)
       key = put_replicated(jax.random.key(e.seed), mesh)
       schedule = put_replicated(optim.schedule(e.optim, e.total_steps), mesh)
@@ -189,13 +190,13 @@ def train(
 
       log.say("evaluating")
       clock = time.perf_counter()
-      measured = measure(evaluator, e, state, init_loss)
+      measured = evaluator.record(evaluated(e, state), state.params, init_loss)
       samples(evaluator, e, state, workdir)
       seconds["evaluate"] += time.perf_counter() - clock
       result = make_result(e, tasks, counts, loader, state, seconds, program.peak_bytes(), measured)
       if main:
         files.write_json(workdir / "result.json", result.to_json())
-        for line in describe_result(result, workdir):
+        for line in (*evaluator.lines(measured), *describe_result(result, workdir)):
           log.say(line)
       return result
 
@@ -283,7 +284,7 @@ def initial_loss(workdir: Path, evaluator: Evaluator, state: TrainState) -> floa
     return written["frozen_loss"]
   if int(jax.device_get(state.step)) > 0:
     return float("nan")  # a branch, which started in the trunk
-  value = evaluator.frozen_loss(state.params).mean
+  value = evaluator.initial(state.params)
   if jax.process_index() == 0:
     files.write_json(path, {"frozen_loss": value, "evaluate": protocol})
   return value
@@ -293,32 +294,6 @@ def _is_initial(value: Any) -> bool:
   """Whether this is the content of initial.json."""
   known = isinstance(value, dict) and {"frozen_loss", "evaluate"} <= value.keys()
   return known and isinstance(value["frozen_loss"], float | int)
-
-
-def measure(
-  evaluator: Evaluator, e: Experiment, state: TrainState, init_loss: float
-) -> dict[str, Any]:
-  """Computes all measures of the final weights: fields of the record."""
-  weights = evaluated(e, state)
-  losses = {split: evaluator.frozen_loss(weights, split) for split in evaluator.tasks}
-  main, coherence = losses.pop(evaluator.first), evaluator.coherence(weights)
-  return {
-    "frozen_loss": FrozenLossRecord(
-      init=init_loss, raw=evaluator.frozen_loss(state.params).mean, clips=len(main.per_example),
-      variance=evaluator.reference(weights).total,
-      **(split_fields(main) | evaluator.ignorance(weights)),
-    ),
-    "frozen_loss_by_split": {s: SplitLoss(**split_fields(loss)) for s, loss in losses.items()},
-    "coherence": coherence.mean,
-    "coherence_stderr": coherence.stderr,
-    "coherence_per_example": coherence.per_example,
-  }  # fmt: skip
-
-
-def split_fields(loss: FrozenLoss) -> dict[str, Any]:
-  """The fields of a SplitLoss."""
-  values = loss._asdict()
-  return {"final": values.pop("mean"), **values}
 
 
 def samples(evaluator: Evaluator, e: Experiment, state: TrainState, workdir: Path) -> None:
@@ -362,7 +337,9 @@ def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) 
   yield (
     f"{e.model.name}: {parameters_by_part(e.model)['total']:,} parameters, {config.dtype}; "
     f"{mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}; "
-    f"attention {e.model.module.describe(config, mesh)}"
+    + (
+      f"attention {e.model.module.describe(config, mesh)}" if not e.learns_codec else "autoencoder"
+    )
   )
   if e.codec.network is not None:
     number, path = _size(e.codec.abstract_params), e.codec.config.weights
@@ -371,7 +348,7 @@ def describe_run(e: Experiment, tasks: dict[str, Task], mesh: Mesh, start: int) 
   for name, task in tasks.items():
     frames, height, width, _ = task.source.shape
     yield (
-      f"{name}: {frames} frames of {height}x{width}, {Counts.of(e, task).tokens} tokens per clip, "
+      f"{name}: {frames} frames of {height}x{width}, {Counts.of(task).tokens} tokens per clip, "
       f"{flops.step(task.products())['total'] / 1e9:.2f} GFLOP per clip and step"
     )
   info, shapes = e.model.info, e.model.abstract_params
@@ -387,12 +364,7 @@ def _size(params: dict) -> int:
 
 
 def describe_result(result: Result, workdir: Path) -> Iterator[str]:
-  """The main results in a few lines."""
-  loss = result.frozen_loss
-  yield (
-    f"frozen loss {loss.final:.4f} +- {loss.stderr:.4f} of the data's variance "
-    f"(initial {loss.init:.3f}, zero model {loss.zero_model:.3f}, Wiener {loss.wiener:.3f})"
-  )
+  """The coherence of samples, and where the record is."""
   for name, row in result.coherence.items():
     yield f"  {name:28s}" + "  ".join(f"{k} {v:.4g}" for k, v in row.items())
   yield f"{workdir}/result.json, {workdir}/samples/"

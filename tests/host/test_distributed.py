@@ -27,7 +27,9 @@ from videojax.errors import ConfigError
 from videojax.host import distributed
 from videojax.host.distributed import Cluster
 from videojax.modes.finished_run import evaluate
-from videojax.runs.resume import restore_weights
+from videojax.runs.run_state import (
+  restore_weights,
+)
 from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.train import train
 

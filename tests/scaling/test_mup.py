@@ -9,7 +9,11 @@ import pytest
 from tests.helpers import relative_error, tiny
 from videojax.errors import ConfigError
 from videojax.modes.coordinate_check import coordinates
-from videojax.runs.program import create_state, make_update, mup_rules
+from videojax.runs.run_state import (
+  create_state,
+  make_update,
+  mup_rules,
+)
 from videojax.scaling.product_sizes import product_sizes, slopes
 
 WIDE = dict(model__width=128, model__num_heads=8, model__head_dim=16)

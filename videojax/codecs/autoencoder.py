@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,31 +36,22 @@ class Autoencoder:
   @property
   def scaling(self) -> float:
     """Ratio of the latents to the network's own output, if it is one number."""
-    return float(1 / self._statistics[1].reshape(-1)[0])
+    return float(1 / np.ravel(self.statistics[1])[0])
 
   @property
-  def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, deviation) of the network's latents, to broadcast over [B,t,h,w,Z]."""
-    shaped = lambda values: np.asarray(values, np.float32).reshape(1, 1, 1, 1, -1)
-    mean, deviation = self.network.statistics(self.config)
+  def statistics(self) -> tuple[ArrayLike, ArrayLike]:
+    """(mean, deviation) [Z] of the network's latents."""
+    return self.network.statistics(self.config)
+
+  def _broadcast(self) -> tuple[Array, Array]:
+    """The statistics, to broadcast over [B,t,h,w,Z]."""
+    shaped = lambda values: jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 1, -1)
+    mean, deviation = self.statistics
     return shaped(mean), shaped(deviation)
 
   def latent_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """(T,H,W,3) of a clip -> of its latent.
-
-    Raises:
-      ValueError: height or width is not a multiple of the stride, or frames are left over in time.
-    """
-    (t, h, w, _), (i, j, k) = shape, self.strides
-    if h % j or w % k:
-      raise ValueError(f"a clip of {h}x{w} does not divide into latent positions of {j}x{k} pixels")
-    if (t - 1) % i:
-      low = 1 + (t - 1) // i * i
-      raise ValueError(
-        f"a clip of {t} frames does not fit a codec that merges {i} frames after the first: use "
-        f"1 + {i} k frames, e.g. {low} or {low + i}"
-      )
-    return 1 + (t - 1) // i, h // j, w // k, self.config.channels
+    """(T,H,W,3) of a clip -> of its latent; see the function."""
+    return latent_shape(self.config, shape)
 
   def moments(
     self, video: Float[Array, "B T H W 3"]
@@ -69,8 +60,8 @@ class Autoencoder:
     _, t, h, w, c = video.shape
     self.latent_shape((t, h, w, c))
     mean, log_var = self._model().encode(video, self.config.frames)
-    shift, scale = self._statistics
-    return (mean - shift) / scale, log_var - 2 * np.log(scale)
+    shift, scale = self._broadcast()
+    return (mean - shift) / scale, log_var - 2 * jnp.log(scale)
 
   def encode(
     self, video: Float[Array, "B T H W 3"], keys: Key[Array, " B"] | None = None
@@ -84,7 +75,7 @@ class Autoencoder:
 
   def decode(self, latent: Float[Array, "B t h w Z"]) -> Float[Array, "B T H W 3"]:
     """The approximate inverse of `encode`."""
-    shift, scale = self._statistics
+    shift, scale = self._broadcast()
     return self._model().decode(latent * scale + shift, self.config.frames)
 
   def _model(self) -> Any:
@@ -92,6 +83,25 @@ class Autoencoder:
     graphdef, state = nnx.split(model)
     nnx.replace_by_pure_dict(state, self.params)
     return nnx.merge(graphdef, state)
+
+
+def latent_shape(config: Any, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+  """(T,H,W,3) of a clip -> of its latent.
+
+  Args: config: has strides (pixels per latent position in t, h, w) and channels.
+  Raises:
+    ValueError: height or width is not a multiple of the stride, or frames are left over in time.
+  """
+  (t, h, w, _), (i, j, k) = shape, config.strides
+  if h % j or w % k:
+    raise ValueError(f"a clip of {h}x{w} does not divide into latent positions of {j}x{k} pixels")
+  if (t - 1) % i:
+    low = 1 + (t - 1) // i * i
+    raise ValueError(
+      f"a clip of {t} frames does not fit a codec that merges {i} frames after the first: use "
+      f"1 + {i} k frames, e.g. {low} or {low + i}"
+    )
+  return 1 + (t - 1) // i, h // j, w // k, config.channels
 
 
 def drawn(

@@ -176,7 +176,7 @@ class Denoiser:
   Source: Karras et al. 2022, arXiv:2206.00364, Eq. 7 and Table 1.
   """
 
-  prediction: str
+  prediction: str = "velocity"
   process: str | Process = "rectified_flow"
   process_settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
   sigma_data: Positive = 1.0

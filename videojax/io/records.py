@@ -67,6 +67,31 @@ class FrozenLossRecord(SplitLoss):
 
 
 @dataclasses.dataclass(frozen=True)
+class ReconstructionRecord:
+  """What an autoencoder's reconstructions lose on one split, and its latents (EMA weights).
+
+  Attributes:
+    error: mean squared error of pixels over their variance; stderr: over clips.
+    psnr_db: of the mean squared error of 8-bit pixels (measures/distortion.py).
+    ssim: mean over clips and frames; None for frames smaller than its window.
+    clips: number of clips evaluated.
+    values_per_latent: pixel values per latent value.
+    latent_mean, latent_deviation: of the mean latents, per channel.
+    latent_noise: mean deviation of the latents' distribution, per channel.
+  """
+
+  error: float
+  stderr: float | None
+  psnr_db: float
+  ssim: float | None
+  clips: int
+  values_per_latent: float
+  latent_mean: list[float]
+  latent_deviation: list[float]
+  latent_noise: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
   """A finished run.
 
@@ -81,8 +106,10 @@ class Result:
     seconds: by part.
     peak_bytes: peak memory of one device; the compiler's estimate for the training step if the
       device does not report it.
-    frozen_loss: on the split evaluate.main.
+    frozen_loss: on the split evaluate.main; None for an autoencoder.
     frozen_loss_by_split: on the other splits, in units of the same variance.
+    reconstruction: of an autoencoder on the split evaluate.main, else None.
+    reconstruction_by_split: on the other splits.
     coherence: measure -> {split, 'floor', 'copy_last', 'extrapolate'} -> mean; empty if the data
       is not simulated.
     coherence_stderr: the same for standard errors over clips.
@@ -98,11 +125,22 @@ class Result:
   flops: dict[str, float]
   seconds: Seconds
   peak_bytes: int
-  frozen_loss: FrozenLossRecord
+  frozen_loss: FrozenLossRecord | None
   frozen_loss_by_split: dict[str, SplitLoss]
   coherence: Mapping[str, Mapping[str, float | None]]
   coherence_stderr: Mapping[str, Mapping[str, float | None]]
   coherence_per_example: Mapping[str, Mapping[str, Sequence[float | None]]]
+  reconstruction: ReconstructionRecord | None = None
+  reconstruction_by_split: Mapping[str, ReconstructionRecord] = dataclasses.field(
+    default_factory=dict
+  )
+
+  @property
+  def loss(self) -> float:
+    """The main measure: the frozen loss, or the relative error of an autoencoder."""
+    if self.reconstruction is not None:
+      return self.reconstruction.error
+    return self.frozen_loss.final if self.frozen_loss else float("nan")
 
   def to_json(self) -> dict[str, Any]:
     return dataclasses.asdict(self)

@@ -138,15 +138,20 @@ class CausalConv(nnx.Module):
 
 
 class ChannelNorm(nnx.Module):
-  """Scales each position to a root mean square of 1 over its channels, in fp32, times a gain."""
+  """Scales each position to a root mean square of 1 over its channels, in fp32, times a gain.
 
-  def __init__(self, channels: int, *, rngs: nnx.Rngs):
+  Args: eps: added to the mean square. With 0, as published, gradients are huge where all channels
+    are almost 0, as they are at first where pixels are.
+  """
+
+  def __init__(self, channels: int, *, eps: float = 0.0, rngs: nnx.Rngs):
+    self.eps = eps
     self.scale = layers.param(rngs, layers.ONES, (channels,), ("embed",))
 
   def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
     y = x.astype(jnp.float32)
-    square = jnp.square(y).sum(-1, keepdims=True)
-    y = y * (y.shape[-1] ** 0.5 * jax.lax.rsqrt(jnp.maximum(square, 1e-24)))
+    square = jnp.square(y).mean(-1, keepdims=True) + self.eps
+    y = y * jax.lax.rsqrt(jnp.maximum(square, 1e-24 / y.shape[-1]))
     return (y * last(self.scale, y)).astype(x.dtype)
 
 

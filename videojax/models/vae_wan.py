@@ -155,10 +155,10 @@ def levels(cfg: Config, down: bool) -> list[Level]:
 class Block(nnx.Module):
   """A residual block of two causal convolutions."""
 
-  def __init__(self, c_in: int, c_out: int, **kw: Any):
-    self.norm1 = ChannelNorm(c_in, rngs=kw["rngs"])
+  def __init__(self, c_in: int, c_out: int, *, eps: float = 0.0, **kw: Any):
+    self.norm1 = ChannelNorm(c_in, eps=eps, rngs=kw["rngs"])
     self.conv1 = CausalConv(c_in, c_out, CUBE, ("embed", None), **kw)
-    self.norm2 = ChannelNorm(c_out, rngs=kw["rngs"])
+    self.norm2 = ChannelNorm(c_out, eps=eps, rngs=kw["rngs"])
     self.conv2 = CausalConv(c_out, c_out, CUBE, ("embed", None), **kw)
     matrix = lambda: Linear((c_in,), (c_out,), ("embed", None), init=FAN_IN, **kw)
     self.shortcut = matrix() if c_in != c_out else None
@@ -187,8 +187,9 @@ class Attention(nnx.Module):
 class Down(nnx.Module):
   """Halves the resolution; in time, frame 0 stays, and pairs of the others become one frame."""
 
-  def __init__(self, c: int, c_out: int, time: bool, **kw: Any):
-    self.space = Conv(c, c_out, SPACE, ("embed", None), stride=2, after=True, **kw)
+  def __init__(self, c: int, c_out: int, time: bool, *, space: bool = True, **kw: Any):
+    stride = 2 if space else 1
+    self.space = Conv(c, c_out, SPACE, ("embed", None), stride=stride, after=space, **kw)
     halved = dict(strides=(2, 1, 1), **kw)
     self.time = CausalConv(c_out, c_out, TIME, ("embed", None), **halved) if time else None
 
@@ -203,9 +204,10 @@ class Down(nnx.Module):
 class Up(nnx.Module):
   """Doubles the resolution; in time, frame 0 stays, and all others become two frames."""
 
-  def __init__(self, c: int, c_out: int, time: bool, **kw: Any):
+  def __init__(self, c: int, c_out: int, time: bool, *, space: bool = True, **kw: Any):
     self.time = CausalConv(c, 2 * c, TIME, ("embed", None), **kw) if time else None
     self.space = Conv(c, c_out, SPACE, ("embed", None), **kw)
+    self.doubles = space
 
   def __call__(self, x: Float[Array, "B T H W C"], stream: Stream) -> Array:
     if self.time is not None:
@@ -213,7 +215,8 @@ class Up(nnx.Module):
       image, rest = (x[:, :1], x[:, 1:]) if stream.first else (x[:, :0], x)
       pairs = unfold(self.time(rest, stream), (2, 1, 1), "thwc")  # [B,2(T-1),H,W,C]
       x = jnp.concatenate([image, pairs.astype(x.dtype)], 1)
-    return constrain(self.space(double(x, 2 * x.shape[2], 2 * x.shape[3])), *GRID, None)
+    x = double(x, 2 * x.shape[2], 2 * x.shape[3]) if self.doubles else x
+    return constrain(self.space(x), *GRID, None)
 
 
 def averaged(x: Float[Array, "B T H W C"], level: Level, first: bool) -> Array:

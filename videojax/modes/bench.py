@@ -65,7 +65,7 @@ def bench(
           once()
 
   device, config = jax.devices()[0], e.model.config
-  median, counts = statistics.median(seconds), Counts.of(e, task)
+  median, counts = statistics.median(seconds), Counts.of(task)
   peak = flops.peak_flops_per_s(device.device_kind)
   clips = e.batch_size * (replicas or 1)
   model_flops_per_s = counts.flops * clips / median

@@ -24,7 +24,9 @@ from videojax.io.log import phase
 from videojax.measures import physics
 from videojax.modes.finished_run import opened
 from videojax.runs import rundir
-from videojax.runs.resume import open_checkpoints
+from videojax.runs.run_state import (
+  open_checkpoints,
+)
 from videojax.sample import write_samples
 from videojax.task import Task
 

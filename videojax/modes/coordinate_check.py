@@ -13,7 +13,10 @@ from videojax.config import Experiment
 from videojax.data import Carried, stack_examples
 from videojax.io import files
 from videojax.report import plotting
-from videojax.runs.program import create_state, make_update
+from videojax.runs.run_state import (
+  create_state,
+  make_update,
+)
 from videojax.scaling.product_sizes import product_sizes, slopes
 from videojax.sharding import by_path
 from videojax.state import TrainState, train_step

@@ -12,7 +12,9 @@ from videojax.evaluate import Evaluator
 from videojax.io import files
 from videojax.io.log import phase
 from videojax.runs import rundir, weights
-from videojax.runs.resume import restore_weights
+from videojax.runs.run_state import (
+  restore_weights,
+)
 from videojax.sample import write_samples
 from videojax.sharding import by_path, make_mesh
 from videojax.task import without_codec

@@ -18,9 +18,11 @@ from videojax.runs.program import (
   Counts,
   check_divides,
   check_loss,
+  parameters_by_part,
+)
+from videojax.runs.run_state import (
   create_state,
   make_update,
-  parameters_by_part,
   state_shardings,
 )
 from videojax.scaling import flops, roofline
@@ -45,7 +47,7 @@ def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
   for name, task in tasks.items():
     products = task.products()
     forward = flops.forward(products)
-    tokens = Counts.of(e, task).tokens
+    tokens = Counts.of(task).tokens
     kinds[name] = {
       "clip_shape": list(task.source.shape),
       "tokens_per_clip": tokens,

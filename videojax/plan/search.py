@@ -16,7 +16,14 @@ from videojax.plan import topology
 from videojax.plan.needs import DoesNotFit, kept_bytes, state_bytes, with_remat
 from videojax.plan.step_work import Clip, Sent, step_work
 from videojax.plan.tables import mesh_text
-from videojax.runs.program import Counts, create_state, make_update, state_shardings
+from videojax.runs.program import (
+  Counts,
+)
+from videojax.runs.run_state import (
+  create_state,
+  make_update,
+  state_shardings,
+)
 from videojax.scaling import roofline
 from videojax.sharding import MESH_AXES, MeshConfig, number_of_slices
 
@@ -86,7 +93,7 @@ def candidates(e: Experiment, devices: list[jax.Device]) -> Iterator[Candidate]:
   tx, _ = make_update(e)
   abstract = jax.eval_shape(functools.partial(create_state, e, tx))
   task = e.task(next(iter(e.data)))
-  tokens = Counts.of(e, task).tokens
+  tokens = Counts.of(task).tokens
   clip = Clip.of(e)
   kept = {r: kept_bytes(with_remat(e, r).task(next(iter(e.data)))) for r in REMATS}
   slices = number_of_slices(devices)

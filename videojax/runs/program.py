@@ -1,4 +1,4 @@
-"""The state and the compiled step of an experiment, which training, plan and bench share.
+"""The compiled step of an experiment and what it needs, which training, plan and bench share.
 
 A `Program` is what runs of one size have in common; a sweep passes it from cell to cell.
 """
@@ -7,36 +7,41 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from videojax import optim
-from videojax.config import Experiment, program_of
+from videojax.config import Experiment, from_json, program_of, to_json
 from videojax.data import Carried, stack_examples
 from videojax.errors import ConfigError
 from videojax.evaluate import Evaluator
+from videojax.evaluate_codec import CodecEvaluator
 from videojax.host.xla_flags import PRESETS, compile_with
 from videojax.optim import merge
-from videojax.runs import weights
+from videojax.runs import rundir, weights
+from videojax.runs.run_state import (
+  create_state,
+  make_update,
+  restore_weights,
+  state_shardings,
+  with_shardings,
+)
 from videojax.sample import generate
-from videojax.scaling import flops, mup
+from videojax.scaling import flops
 from videojax.sharding import (
   batch_sharding,
   by_path,
-  like_params,
-  param_shardings,
   path_name,
   put_batch,
   whole_batch,
 )
 from videojax.specs import CODEC, CodecSpec, ModelSpec
-from videojax.state import TrainState, init_state, train_step, train_steps
+from videojax.state import TrainState, train_step, train_steps
 from videojax.task import Task
 
 
@@ -102,79 +107,6 @@ def memory_of(device: jax.Device) -> tuple[float, str]:
   return whole / jax.local_device_count(), "its share of this machine"
 
 
-def mup_rules(e: Experiment) -> Mapping[str, mup.Rule] | None:
-  """muP's rule of every parameter by path; None without muP."""
-  return None if e.mup_base_width is None else _mup_rules(e.model, e.mup_base_width)
-
-
-@functools.lru_cache
-def _mup_rules(model: ModelSpec, base_width: int) -> Mapping[str, mup.Rule]:
-  shapes = lambda m: {path: x.shape for path, x in by_path(m.abstract_params).items()}
-  return mup.rules(model.info, shapes(model), shapes(model.wider), model.config.width / base_width)
-
-
-def make_update(e: Experiment) -> tuple[optax.GradientTransformation, dict[str, float]]:
-  """The optimizer, and the exponents of the EMAs by name."""
-  try:
-    optim.split_frozen(e.model.abstract_params, e.optim.freeze)
-    gammas = {ema_name(width): optim.ema_gamma(width) for width in e.ema}
-    rules = mup_rules(e)
-    rates = None if rules is None else {path: rule.rate for path, rule in rules.items()}
-    tx = optim.make_optimizer(e.optim, e.model.info, rates)
-  except ValueError as error:
-    raise ConfigError(str(error)) from error
-  if len(gammas) < len(e.ema):
-    raise ConfigError(f"ema={e.ema} has two widths that are equal to three digits")
-  return tx, gammas
-
-
-def ema_name(sigma_rel: float) -> str:
-  return f"{sigma_rel:.3f}"
-
-
-def create_state(
-  e: Experiment, tx: optax.GradientTransformation, key: jax.Array | None = None
-) -> TrainState:
-  """A fresh state; jittable.
-
-  Args:
-    key: for the parameters; None: the key of the experiment's seed.
-  """
-  params = e.model.init(jax.random.key(e.seed) if key is None else key)
-  rules = mup_rules(e)
-  if rules is not None:
-    scale = lambda path, x: rules[path_name(path)].init * x
-    params = jax.tree_util.tree_map_with_path(scale, params)
-  trainable, frozen = optim.split_frozen(params, e.optim.freeze)
-  frozen |= e.codec.init()
-  return init_state(trainable, frozen, tx, tuple(ema_name(width) for width in e.ema))
-
-
-def state_shardings(e: Experiment, abstract: TrainState, mesh: Mesh | AbstractMesh) -> TrainState:
-  """Shardings of the state: parameters by their logical axes, copies of them identically."""
-  axes = {path: info.axes for path, info in (e.model.info | e.codec.info).items()}
-  params = param_shardings(abstract.trainable, axes, mesh)
-  like = lambda tree: like_params(tree, abstract.trainable, params, mesh)
-  return TrainState(
-    step=NamedSharding(mesh, PartitionSpec()),
-    trainable=params,
-    frozen=param_shardings(abstract.frozen, axes, mesh),
-    opt_state=like(abstract.opt_state),
-    ema={name: like(tree) for name, tree in abstract.ema.items()},
-  )
-
-
-def with_shardings(abstract: Any, shardings: Any) -> Any:
-  return jax.tree.map(
-    lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), abstract, shardings
-  )
-
-
-def evaluated(e: Experiment, state: TrainState) -> dict:
-  """The weights that are measured: the first EMA, or the raw weights if none is kept."""
-  return state.ema_params(ema_name(e.ema[0])) if e.ema else state.params
-
-
 class Program:
   """What runs share that differ only in seed, length and learning rate: see config.AS_DATA.
 
@@ -207,12 +139,13 @@ class Program:
     codec = self.experiment.codec
     if codec.network is None or codec.config.weights is None:
       return state
-    frozen = {CODEC: load_codec(codec, self.abstract.frozen[CODEC])}
+    frozen = {CODEC: load_codec(codec, self.abstract.frozen[CODEC], self.mesh)}
     return dataclasses.replace(state, frozen=state.frozen | frozen)
 
   @functools.cached_property
   def evaluator(self) -> Evaluator:
-    return Evaluator(self.experiment, self.mesh)
+    kind = CodecEvaluator if self.experiment.learns_codec else Evaluator
+    return kind(self.experiment, self.mesh)
 
   def compile(self) -> dict[str, jax.stages.Compiled]:
     """The compiled step of every kind of batch; compiled by the first call."""
@@ -226,16 +159,38 @@ class Program:
     return max(compiled_bytes(step) for step in self.compile().values())
 
 
-def load_codec(codec: CodecSpec, abstract: dict) -> dict:
-  """Loads a codec's published weights, sharded as in `abstract`."""
+def load_codec(codec: CodecSpec, abstract: dict, mesh: Mesh) -> dict:
+  """Loads a codec's weights, published ones or those of a run, sharded as in `abstract`."""
   model = codec.network
   assert model is not None
   path = Path(codec.config.weights)
+  if (path / "checkpoints").is_dir():
+    return _trained_codec(codec, path, abstract, mesh)
   try:
     have = weights.load(path, model.module, model.config, model.info, by_path(abstract))
   except ConfigError as error:
     raise ConfigError(f"codec.weights: {error}") from error
   return jax.tree_util.tree_map_with_path(lambda p, _: have[path_name(p)], abstract)
+
+
+def _trained_codec(codec: CodecSpec, run: Path, abstract: dict, mesh: Mesh) -> dict:
+  """The EMA weights of a finished run of an autoencoder, with the statistics of its latents."""
+  other, own = from_json(rundir.read_config(run)), codec.network
+  assert own is not None
+  sizes = {f.name: getattr(own.config, f.name) for f in dataclasses.fields(other.model.config)}
+  if other.model.name != own.name or sizes != vars(other.model.config):
+    raise ConfigError(
+      f"codec.weights: {run} has trained {other.model.name} with {to_json(other.model.config)}: "
+      "set the codec's name and sizes to these"
+    )
+  result = rundir.read_sound(run / "result.json", lambda value: isinstance(value, dict))
+  if not result or not result.get("reconstruction"):
+    raise ConfigError(f"codec.weights: {run} has not finished (no result.json): run it to its end")
+  told = result["reconstruction"]
+  params = restore_weights(other, run, mesh)[0]
+  latents = {"mean": told["latent_mean"], "deviation": told["latent_deviation"]}
+  params |= {"statistics": {k: np.asarray(v, np.float32) for k, v in latents.items()}}
+  return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract)
 
 
 def lower_step(program: Program, task: Task, replicas: int | None = None) -> jax.stages.Lowered:
@@ -350,11 +305,8 @@ class Counts:
   flops: int
 
   @classmethod
-  def of(cls, e: Experiment, task: Task) -> "Counts":
-    patch = e.model.config.patch
-    frames, height, width, _ = task.latent_shape
-    tokens = max(frames // patch[0], 1) * (height // patch[1]) * (width // patch[2])
-    return cls(tokens, flops.step(task.products())["total"])
+  def of(cls, task: Task) -> "Counts":
+    return cls(task.tokens, flops.step(task.products())["total"])
 
 
 def parameters_by_part(model: ModelSpec) -> dict[str, int]:

@@ -1,30 +1,24 @@
 """What a run starts from: its own checkpoint, a trunk, other weights, or fresh parameters."""
 
 import dataclasses
-import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from videojax import optim
 from videojax.config import Experiment, from_json
 from videojax.errors import ConfigError
-from videojax.io.checkpoint import Checkpointer, Restored
+from videojax.io.checkpoint import Checkpointer
 from videojax.io.records import Seconds
 from videojax.optim import merge
 from videojax.runs import rundir, weights
 from videojax.runs.program import (
   Program,
-  create_state,
-  evaluated,
-  make_update,
-  state_shardings,
-  with_shardings,
 )
+from videojax.runs.run_state import damage_notes, open_checkpoints, restore_weights
 from videojax.sharding import by_path, path_name
 from videojax.specs import CODEC
 from videojax.state import TrainState
@@ -64,21 +58,6 @@ def restore_or_create(
     state = dataclasses.replace(state, **load_weights(e, state, program))
     return state, seconds, [f"initialised with the weights of {e.init_from}"]
   return state, seconds, []
-
-
-def damage_notes(restored: Restored) -> Iterator[str]:
-  """Notes about damaged newer checkpoints, and about missing or damaged files of this one."""
-  for text in restored.skipped:
-    yield f"damaged, not used: {text}"
-  if restored.lacks:
-    yield f"checkpoint {restored.step} is sound, but lacks {', '.join(restored.lacks)}"
-
-
-def open_checkpoints(run: str | Path, what: str) -> Path:
-  path = Path(run) / "checkpoints"
-  if not path.is_dir():
-    raise ConfigError(f"{what}: {run} is not a run directory with checkpoints")
-  return path
 
 
 def load_weights(e: Experiment, state: TrainState, program: Program) -> dict[str, dict]:
@@ -123,17 +102,3 @@ def _check_same(
       + ", ".join(f"{p} ({have.get(p)} there, {want.get(p)} here)" for p in differing[:8])
       + "; name the layers that this model adds with init_fresh"
     )
-
-
-def restore_weights(e: Experiment, run: Path, mesh: Mesh) -> tuple[dict, int]:
-  """(EMA weights, step) of a run's newest sound checkpoint, on any mesh."""
-  tx, _ = make_update(e)
-  abstract = jax.eval_shape(functools.partial(create_state, e, tx))
-  abstract = with_shardings(abstract, state_shardings(e, abstract, mesh))
-  with Checkpointer(open_checkpoints(run, "reading weights"), keep_last=1) as checkpoints:
-    restored = checkpoints.restore(abstract)
-  if restored is None:
-    raise ConfigError(f"{run} has no checkpoint yet")
-  for note in damage_notes(restored):
-    print(note)
-  return evaluated(e, restored.state), restored.step

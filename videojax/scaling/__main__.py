@@ -73,7 +73,7 @@ def experiment_rows(config: list[str]) -> list[Row]:
     rows.append(
       Row(
         name=f"{name} ({kind})", source=name, size=(frames, height, width),
-        fps=fps(task) if frames > 1 else None, tokens=Counts.of(e, task).tokens,
+        fps=fps(task) if frames > 1 else None, tokens=Counts.of(task).tokens,
         products=products, image=task.products(frames=1),
         image_tokens=(h // patch[1]) * (w // patch[2]),
         steps=e.sampler.evaluations, branches=e.guidance.calls,

@@ -224,6 +224,11 @@ def _check(row: Row) -> None:
   if not row.config["evaluate"]["splits"] or not row.config["data"]:
     raise ConfigError(f"{config} is damaged: it has no evaluate.splits, or no data")
   result, loss = row.result, row.result["frozen_loss"]
+  if loss is None:
+    raise ConfigError(
+      f"{path} is of an autoencoder, which has no frozen loss: laws and reports are about "
+      "models of pixels or latents"
+    )
   positive = {
     "frozen_loss.final": loss["final"], "parameters.total": result["parameters"].get("total"),
     "flops.total": result["flops"].get("total"), "tokens": result["tokens"],

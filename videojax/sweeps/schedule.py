@@ -66,7 +66,7 @@ def make_job(base: Mapping[str, Any], cell: Cell) -> Job:
     values = override(base, cell.overrides)
     e = resolve(values)
     name = next(iter(e.data))
-    counts = Counts.of(e, e.task(name))
+    counts = Counts.of(e.task(name))
     if cell.budget is not None:
       steps = round(cell.budget / (counts.flops * e.batch_size))
       if steps < 1:

@@ -115,7 +115,7 @@ def run_all(
           program = Program(job.experiment, make_mesh(job.experiment.mesh))
         how: Any = dict(program=program, trunk=trunk, deadline=deadline, quiet=True)
         result = train(job.experiment, run, **how)
-      said += f"  loss {result.frozen_loss.final if result else float('nan'):.4f}"
+      said += f"  loss {result.loss if result else float('nan'):.4f}"
     except Preempted as stop:
       raise Preempted(f"cell {job.cell.name}: {stop}") from None
     except InUseError as error:

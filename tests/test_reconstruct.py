@@ -1,0 +1,138 @@
+"""An autoencoder trains through the one loop, and a model trains in its latents."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import draw, tiny
+from videojax.config import to_json
+from videojax.data import stack_examples
+from videojax.errors import ConfigError
+from videojax.reconstruct import features
+from videojax.runs.program import Program
+from videojax.sharding import MeshConfig, make_mesh
+from videojax.specs import CODEC
+from videojax.train import train
+
+ONE = jax.devices()[:1]
+SIZES = dict(width=8, blocks=1, time=2, space=4, patch=2, channels=4)
+WORLD = dict(name="worlds", size=16, frames=5, known=2, scenes=("one",))
+EVALUATE = dict(
+  evaluate__clips=4,
+  evaluate__coherence_clips=4,
+  evaluate__reference_clips=4,
+  evaluate__batch_size=4,
+)
+
+
+def codec_run(**changes):
+  base = dict(
+    model=dict(name="vae_small", **SIZES), data={"worlds": WORLD}, total_steps=8,
+    condition={}, optim__learning_rate=3e-3, checkpoint__save_every_steps=4,
+  )  # fmt: skip
+  return tiny(**{**base, **EVALUATE, **changes})
+
+
+def latent_run(weights, **changes):
+  base = dict(
+    codec=dict(name="vae_small", weights=weights, **SIZES), data={"worlds": WORLD}, total_steps=2,
+    model__channels=4, model__depth=1, model__patch=(1, 2, 2), condition__known_frames=2,
+  )  # fmt: skip
+  return tiny(**{**base, **EVALUATE, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("codec") / "run"
+  return workdir, train(codec_run(), workdir, devices=ONE)
+
+
+def test_the_record_says_what_is_lost_and_what_the_latents_are_like(run):
+  workdir, result = run
+  told = result.reconstruction
+  assert result.frozen_loss is None and result.loss == told.error > 0
+  assert told.values_per_latent == 5 * 16 * 16 * 3 / (3 * 4 * 4 * 4)
+  assert len(told.latent_mean) == len(told.latent_deviation) == 4
+  assert result.coherence["position_error_px"]["floor"] < 0.1
+  assert json.loads((workdir / "result.json").read_text())["reconstruction"]["psnr_db"] > 0
+  assert list((workdir / "samples").glob("*.mp4"))
+  assert result.flops["total"] == pytest.approx(
+    sum(v for k, v in result.flops.items() if k != "total")
+  )
+
+
+def test_training_lowers_the_error(run):
+  losses = [json.loads(line) for line in (run[0] / "metrics.jsonl").read_text().splitlines()]
+  first = json.loads((run[0] / "initial.json").read_text())["frozen_loss"]
+  assert run[1].reconstruction.error < first and math.isfinite(losses[-1]["kl"])
+
+
+def test_loss_is_the_sum_of_its_parts_and_kl_that_of_normals():
+  e = codec_run(reconstruct=dict(pixels=2.0, features=0.5, kl=0.25))
+  task = e.task("worlds")
+  rows, keys = stack_examples(task.source, [0, 1]), jax.random.split(jax.random.key(0), 2)
+  params = e.model.init(jax.random.key(1))
+  loss, parts = jax.jit(task.loss)(params, rows, keys)
+  want = 2 * parts["pixels"] + 0.5 * parts["features"] + 0.25 * parts["kl"]
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  mean, log_var = e.model.network(params).encode(task.source.decode(rows)["video"])
+  normal = jax.scipy.stats.norm
+  x = (
+    jax.random.normal(jax.random.key(2), (4000, *mean.shape)) * jnp.exp(log_var / 2)[None]
+    + mean[None]
+  )
+  ratio = normal.logpdf(x, mean[None], jnp.exp(log_var / 2)[None]) - normal.logpdf(x)
+  sampled = ratio.mean(0).sum((1, 2, 3, 4)) / (5 * 16 * 16 * 3)
+  np.testing.assert_allclose(parts["kl"], sampled, rtol=0.05)
+
+
+def test_features_have_unit_variance_for_white_noise_and_ignore_nothing():
+  video = draw((2, 1, 64, 64, 3))
+  for made in features(video):
+    assert 0.5 < float((made**2).mean()) < 2
+  moved = features(jnp.roll(video, 1, 3))
+  assert all(jnp.abs(a - b).mean() > 0.1 for a, b in zip(features(video), moved))
+
+
+def test_a_model_trains_in_the_latents_of_a_finished_codec(run, tmp_path):
+  workdir, codec = run
+  e = latent_run(str(workdir))
+  program = Program(e, make_mesh(MeshConfig(data=1), ONE))
+  frozen = program.create(0).frozen[CODEC]
+  told = codec.reconstruction
+  np.testing.assert_allclose(frozen["statistics"]["mean"], told.latent_mean, rtol=1e-6)
+  task = e.task("worlds")
+  example = task.source.decode(stack_examples(task.source, range(4)))
+  latents = jax.jit(lambda p: task.prepare({CODEC: p}, example)[0])(frozen)
+  assert latents.shape == (4, 3, 4, 4, 4)
+  assert abs(float(latents.mean())) < 0.5 and 0.5 < float(latents.std()) < 2
+  result = train(e, tmp_path / "latent", devices=ONE)
+  assert result.frozen_loss.final > 0 and result.coherence["position_error_px"]["floor"] < 0.1
+
+
+def test_weights_of_another_codec_or_of_an_unfinished_run_are_refused(run, tmp_path):
+  mesh = make_mesh(MeshConfig(data=1), ONE)
+  wider = latent_run(str(run[0]), codec__width=16)
+  with pytest.raises(ConfigError, match="has trained vae_small with .*'width': 8"):
+    Program(wider, mesh).create(0)
+  part = tmp_path / "part"
+  (part / "checkpoints").mkdir(parents=True)
+  (part / "config.json").write_text(json.dumps(to_json(codec_run())))
+  with pytest.raises(ConfigError, match="has not finished"):
+    Program(latent_run(str(part)), mesh).create(0)
+
+
+def test_clips_that_the_codec_cannot_merge_are_refused_in_words():
+  with pytest.raises(ConfigError, match="4 frames .* use 1 \\+ 2 k frames, e.g. 3 or 5"):
+    codec_run(data={"worlds": WORLD | dict(frames=4)}).task("worlds")
+
+
+@pytest.mark.slow
+def test_an_interrupted_codec_run_ends_with_the_bits_of_a_whole_one(run, tmp_path):
+  train(codec_run(total_steps=4), tmp_path / "run", devices=ONE)
+  again = train(codec_run(), tmp_path / "run", devices=ONE)
+  assert again.params_sha256 == run[1].params_sha256
