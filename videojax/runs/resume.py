@@ -125,6 +125,13 @@ def _check_same(
     )
 
 
+def initial_weights(e: Experiment, mesh: Mesh) -> dict:
+  """The weights that a run of this experiment, which has init_from, starts with."""
+  program = Program(e, mesh)
+  state = program.create(e.seed)
+  return evaluated(e, dataclasses.replace(state, **load_weights(e, state, program)))
+
+
 def restore_weights(e: Experiment, run: Path, mesh: Mesh) -> tuple[dict, int]:
   """(EMA weights, step) of a run's newest sound checkpoint, on any mesh."""
   tx, _ = make_update(e)
