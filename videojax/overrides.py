@@ -65,8 +65,14 @@ class ExperimentFile:
 
 
 def of_run(written: Mapping[str, Any]) -> ConfigDict:
-  """A run's config.json as an experiment file's config, so that the command line can change it."""
-  return complete(ConfigDict(nested(written)))
+  """A run's config.json as an experiment file's config, so that the command line can change it.
+
+  Its data, which must not change, stay as they were written, without defaults.
+  """
+  values = nested(written)
+  config = complete(ConfigDict(values))
+  config.data = ConfigDict(values["data"])
+  return config
 
 
 def _of_file(path: str, function: Callable[[], Any]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import UInt8
+from jaxtyping import Float
 
 from videojax import sample
 from videojax.config import Experiment, to_json
@@ -135,8 +135,8 @@ def _price(seconds: float) -> dict[str, Any]:
 
 def _made(
   e: Experiment, examples: Examples, params: dict, mesh: Mesh, clips: Sequence[Clip]
-) -> Iterator[tuple[Clip, UInt8[np.ndarray, "T H W C"], float]]:
-  """Yields (clip, its pixels, its share of its batch's seconds), in order.
+) -> Iterator[tuple[Clip, Float[np.ndarray, "T H W C"], float]]:
+  """Yields (clip, its video in [-1,1], its share of its batch's seconds), in order.
 
   A batch is sharded over all devices; the last one is padded by repeating its last clip.
   """
@@ -154,9 +154,7 @@ def _made(
     video = jax.block_until_ready(compiled(params, example))
     seconds = (time.perf_counter() - begun) / len(part)
     check_finite(video)
-    # Of latents without a decoder, the first three channels are shown.
-    pixels = media.to_uint8(on_host(video)[: len(part), ..., :3])
-    yield from zip(part, pixels, itertools.repeat(seconds))
+    yield from zip(part, on_host(video), itertools.repeat(seconds))
 
 
 def _compiled(make: Any, params: dict, example: dict[str, Any]) -> jax.stages.Compiled:
@@ -174,7 +172,8 @@ def _compiled(make: Any, params: dict, example: dict[str, Any]) -> jax.stages.Co
 
 def _write(manifest: Manifest, clip: Clip, video: np.ndarray, cost: dict[str, Any]) -> None:
   """Writes a clip's file, then its line."""
-  media.write_mp4(manifest.path.parent / clip.file, video, fps=clip.settings["fps"])
+  pixels = media.to_uint8(video[..., :3])  # of latents without a decoder, the first three channels
+  media.write_mp4(manifest.path.parent / clip.file, pixels, fps=clip.settings["fps"])
   named = {name: getattr(clip.row, name) for name in ("image", "video", "last")}
   paths = {name: None if path is None else str(path) for name, path in named.items()}
   manifest.add({"file": clip.file, **clip.settings, **paths, **cost})
