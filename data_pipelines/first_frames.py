@@ -33,7 +33,8 @@ def read_film(path: Path, frames: int, size: int, fps: float) -> UInt8[np.ndarra
   """The first frames of a film at the times k / fps: their centre squares, scaled to `size` pixels.
 
   Raises:
-    ConfigError: the film is shorter, damaged there, or cannot be read; the message names it.
+    ConfigError: the film is shorter, too slow for `fps` (as for training clips), damaged there, or
+      cannot be read; the message names it.
   """
   try:
     with video_reader.VideoFile(path) as video:
@@ -44,12 +45,17 @@ def read_film(path: Path, frames: int, size: int, fps: float) -> UInt8[np.ndarra
     raise ConfigError(
       f"{path} is too short: {len(found)} of {frames} frames, at {fps:g} frames per second"
     )
-  return np.stack(found)
+  if len({place for place, _ in found}) < video_cut.DISTINCT_SHARE * frames:
+    raise ConfigError(f"{path} has too few frames per second: the clips have {fps:g}")
+  return np.stack([frame for _, frame in found])
 
 
-def _frames(video: video_reader.VideoFile, size: int, fps: float) -> Iterator[np.ndarray]:
+def _frames(
+  video: video_reader.VideoFile, size: int, fps: float
+) -> Iterator[tuple[int, UInt8[np.ndarray, "S S 3"]]]:
+  """Yields (place in the film, frame) of each time k / fps."""
   resize = video_reader.Resizer(size)
-  for _, picture, count in video_cut.nearest(video.pictures(), fps, 0.5 / video.fps):
+  for place, picture, count in video_cut.nearest(video.pictures(), fps, 0.5 / video.fps):
     if not picture.sound:
       raise video_reader.UnreadableError(f"frame {picture.index} is damaged")
-    yield from [resize(picture.frame, video.pixel_aspect)] * count
+    yield from [(place, resize(picture.frame, video.pixel_aspect))] * count

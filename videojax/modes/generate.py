@@ -78,11 +78,9 @@ def generate(experiment: Experiment, workdir: Path, rows: Sequence[Row], out: Pa
     done = lambda clip: manifest is not None and manifest.has(clip.file, clip.settings)
     todo = [clip for clip in clips.values() if not agreement.first(done(clip))]
     cost = {"flops": clip_flops(experiment, examples.task), "step": step}
-    with phase("generating, clips", len(todo)) as advance:
-      for clip, video, seconds in _made(experiment, examples, params, mesh, todo):
-        if manifest is not None:
-          _write(manifest, clip, video, {**cost, **_price(seconds)})
-        advance(1)
+    for clip, video, seconds in _made(experiment, examples, params, mesh, todo):
+      if manifest is not None:
+        _write(manifest, clip, video, {**cost, **_price(seconds)})
   if manifest is not None:
     _show(list(clips.values()), manifest, new=[clip.file for clip in todo])
 
@@ -140,21 +138,27 @@ def _made(
 
   A batch is sharded over all devices; the last one is padded by repeating its last clip.
   """
-  rows = whole_batch(min(e.evaluate.batch_size, max(len(clips), 1)), mesh)
+  if not clips:
+    return
+  rows = whole_batch(min(e.evaluate.batch_size, len(clips)), mesh)
   mine, negative = local_rows(rows, mesh), any(clip.row.negative for clip in clips)
-  make = jax.jit(functools.partial(sample.generate, examples.task, e.sampler, e.guidance))
-  for start in range(0, len(clips), rows):
-    part = clips[start : start + rows]
+
+  def batch(part: Sequence[Clip]) -> dict[str, Any]:
     padded = [part[min(i, len(part) - 1)] for i in mine]
     example = examples.of([c.row for c in padded], [c.given for c in padded], negative)
-    example = put_batch(example, mesh, rows)
-    if start == 0:
-      compiled = _compiled(make, params, example)
-    begun = time.perf_counter()
-    video = jax.block_until_ready(compiled(params, example))
-    seconds = (time.perf_counter() - begun) / len(part)
-    check_finite(video)
-    yield from zip(part, on_host(video), itertools.repeat(seconds))
+    return put_batch(example, mesh, rows)
+
+  make = jax.jit(functools.partial(sample.generate, examples.task, e.sampler, e.guidance))
+  compiled = _compiled(make, params, batch(clips[:rows]))
+  with phase("generating, clips", len(clips)) as advance:
+    for start in range(0, len(clips), rows):
+      part = clips[start : start + rows]
+      example, begun = batch(part), time.perf_counter()
+      video = jax.block_until_ready(compiled(params, example))
+      seconds = (time.perf_counter() - begun) / len(part)
+      check_finite(video)
+      yield from zip(part, on_host(video), itertools.repeat(seconds))
+      advance(len(part))
 
 
 def _compiled(make: Any, params: dict, example: dict[str, Any]) -> jax.stages.Compiled:
@@ -185,13 +189,19 @@ def _show(clips: Sequence[Clip], manifest: Manifest, new: Sequence[str]) -> None
   video = np.stack([media.read_mp4(out / clip.file) for clip in shown])
   grid = out / "grid.webp"
   media.write_grid(
-    grid, video, None, [clip.row.prompt or f"seed {clip.row.seed}" for clip in shown],
+    grid, video, None, [_caption(clip.row) for clip in shown],
     fps=clips[0].settings["fps"], given=np.stack([clip.given.mask for clip in shown]),
   )  # fmt: skip
   lines = [manifest.lines[name] for name in new]
   there = f", {len(clips) - len(new)} were there already" if len(new) < len(clips) else ""
   print(f"{len(new)} clips{there}" + (f": {_cost_text(lines)}" if lines else ""))
   print(f"{manifest.path}\n{grid}")
+
+
+def _caption(row: Row) -> str:
+  """What the grid says about a clip."""
+  avoided = f"not: {row.negative}" if row.negative else ""
+  return " / ".join(filter(None, (row.prompt, avoided, f"seed {row.seed}")))
 
 
 def _cost_text(lines: Sequence[dict[str, Any]]) -> str:
