@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -57,6 +58,7 @@ class Examples:
   def __init__(self, task: Task):
     self.task, self.fps = task, fps(task)
     self.omitted = _omitted(task, self.fps)
+    self._given: dict[tuple[Path | None, ...], Given] = {}  # by the files that it is read from
 
   @functools.cached_property
   def text_bytes(self) -> int:
@@ -83,11 +85,17 @@ class Examples:
       )
 
   def given(self, row: Row) -> Given:
-    """Reads the known frames of a row.
+    """The known frames of a row; rows of the same files share them.
 
     Raises:
       ConfigError: a file cannot be read, or the model does not take these frames.
     """
+    files = (row.image, row.video, row.last)
+    if files not in self._given:
+      self._given[files] = self._read(row)
+    return self._given[files]
+
+  def _read(self, row: Row) -> Given:
     (frames, height, width, channels), where = self.task.source.shape, row.where
     lead, last = self._leading(row)
     mask = np.arange(frames) < lead

@@ -100,7 +100,7 @@ def _clips(values: dict[str, Any], place: str) -> list[Row]:
     raise ConfigError(f"{row.where}the last seed, seed + num - 1, must be below {SEEDS}")
   for name in ("prompt", "negative"):
     values[name] = _text(values.get(name, ""), name, row.where).strip()  # as training captions are
-  paths = {name: Path(values[name]) for name in FILES if values.get(name)}
+  paths: dict[str, Any] = {name: Path(values[name]) for name in FILES if values.get(name)}
   if "image" in paths and "video" in paths:
     raise ConfigError(f"{row.where}a clip begins with an image or a video, not with both")
   row = dataclasses.replace(row, prompt=values["prompt"], negative=values["negative"], **paths)
