@@ -24,6 +24,7 @@ from jaxtyping import Float, UInt8
 
 from data_pipelines import tfds_files
 from videojax import settings
+from videojax.data import encode_caption
 from videojax.errors import ConfigError
 from videojax.settings import Range, Width
 
@@ -233,13 +234,6 @@ class Source:
 def to_float(video: UInt8[jax.Array, "*dims"]) -> Float[jax.Array, "*dims"]:
   """0..255 -> [-1,1]."""
   return video.astype(jnp.float32) / 127.5 - 1.0
-
-
-def encode_caption(caption: bytes, length: int) -> UInt8[np.ndarray, " L"]:
-  """UTF-8 bytes, cut at a whole character or zero padded to `length`."""
-  if len(caption) > length:
-    caption = caption[:length].decode("utf-8", errors="ignore").encode("utf-8")
-  return np.frombuffer(caption.ljust(length, b"\0"), np.uint8)
 
 
 def _open(path: Path) -> tfds.core.DatasetBuilder:

@@ -223,7 +223,7 @@ def _read_video(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
         yield picture
 
     rows, places, written = [], [], 0
-    for place, picture, count in _nearest(watched(), fps, 0.5 / video.fps):
+    for place, picture, count in nearest(watched(), fps, 0.5 / video.fps):
       kept = picture.sound
       if kept:
         file.write(resize(picture.frame, video.pixel_aspect).tobytes())
@@ -243,7 +243,7 @@ def _read_video(path: Path, file: BinaryIO, cutting: Cutting) -> _Track:
   )
 
 
-def _nearest(
+def nearest(
   pictures: Iterator[video_reader.Picture], fps: float, last_s: float
 ) -> Iterator[tuple[int, video_reader.Picture, int]]:
   """Finds the frames nearest to the times start + k / fps, k = 0, 1, ..., up to the last frame.

@@ -329,6 +329,11 @@ def from_json(written: Any) -> Experiment:
   Settings that are newer than the file get their defaults. EXECUTION settings that the model no
   longer has are dropped.
   """
+  return resolve(nested(written))
+
+
+def nested(written: Any) -> dict[str, Any]:
+  """The nested dict, as of an experiment file, of a config.json."""
   values = {key: value for key, value in written.items() if key != "changes"}
   for name in {"model", "codec"} & values.keys():
     section = {"name": written[name]["name"], **written[name]["config"]}
@@ -338,7 +343,7 @@ def from_json(written: Any) -> Experiment:
     name: {"name": s["name"], "weight": s["weight"], **s["settings"]}
     for name, s in values["data"].items()
   }
-  return resolve(values)
+  return values
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

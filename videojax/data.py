@@ -14,6 +14,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
+from jaxtyping import UInt8
 
 from videojax import settings
 from videojax.settings import Range
@@ -221,6 +222,13 @@ def stack_examples(source: Source, indices: Sequence[int]) -> Carried:
   """The examples at these indices as one batch, in carried form."""
   rows = [source[int(i)] for i in indices]
   return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def encode_caption(caption: bytes, length: int) -> UInt8[np.ndarray, " L"]:
+  """UTF-8 bytes, cut at a whole character or zero padded to `length`."""
+  if len(caption) > length:
+    caption = caption[:length].decode("utf-8", errors="ignore").encode("utf-8")
+  return np.frombuffer(caption.ljust(length, b"\0"), np.uint8)
 
 
 def caption_text(caption: Any) -> str:

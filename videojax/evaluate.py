@@ -151,7 +151,7 @@ class Evaluator:
     """
     if self._reference is None:
       batches = self.examples(None, self.config.reference_clips, "reference statistics")
-      latents = (host(self._encode(params, b))[:n] for b, n in batches)
+      latents = (on_host(self._encode(params, b))[:n] for b, n in batches)
       self._reference = frozen.fit_reference(latents, self.unknown)
     return self._reference
 
@@ -165,7 +165,7 @@ class Evaluator:
   def frozen_loss(self, params: dict, split: str | None = None) -> frozen.FrozenLoss:
     """The frozen loss of these weights on a split; None: the main split."""
     batches = self.examples(split or self.first, self.config.clips, "frozen loss")
-    errors = [host(self._errors(params, b))[:n] for b, n in batches]
+    errors = [on_host(self._errors(params, b))[:n] for b, n in batches]
     loss = frozen.summarize(np.concatenate(errors), self.reference(params).total)
     if not np.isfinite(loss.mean):
       raise NotFiniteError(
@@ -180,7 +180,7 @@ class Evaluator:
       return self._ignorance
     zero, wiener, reference = [], [], self.reference(params)
     for example, n in self.examples(self.first, self.config.clips):
-      x = host(self._encode(params, example))[:n]
+      x = on_host(self._encode(params, example))[:n]
       zero.append(frozen.zero_errors(x, self.unknown))
       wiener.append(frozen.wiener_errors(x, reference, self.unknown))
     value = lambda rows: frozen.summarize(np.concatenate(rows), reference.total).mean
@@ -191,8 +191,8 @@ class Evaluator:
     """Sampled clips and decoded true examples of the first rows of a split, on the host."""
     example, n = next(self.examples(split, min(clips, self.batch)))
     with phase(f"sampling ({split}), {n} clips"):
-      video = host(self.generate(params, example))[:n]
-    return video, {k: host(v)[:n] for k, v in example.items() if k != "state"}
+      video = on_host(self.generate(params, example))[:n]
+    return video, {k: on_host(v)[:n] for k, v in example.items() if k != "state"}
 
   def fvd(self, params: dict) -> fvd.Result | None:
     """FVD of sampled clips of the main split, with its floor; None if evaluate.fvd_clips is 0.
@@ -205,7 +205,7 @@ class Evaluator:
       return None
     weights = i3d.load(self.config.fvd_weights)
     clips = lambda count, make: np.concatenate(
-      [to_uint8(host(make(x))[:rows]) for x, rows in self.examples(self.first, count, "FVD")]
+      [to_uint8(on_host(make(x))[:rows]) for x, rows in self.examples(self.first, count, "FVD")]
     )
     generated = clips(n, lambda x: self.generate(params, x))
     real = clips(2 * n, lambda x: x["video"])
@@ -302,7 +302,7 @@ class Evaluator:
     parts = []
     for example, n in self.examples(split, self.config.coherence_clips, "coherence"):
       values = _measure(make(example), example["state"], world.extent, world.fps, known)
-      parts.append({k: host(v)[:n] for k, v in values.items()})
+      parts.append({k: on_host(v)[:n] for k, v in values.items()})
     return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
 
@@ -340,7 +340,7 @@ def _all_finite(video: jax.Array) -> jax.Array:
   return jax.numpy.isfinite(video).all()
 
 
-def host(x: jax.Array) -> np.ndarray:
+def on_host(x: jax.Array) -> np.ndarray:
   """A global array, gathered on every host."""
   if x.is_fully_addressable:
     return jax.device_get(x)

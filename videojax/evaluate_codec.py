@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from videojax.config import Experiment
 from videojax.errors import NotFiniteError
-from videojax.evaluate import Evaluator, host
+from videojax.evaluate import Evaluator, on_host
 from videojax.io.media import to_uint8
 from videojax.io.records import ReconstructionRecord
 from videojax.measures import distortion
@@ -65,11 +65,11 @@ class CodecEvaluator(Evaluator):
   def _record(self, params: dict, split: str) -> ReconstructionRecord:
     truth, decoded, errors, total, mean, deviation = [], [], [], 0.0, [], []
     for example, n in self.examples(split, self.config.clips, "reconstructing"):
-      video, made = host(example["video"])[:n], host(self.generate(params, example))[:n]
+      video, made = on_host(example["video"])[:n], on_host(self.generate(params, example))[:n]
       errors.append(((video - made) ** 2).mean((1, 2, 3, 4)))
       truth.append(to_uint8(video))
       decoded.append(to_uint8(made))
-      latent, log_var = (host(x)[:n] for x in self._latents(params, example))
+      latent, log_var = (on_host(x)[:n] for x in self._latents(params, example))
       mean.append(latent.reshape(-1, latent.shape[-1]))
       deviation.append(np.exp(log_var / 2).reshape(-1, latent.shape[-1]))
     pixels = np.concatenate(truth).astype(np.float64) / 127.5 - 1

@@ -1,4 +1,5 @@
 """python -m videojax.launch --config=FILE[:arg] --workdir=DIR [--mode=...] [--config.a.b=value]
+python -m videojax.launch --mode=generate --workdir=RUN --prompt=TEXT [--config.a.b=value]
 
 Parses the flags and the config and runs one mode. No logic here.
 """
@@ -31,7 +32,13 @@ from videojax.io import log
 
 STOPPED = 143  # exit code of a process that SIGTERM ends: the job is not finished
 TOO_LARGE = 3  # exit code of plan if the run does not fit in memory
-MANY = ("train", "evaluate", "sample", "bench")  # modes that several processes can run together
+MANY = (
+  "train",
+  "evaluate",
+  "sample",
+  "generate",
+  "bench",
+)  # modes that several processes can run together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +47,18 @@ class Command:
 
   flags: flags.FlagValues
   config: dict[str, Any]
-  file: Any  # an overrides.ExperimentFile; None with --help and no --config
+  file: Any  # an overrides.ExperimentFile; None without --config: with --help, or of a run
 
   @property
   def workdir(self) -> Path:
     return Path(self.flags.workdir)
+
+  @property
+  def written(self) -> Path:
+    """The directory that this command writes."""
+    if self.flags.mode != "generate":
+      return self.workdir
+    return Path(self.flags.out) if self.flags.out else self.workdir / "generated"
 
   @property
   def experiment(self) -> Any:
@@ -70,6 +84,15 @@ def sample(c: Command) -> None:
   from videojax.modes.finished_run import sample
 
   sample(c.experiment, c.workdir)
+
+
+def generate(c: Command) -> None:
+  from videojax.modes.generate import generate
+  from videojax.modes.prompts import KEYS, rows_of
+
+  given = {key: c.flags[key].value for key in KEYS if c.flags[key].value is not None}
+  rows = rows_of(Path(c.flags.prompts) if c.flags.prompts else None, given)
+  generate(c.experiment, c.workdir, rows, c.written)
 
 
 def effects(c: Command) -> None:
@@ -147,8 +170,36 @@ def sweep(c: Command) -> None:
 
 MODES: dict[str, Callable[[Command], int | None]] = {
   f.__name__: f
-  for f in (train, evaluate, sample, effects, cascade, export, plan, bench, coordinates, sweep)
-}
+  for f in (
+    train, evaluate, sample, generate, effects, cascade, export, plan, bench, coordinates, sweep,
+  )
+}  # fmt: skip
+
+
+def generate_flags(define: dict[str, Any]) -> None:
+  """Defines the flags of --mode=generate, whose config is the run's own unless a file is given."""
+  text = lambda name, about: flags.DEFINE_string(name, None, f"generate: {about}", **define)
+  text("prompts", "FILE.jsonl, a line per prompt: prompt, negative, seed, num, image, video, last")
+  text("prompt", "what the clip shows")
+  text("negative", "what guidance leads away from")
+  text("image", "picture that is the first frame")
+  text("video", "film whose first frames are continued")
+  text("last", "picture that is the last frame")
+  text("out", "directory of the clips; default: WORKDIR/generated")
+  count = lambda name, about: flags.DEFINE_integer(name, None, f"generate: {about}", **define)
+  count("num", "clips per prompt, with consecutive seeds; default: 1")
+  count("seed", "of the noise; default: 0")
+
+
+def config_of_run(argv: list[str], values: flags.FlagValues) -> Any:
+  """The config of the run in --workdir, in which --mode=generate needs no file; else None."""
+  from videojax import overrides
+  from videojax.runs import rundir
+
+  values(argv, known_only=True)
+  if values.mode != "generate" or values.workdir is None or values.help:
+    return None
+  return overrides.of_run(rundir.read_config(Path(values.workdir)))
 
 
 def parse(argv: list[str]) -> Command:
@@ -178,6 +229,7 @@ def parse(argv: list[str]) -> Command:
     "replicas", None, "bench: number of runs per step, with vmap", lower_bound=1, **define
   )
   flags.DEFINE_string("after", None, "cascade: RUN[,RUN...], the earlier stages", **define)
+  generate_flags(define)
   flags.DEFINE_string(
     "coordinator", None, "with several processes: HOST:PORT of process 0", **define
   )
@@ -198,12 +250,13 @@ def parse(argv: list[str]) -> Command:
   file, config = None, {}
   try:
     text, argv = overrides.experiment_file(values.read_flags_from_files(argv, force_gnu=False))
-    if text is None:
+    if text is not None:
+      file = overrides.ExperimentFile.run(text)
+    experiment = config_of_run(argv, values) if file is None else file.config()
+    if experiment is None:
       about = "experiment file, with :arg for its variant; --config.a.b=value"
       flags.DEFINE_string("config", None, about, **define)
     else:
-      file = overrides.ExperimentFile.run(text)
-      experiment = file.config()
       config = experiment.to_dict()
       argv = overrides.define(experiment, argv, values)
     rest = values(argv)[1:]
@@ -214,12 +267,12 @@ def parse(argv: list[str]) -> Command:
   if rest:
     raise ConfigError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
   check_choice("mode", values.mode, MODES)
-  if not values.help and (file is None or values.workdir is None):
+  if not values.help and (not config or values.workdir is None):
     raise ConfigError(
       "--config=FILE and --workdir=DIR are needed, e.g. "
       "--config=experiments/quickstart.py --workdir=runs/quickstart"
     )
-  return Command(values, {} if file is None else values.config.to_dict(), file)
+  return Command(values, values.config.to_dict() if config else {}, file)
 
 
 def main(argv: list[str]) -> int:
@@ -314,7 +367,7 @@ def run(command: Command) -> int:
 
 @contextlib.contextmanager
 def claimed(command: Command) -> Iterator[None]:
-  """Claims --workdir for this command: process 0 does so for all; a sweep claims its cells itself.
+  """Claims what the command writes: process 0 does so for all; a sweep claims its cells itself.
 
   Modes other than training only add files to a run, so the run may be training meanwhile.
   """
@@ -326,11 +379,11 @@ def claimed(command: Command) -> Iterator[None]:
   with contextlib.ExitStack() as held:
     if mode != "sweep" and distributed.number() == 0:
       try:
-        held.enter_context(claim(command.workdir, f"--mode={mode}", part))
+        held.enter_context(claim(command.written, f"--mode={mode}", part))
       except (ConfigError, OSError) as error:
         problem = disk_message(error) if isinstance(error, OSError) else str(error)
     agreement.agree(problem)
-    agreement.check_shared(file_of(command.workdir, part))
+    agreement.check_shared(file_of(command.written, part))
     yield
 
 

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from videojax import settings
-from videojax.config import settings_of
+from videojax.config import complete, nested, settings_of
 from videojax.errors import ConfigError
 
 FILE = re.compile(r"--?config(?:=(.*))?$", re.DOTALL)
@@ -62,6 +62,17 @@ class ExperimentFile:
     if not isinstance(config, ConfigDict):
       raise ConfigError(f"{self.path}: get_config() returns {config!r}, not a ConfigDict")
     return config
+
+
+def of_run(written: Mapping[str, Any]) -> ConfigDict:
+  """A run's config.json as an experiment file's config, so that the command line can change it.
+
+  Its data, which must not change, stay as they were written, without defaults.
+  """
+  values = nested(written)
+  config = complete(ConfigDict(values))
+  config.data = ConfigDict(values["data"])
+  return config
 
 
 def _of_file(path: str, function: Callable[[], Any]) -> Any:

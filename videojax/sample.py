@@ -76,7 +76,8 @@ def generate(
     task: the model's task.
     sampler, guidance: how to sample.
     params: weights, including the codec's.
-    example: true clips, used only as conditions.
+    example: true clips, used only as conditions. `negative`: the text fields of what guidance leads
+      away from, under the names that the example's own text has; a row of it without text has none.
   """
   x, cond = task.prepare(params, example)
   key = lambda i: jax.random.fold_in(jax.random.key(SEED), i)
@@ -84,7 +85,10 @@ def generate(
   noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], jnp.float32))(keys)
   if sampler.shared_noise:
     noise = jnp.broadcast_to(noise[:, :1], noise.shape)
-  believe = functools.partial(_believe, task, guidance, params)
+  negative = example.get("negative")
+  if negative is not None:
+    negative = task.cond(x, {**example, **negative})
+  believe = functools.partial(_believe, task, guidance, params, negative)
   denoise = lambda x_t, t: believe(x_t, t, cond)
   if sampler.window:
     part = lambda x_t, t, start: believe(
@@ -95,10 +99,27 @@ def generate(
   return task.codec.of(params).decode(latent)
 
 
+def avoiding(dropped: Cond, negative: Cond) -> Cond:
+  """Dropped conditions with the text of `negative` in the rows that have one."""
+  asked = negative.text_mask.any(-1)  # [B]
+  pick = lambda a, b: jnp.where(asked.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+  return dataclasses.replace(
+    dropped,
+    text=pick(negative.text, dropped.text),
+    text_mask=pick(negative.text_mask, dropped.text_mask),
+  )
+
+
 def _believe(
-  task: Task, guidance: GuidanceConfig, params: dict, x_t: Array, t: Array, cond: Cond
+  task: Task,
+  guidance: GuidanceConfig,
+  params: dict,
+  negative: Cond | None,
+  x_t: Array,
+  t: Array,
+  cond: Cond,
 ) -> tuple[Array, Array]:
-  """(x0, noise) estimated under these conditions, with guidance."""
+  """(x0, noise) estimated under these conditions, with guidance away from the negative text."""
   denoise = lambda x_t, t, c: task.denoise(params, x_t, t, c)[:2]
   if not guidance.acts:
     return denoise(x_t, t, cond)
@@ -108,7 +129,10 @@ def _believe(
     x0, noise = jax.vmap(denoise)(as_images(x_t), as_images(t), each_frame(c, x_t.shape[1]))
     return jnp.moveaxis(x0[:, :, 0], 0, 1), jnp.moveaxis(noise[:, :, 0], 0, 1)
 
-  conds = jax.tree.map(lambda a, b: jnp.stack([a, b]), cond, drop(cond, guidance.drop))
+  without = drop(cond, guidance.drop)
+  if negative is not None:
+    without = avoiding(without, negative)
+  conds = jax.tree.map(lambda a, b: jnp.stack([a, b]), cond, without)
   return guided(
     denoise, conds,
     process=task.denoiser.noise, scale=guidance.scale, interval=guidance.interval,

@@ -149,3 +149,11 @@ class CodecSpec:
     encode = lambda params, video: self.of(params).encode(video, None)
     video = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     return flops.forward(flops.trace(encode, self.abstract_params, video))["total"]
+
+  def decode_flops(self, shape: tuple[int, int, int, int]) -> int:
+    """FLOPs of decoding one clip of this shape."""
+    if self.network is None:
+      return 0
+    decode = lambda params, latent: self.of(params).decode(latent)
+    latent = jax.ShapeDtypeStruct((1, *self.of({}).latent_shape(shape)), jnp.float32)
+    return flops.forward(flops.trace(decode, self.abstract_params, latent))["total"]

@@ -130,7 +130,7 @@ def test_videos_are_stored_as_bytes_and_not_as_lists_of_integers(
   ],
 )
 def test_a_caption_is_cut_at_a_whole_character(caption: str, length: int, stored: bytes):
-  assert clips.encode_caption(caption.encode(), length).tobytes() == stored
+  assert data.encode_caption(caption.encode(), length).tobytes() == stored
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,14 @@ def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], *, fps: float) -
     container.mux(stream.encode())
 
 
+def read_mp4(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
+  """The frames of a file that `write_mp4` wrote, as large as they are there."""
+  import av
+
+  with av.open(str(path)) as container:
+    return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
 def grid_frames(
   video: UInt8[np.ndarray, "B T H W C"],
   truth: UInt8[np.ndarray, "B T H W C"] | None,
@@ -52,7 +60,7 @@ def grid_frames(
   """One picture per frame: a cell per clip, with truth left of sample and the caption below.
 
   Args:
-    given: [T], whether the model was given each frame; given frames have a coloured border.
+    given: [T] or [B,T], whether the model was given each frame; such frames have a coloured border.
   """
   scale = max(1, math.ceil(LEAST_TILE / video.shape[2]))
   height, width = video.shape[2] * scale, video.shape[3] * scale
@@ -64,6 +72,7 @@ def grid_frames(
   cell_h = head + height + foot + gap
   columns = max(1, min(len(video), round(math.sqrt(len(video) * cell_h / cell_w * 1.6))))
   rows = math.ceil(len(video) / columns)
+  given = np.broadcast_to(np.asarray(given), video.shape[:2])  # [B,T]
   pages = []
   for t in range(video.shape[1]):
     page = Image.new("RGB", (columns * cell_w, rows * cell_h), PAPER)
@@ -72,10 +81,10 @@ def grid_frames(
       x0, y0 = (i % columns) * cell_w, (i // columns) * cell_h
       for p, (name, clips) in enumerate(panels):
         x, y = x0 + gap + p * (width + gap), y0 + head
-        draw.text((x, y0 + 2), f"{name} {'(given)' if given[t] else ''}", INK, font)
+        draw.text((x, y0 + 2), f"{name} {'(given)' if given[i, t] else ''}", INK, font)
         tile = clips[i, t].repeat(scale, 0).repeat(scale, 1)
         page.paste(Image.fromarray(tile if tile.shape[-1] == 3 else tile[..., 0]), (x, y))
-        if given[t]:
+        if given[i, t]:
           draw.rectangle((x - 2, y - 2, x + width + 1, y + height + 1), outline=GIVEN, width=2)
       for k, line in enumerate(lines[i]):
         draw.text((x0 + gap, y0 + head + height + 3 + 13 * k), line, INK, font)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from videojax import optim
 from videojax.config import Experiment, from_json
@@ -18,7 +19,7 @@ from videojax.runs import rundir, weights
 from videojax.runs.program import (
   Program,
 )
-from videojax.runs.run_state import damage_notes, open_checkpoints, restore_weights
+from videojax.runs.run_state import damage_notes, evaluated, open_checkpoints, restore_weights
 from videojax.sharding import by_path, path_name
 from videojax.specs import CODEC
 from videojax.state import TrainState
@@ -102,3 +103,10 @@ def _check_same(
       + ", ".join(f"{p} ({have.get(p)} there, {want.get(p)} here)" for p in differing[:8])
       + "; name the layers that this model adds with init_fresh"
     )
+
+
+def initial_weights(e: Experiment, mesh: Mesh) -> dict:
+  """The weights that a run of this experiment, which has init_from, starts with."""
+  program = Program(e, mesh)
+  state = program.create(e.seed)
+  return evaluated(e, dataclasses.replace(state, **load_weights(e, state, program)))
