@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import draw, tiny
+from tests.helpers import count_jaxpr, draw, tiny
 from videojax.config import to_json
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.reconstruct import features
 from videojax.runs.program import Program
+from videojax.scaling import flops
 from videojax.sharding import MeshConfig, make_mesh
 from videojax.specs import CODEC
 from videojax.train import train
@@ -88,6 +89,13 @@ def test_loss_is_the_sum_of_its_parts_and_kl_that_of_normals():
   ratio = normal.logpdf(x, mean[None], jnp.exp(log_var / 2)[None]) - normal.logpdf(x)
   sampled = ratio.mean(0).sum((1, 2, 3, 4)) / (5 * 16 * 16 * 3)
   np.testing.assert_allclose(parts["kl"], sampled, rtol=0.05)
+
+
+def test_traced_flops_are_those_of_the_jaxpr():
+  task = codec_run().task("worlds")
+  video = jax.ShapeDtypeStruct((1, *task.source.shape), jnp.float32)
+  jaxpr = jax.make_jaxpr(task.reconstructed)(task.abstract_params, video)
+  assert flops.forward(task.products())["total"] == count_jaxpr(jaxpr.jaxpr) > 0
 
 
 def test_features_have_unit_variance_for_white_noise_and_ignore_nothing():
