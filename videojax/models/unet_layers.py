@@ -59,16 +59,17 @@ class Conv(nnx.Module):
     stride: int = 1,
     after: bool = False,
     init: Init = FAN_IN,
+    bias: bool = True,
   ):
     names = (None, None, None, *axes)
     self.kernel = layers.param(rngs, init, (*kernel, c_in, c_out), names, inputs=4)
-    self.bias = layers.param(rngs, layers.ZEROS, (c_out,), axes[1:])
+    self.bias = layers.param(rngs, layers.ZEROS, (c_out,), axes[1:]) if bias else None
     self.stride, self.after, self.dtype = (1, stride, stride), after, dtype
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Array:
     zeros = [(0 if self.after else n // 2, n // 2) for n in self.kernel.shape[:3]]
     y = convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, zeros)
-    return y + last(self.bias, y)
+    return y if self.bias is None else y + last(self.bias, y)
 
 
 def convolve(
