@@ -39,7 +39,7 @@ class Autoencoder:
     return float(1 / self._statistics[1].reshape(-1)[0])
 
   @property
-  def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+  def _statistics(self) -> tuple[Any, Any]:
     """(mean, deviation) of the network's latents, to broadcast over [B,t,h,w,Z]."""
     shaped = lambda values: np.asarray(values, np.float32).reshape(1, 1, 1, 1, -1)
     mean, deviation = self.network.statistics(self.config)
@@ -70,7 +70,7 @@ class Autoencoder:
     self.latent_shape((t, h, w, c))
     mean, log_var = self._model().encode(video, self.config.frames)
     shift, scale = self._statistics
-    return (mean - shift) / scale, log_var - 2 * np.log(scale)
+    return (mean - shift) / scale, log_var - 2 * jnp.log(scale)
 
   def encode(
     self, video: Float[Array, "B T H W 3"], keys: Key[Array, " B"] | None = None
