@@ -66,7 +66,7 @@ def to_torch(value: np.ndarray, layout: str, inputs: int) -> np.ndarray:
   shape = there(layout, value.shape, inputs)
   if layout not in ("table", *VECTORS):
     value = np.moveaxis(value.reshape(*shape[2:], shape[1], shape[0]), (-1, -2), (0, 1))
-  return np.ascontiguousarray(value.reshape(shape))
+  return np.asarray(value.reshape(shape), order="C")  # keeps a scalar a scalar
 
 
 # --- in and out -------------------------------------------------------------------------------
