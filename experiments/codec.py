@@ -4,7 +4,8 @@
   python -m videojax.launch --config=experiments/latent_worlds.py:4x8 --workdir=runs/latent \\
     --config.codec.weights=runs/codec
 
-':4x8' merges 4 frames and 8x8 pixels into a latent position of 8 channels; also 2x4 and 4x4. The
+':4x8' merges 4 frames and 8x8 pixels into a latent position of 8 channels; also 2x4 and 4x4, and
+4x8-fsq, whose channels take 5 values each. The
 world is quickstart's at 32 pixels and 17 frames. The second command trains a DiT in its latents.
 Expect, for 4x8 on two cores: not measured yet.
 """
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 from videojax.config import complete
 from videojax.errors import check_choice
 
-VARIANTS = ("2x4", "4x4", "4x8", "smoke")
+VARIANTS = ("2x4", "4x4", "4x8", "4x8-fsq", "smoke")
 WORLD = dict(name="worlds", size=32, frames=17, known=5, fps=14.0, scenes=("one", "two"))
 SMOKE = dict(name="worlds", size=16, frames=5, known=2, scenes=("one",))
 
@@ -25,8 +26,10 @@ def sizes(arg: str) -> dict[str, Any]:
   """Settings of the network, of the run that trains it and of runs in its latents."""
   if arg == "smoke":
     return dict(name="vae_small", width=8, blocks=1, time=2, space=4, patch=2, channels=4)
-  time, space = map(int, arg.split("x"))
-  return dict(name="vae_small", width=16, blocks=1, time=time, space=space, patch=4, channels=8)
+  strides, _, codes = arg.partition("-")
+  time, space = map(int, strides.split("x"))
+  sizes = dict(name="vae_small", width=16, blocks=1, time=time, space=space, patch=4, channels=8)
+  return sizes | (dict(codes="fsq", levels=(5,) * 8) if codes else {})
 
 
 def get_config(arg: str = "4x8") -> ConfigDict:

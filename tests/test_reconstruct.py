@@ -98,6 +98,30 @@ def test_traced_flops_are_those_of_the_jaxpr():
   assert flops.forward(task.products())["total"] == count_jaxpr(jaxpr.jaxpr) > 0
 
 
+@pytest.mark.parametrize("codes", [dict(codes="fsq", levels=(3, 3, 3, 3)), dict(codes="lfq")])
+def test_codes_are_discrete_and_every_parameter_learns_through_them(codes):
+  e = codec_run(model=dict(name="vae_small", **SIZES, **codes))
+  task = e.task("worlds")
+  rows, keys = stack_examples(task.source, [0, 1]), jax.random.split(jax.random.key(0), 2)
+  params = e.model.init(jax.random.key(1))
+  grads = jax.jit(jax.grad(lambda p: task.loss(p, rows, keys)[0].mean()))(params)
+  grads.pop("statistics")
+  assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(grads))
+  video = task.source.decode(rows)["video"]
+  latents, log_var, _, indices = e.model.network(params).bottleneck(video)
+  assert set(np.unique(np.round(latents, 5))) <= {-1.0, 0.0, 1.0} and log_var.max() == -30
+  assert indices.min() >= 0 and indices.max() < e.model.config.quantizer.number
+
+
+@pytest.mark.slow
+def test_the_record_of_a_discrete_codec_counts_its_codes(tmp_path):
+  codes = dict(codes="fsq", levels=(3, 3, 3, 3))
+  told = train(
+    codec_run(model=dict(name="vae_small", **SIZES, **codes)), tmp_path / "run", devices=ONE
+  ).reconstruction  # fmt: skip
+  assert told.codes == 81 and 0 < told.codes_used <= 1 and 1 <= told.perplexity <= 81
+
+
 def test_features_have_unit_variance_for_white_noise_and_ignore_nothing():
   video = draw((2, 1, 64, 64, 3))
   for made in features(video):

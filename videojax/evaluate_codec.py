@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -13,6 +14,7 @@ from videojax.evaluate import Evaluator, on_host
 from videojax.io.media import to_uint8
 from videojax.io.records import ReconstructionRecord
 from videojax.measures import distortion
+from videojax.models.quantize import codebook_use
 from videojax.reconstruct import Reconstruction
 
 
@@ -28,7 +30,7 @@ class CodecEvaluator(Evaluator):
     super().__init__(experiment, mesh)
     task = self.train_task
     self._generate = jax.jit(lambda params, x: task.reconstructed(params, x["video"]))
-    self._latents = jax.jit(lambda params, x: task.model.network(params).encode(x["video"]))
+    self._latents = jax.jit(lambda params, x: task.model.network(params).bottleneck(x["video"]))
 
   def _traced(self, params: dict, example: dict[str, Any]) -> None:
     jax.eval_shape(self._generate, params, example)
@@ -63,13 +65,15 @@ class CodecEvaluator(Evaluator):
     }  # fmt: skip
 
   def _record(self, params: dict, split: str) -> ReconstructionRecord:
-    truth, decoded, errors, total, mean, deviation = [], [], [], 0.0, [], []
+    truth, decoded, errors, mean, deviation, codes = [], [], [], [], [], []
     for example, n in self.examples(split, self.config.clips, "reconstructing"):
       video, made = on_host(example["video"])[:n], on_host(self.generate(params, example))[:n]
       errors.append(((video - made) ** 2).mean((1, 2, 3, 4)))
       truth.append(to_uint8(video))
       decoded.append(to_uint8(made))
-      latent, log_var = (on_host(x)[:n] for x in self._latents(params, example))
+      latent, log_var, _, indices = self._latents(params, example)
+      latent, log_var = on_host(latent)[:n], on_host(log_var)[:n]
+      codes += [] if indices is None else [on_host(indices)[:n].reshape(-1)]
       mean.append(latent.reshape(-1, latent.shape[-1]))
       deviation.append(np.exp(log_var / 2).reshape(-1, latent.shape[-1]))
     pixels = np.concatenate(truth).astype(np.float64) / 127.5 - 1
@@ -90,7 +94,16 @@ class CodecEvaluator(Evaluator):
       latent_mean=latents.mean(0).tolist(),
       latent_deviation=latents.std(0).tolist(),
       latent_noise=noise.mean(0).tolist(),
+      **self._codebook(codes),
     )
+
+  def _codebook(self, codes: list[np.ndarray]) -> dict[str, Any]:
+    """Fields of the record about discrete codes."""
+    quantizer = self.train_task.model.config.quantizer
+    if quantizer is None:
+      return {}
+    used, perplexity = codebook_use(jnp.asarray(np.concatenate(codes)), quantizer.number)
+    return {"codes": quantizer.number, "codes_used": float(used), "perplexity": float(perplexity)}
 
   def lines(self, measured: dict[str, Any]) -> list[str]:
     """The main results in a few lines."""

@@ -5,7 +5,7 @@ The seam is the one of denoising: the loop uses only `loss(params, rows, keys) -
   loss = pixels |x - y| + features |f(x) - f(y)| + kl KL(q(z|x) || N(0, 1)) / values of a clip
 
 as for latent diffusion's autoencoder (Rombach et al. 2022, arXiv:2112.10752, appendix G), without
-its discriminator.
+its discriminator; discrete codes have the quantiser's loss in place of the divergence.
 
 Shapes: B batch, T frames, H W height width, C channels, Z of latents.
 """
@@ -108,12 +108,17 @@ class Reconstruction(Task):
     """The training loss of each row, and its parts, which are logged."""
     x = self.source.decode(dict(carried))["video"]
     network, c = self.model.network(params), self.reconstruct
-    mean, log_var = network.encode(x)
-    y = network.decode(drawn(mean, log_var, keys))
+    mean, log_var, penalty, indices = network.bottleneck(x)
     over, values = (1, 2, 3, 4), math.prod(x.shape[1:])
-    divergence = 0.5 * (jnp.square(mean) + jnp.exp(log_var) - 1 - log_var).sum(over) / values
-    parts = {"pixels": jnp.abs(x - y).mean(over), "kl": divergence}
-    loss = c.pixels * parts["pixels"] + c.kl * divergence
+    if indices is None:
+      y = network.decode(drawn(mean, log_var, keys))
+      divergence = 0.5 * (jnp.square(mean) + jnp.exp(log_var) - 1 - log_var).sum(over) / values
+      parts, loss = {"kl": divergence}, c.kl * divergence
+    else:
+      y, parts = network.decode(mean), {"codes": jnp.broadcast_to(penalty, len(x))}
+      loss = parts["codes"]
+    parts["pixels"] = jnp.abs(x - y).mean(over)
+    loss += c.pixels * parts["pixels"]
     if c.features:
       parts["features"] = sum(
         jnp.abs(a - b).mean(over) for a, b in zip(features(x), features(y))

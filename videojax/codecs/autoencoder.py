@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, Float, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Autoencoder:
     return float(1 / np.ravel(self.statistics[1])[0])
 
   @property
-  def statistics(self) -> tuple[ArrayLike, ArrayLike]:
+  def statistics(self) -> tuple[Any, Any]:
     """(mean, deviation) [Z] of the network's latents."""
     return self.network.statistics(self.config)
 

@@ -78,6 +78,8 @@ class ReconstructionRecord:
     values_per_latent: pixel values per latent value.
     latent_mean, latent_deviation: of the mean latents, per channel.
     latent_noise: mean deviation of the latents' distribution, per channel.
+    codes: size of the codebook, or None; codes_used: share of it that occurs in these clips;
+      perplexity: exp of the entropy of the codes, in codes.
   """
 
   error: float
@@ -89,6 +91,9 @@ class ReconstructionRecord:
   latent_mean: list[float]
   latent_deviation: list[float]
   latent_noise: list[float]
+  codes: int | None = None
+  codes_used: float | None = None
+  perplexity: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers
 from videojax.models.causal import CausalConv, ChannelNorm, Stream, fold, in_chunks, unfold
+from videojax.models.quantize import FSQ, LFQ
 from videojax.models.unet import in_order, numbered
 from videojax.models.unet_layers import GRID, Keys
 from videojax.models.vae_wan import CUBE, PIXELS, Block, Down, Up
@@ -28,6 +29,7 @@ from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 
 EPS = 1e-6  # of norms
+CERTAIN = -30.0  # the least log variance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Config:
     time, space: frames and pixels per latent position; powers of two.
     patch: pixels per position of the first convolution.
     channels: Z.
+    codes: 'none': latents are normal distributions; 'fsq': each latent is rounded to one of
+      `levels`; 'lfq': to its sign (quantize.py).
+    levels: of FSQ, one per channel.
     dtype: of convolutions; parameters stay fp32.
   """
 
@@ -49,10 +54,19 @@ class Config:
   space: Width
   patch: Width
   channels: Width
+  codes: str = "none"
+  levels: tuple[Width, ...] = ()
   dtype: str = "float32"
 
   def __post_init__(self):
     settings.check(self)
+    check_choice("codes", self.codes, ("none", "fsq", "lfq"))
+    if len(self.levels) != (self.channels if self.codes == "fsq" else 0):
+      raise ValueError(
+        f"levels={self.levels} must be one for each of the channels={self.channels} with codes="
+        "'fsq', and empty otherwise"
+      )
+    self.quantizer  # noqa: B018  # raises if the levels are no codebook
     for name in ("time", "space", "patch"):
       value = getattr(self, name)
       if value & (value - 1):
@@ -65,6 +79,12 @@ class Config:
   def strides(self) -> tuple[int, int, int]:
     """Pixels per latent position, after the first frame."""
     return self.time, self.space, self.space
+
+  @property
+  def quantizer(self) -> FSQ | LFQ | None:
+    if self.codes == "none":
+      return None
+    return FSQ(self.levels) if self.codes == "fsq" else LFQ(self.channels)
 
   @property
   def steps(self) -> list[tuple[bool, bool]]:
@@ -121,21 +141,32 @@ class Model(nnx.Module):
   def __init__(self, cfg: Config, *, rngs: nnx.Rngs):
     self.cfg, rngs = cfg, Keys(rngs.params())
     pixels = PIXELS * cfg.patch**2
-    self.encoder = Coder(cfg, pixels, 2 * cfg.channels, down=True, rngs=rngs)
+    out = cfg.channels * (2 if cfg.quantizer is None else 1)
+    self.encoder = Coder(cfg, pixels, out, down=True, rngs=rngs)
     self.decoder = Coder(cfg, cfg.channels, pixels, down=False, rngs=rngs)
     self.statistics = Statistics(cfg.channels, rngs=rngs)
 
   def encode(
     self, video: Float[Array, "B T H W 3"], frames: int | None = None
   ) -> tuple[Float[Array, "B t h w Z"], Float[Array, "B t h w Z"]]:
-    """Mean and log variance of each latent, before normalisation.
+    """Mean and log variance of each latent, before normalisation; of a code, itself and CERTAIN.
 
     Args: frames: number of latent frames encoded together after the first; None: all.
     """
+    return self.bottleneck(video, frames)[:2]
+
+  def bottleneck(
+    self, video: Float[Array, "B T H W 3"], frames: int | None = None
+  ) -> tuple[Array, Array, Array, Int[Array, "B t h w"] | None]:
+    """Mean and log variance, the loss of the codes [], and their indices, if there are codes."""
     x = fold(constrain(video, *GRID, None), (1, self.cfg.patch, self.cfg.patch), "cthw")
     x = in_chunks(self.encoder, x, 1, None if frames is None else self.cfg.time * frames)
-    mean, log_var = jnp.split(x.astype(jnp.float32), 2, -1)
-    return mean, jnp.clip(log_var, -30, 20)
+    x, quantizer = x.astype(jnp.float32), self.cfg.quantizer
+    if quantizer is None:
+      mean, log_var = jnp.split(x, 2, -1)
+      return mean, jnp.clip(log_var, CERTAIN, 20), jnp.zeros(()), None
+    codes, indices, penalty = quantizer.quantize(x)
+    return codes, jnp.full_like(codes, CERTAIN), penalty, indices
 
   def decode(
     self, latent: Float[Array, "B t h w Z"], frames: int | None = None
