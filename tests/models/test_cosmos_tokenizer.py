@@ -80,14 +80,14 @@ def test_latents_decoded_clip_and_every_gradient_are_the_references(size):
 
 def test_published_sizes_have_the_published_parameters_and_strides():
   for size, number, strides in (
-    ("CV4x8x8", 0, (4, 8, 8)), ("CV8x8x8", 105_653_696, (8, 8, 8)),
-    ("CV8x16x16", 0, (8, 16, 16)), ("DV4x8x8", 0, (4, 8, 8)),
-    ("DV8x8x8", 0, (8, 8, 8)), ("DV8x16x16", 0, (8, 16, 16)),
+    ("CV4x8x8", 85_783_232, (4, 8, 8)), ("CV8x8x8", 105_653_696, (8, 8, 8)),
+    ("CV8x16x16", 110_898_624, (8, 16, 16)), ("DV4x8x8", 104_669_558, (4, 8, 8)),
+    ("DV8x8x8", 105_653_366, (8, 8, 8)), ("DV8x16x16", 110_898_294, (8, 16, 16)),
   ):  # fmt: skip
     model = ModelSpec("cosmos_tokenizer", cosmos_tokenizer.Config(**cosmos_tokenizer.SIZES[size]))
     assert sum(leaf.size for leaf in jax.tree.leaves(model.abstract_params)) == number, size
     assert model.config.strides == strides
-    for layout in cosmos_tokenizer.LAYOUTS:
+    for layout in cosmos_tokenizer.LAYOUTS if size == "CV4x8x8" else ():
       names = cosmos_tokenizer.names(model.config, layout)
       assert set(names) == set(model.info) and len({n for n, _ in names.values()}) == len(names)
 
@@ -149,8 +149,7 @@ def test_memory_of_decoding_in_chunks_hardly_grows_with_the_length():
     memory = run.lower(SMALL.abstract_params, latent).compile().memory_analysis()
     return memory.temp_size_in_bytes - length * 8 * 32 * 32 * 3 * 4  # without the video itself
 
-  print({k: temporary(*k) for k in ((33, 1), (9, 1), (9, None), (33, None))})
-  assert temporary(33, 1) < 1.5 * temporary(9, 1) < 0.5 * temporary(33, None)
+  assert temporary(33, 1) < 1.2 * temporary(9, 1) < 0.2 * temporary(33, None)
 
 
 # --- the codec --------------------------------------------------------------------------------
@@ -161,17 +160,23 @@ def coder(**changes):
 
 
 def test_latents_of_the_published_tokenizer_are_normalised_per_channel_and_frame(monkeypatch):
-  mean, deviation = draw((3, 2)), 0.5 + draw((3, 2), 1) ** 2  # of two frames
+  mean, deviation = np.asarray(draw((3, 2))), 0.5 + np.asarray(draw((3, 2), 1)) ** 2  # 2 frames
   monkeypatch.setattr(cosmos_tokenizer, "statistics", lambda cfg: (mean.T, deviation.T))
   ours = coder()
-  latent = ours.encode(VIDEO, jax.random.split(jax.random.key(0), 1))
-  model = SMALL.network(PARAMS)
-  theirs = model.encode(VIDEO)[0]
+
+  @jax.jit
+  def run(params):
+    ours, model = codec.Codec(params, coder().config), SMALL.network(params)
+    latent = ours.encode(VIDEO, jax.random.split(jax.random.key(0), 1))
+    theirs = model.encode(VIDEO)[0]
+    return latent, theirs, ours.decode(latent), model.decode(theirs)
+
+  latent, theirs, decoded, want_decoded = run(PARAMS)
   assert latent.shape[1:] == ours.latent_shape(VIDEO.shape[1:])
   for frame, column in enumerate((0, 1, 1, 1)):  # the last column is that of all later frames
-    want = (theirs[:, frame] - mean[:, column]) / deviation[:, column]
+    want = (np.asarray(theirs[:, frame]) - mean[:, column]) / deviation[:, column]
     np.testing.assert_allclose(latent[:, frame], want, rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(ours.decode(latent), model.decode(theirs), atol=1e-4)
+  np.testing.assert_allclose(decoded, want_decoded, atol=1e-4)
 
 
 def test_statistics_are_those_of_the_published_tokenizer_alone():
@@ -193,12 +198,18 @@ def test_discrete_latents_are_codes_and_tokens_their_indices():
   sizes = golden.SIZES["DV8x16x16"] | dict(multipliers=(1, 2, 2), decoder_multipliers=(1, 2, 2))
   model = ModelSpec("cosmos_tokenizer", cosmos_tokenizer.Config(**sizes))
   params = filled(model.abstract_params, 0.5)
-  ours = codec.Codec(params, codec.Config(**sizes))
   video = draw((1, 9, 16, 32, 3))
-  tokens, latent = jax.jit(lambda p: (ours.tokens(video), ours.encode(video)))(params)
+
+  @jax.jit
+  def run(params):
+    ours = codec.Codec(params, codec.Config(**sizes))
+    tokens, latent = ours.tokens(video), ours.encode(video)
+    return tokens, latent, ours.from_tokens(tokens), ours.decode(latent)
+
+  tokens, latent, *decoded = run(params)
   assert tokens.shape == (1, 2, 1, 2) and latent.shape == (1, 2, 1, 2, 6)
   np.testing.assert_array_equal(FSQ(sizes["levels"]).codes_of(tokens), latent)
-  np.testing.assert_allclose(ours.from_tokens(tokens), ours.decode(latent), atol=1e-5)
+  np.testing.assert_allclose(*decoded, atol=1e-5)
   with pytest.raises(ValueError, match="continuous Cosmos tokenizer .* has no tokens"):
     coder().tokens(video)
 
@@ -210,7 +221,7 @@ def test_sizes_and_clips_that_do_not_fit_are_refused_in_words():
     coder().latent_shape((16, 8, 8, 3))
   with pytest.raises(ValueError, match="space=1 and time=1 do not fit .* decoder_multipliers"):
     coder(decoder_multipliers=(1, 2))
-  with pytest.raises(ValueError, match="levels=.* one entry for each of"):
+  with pytest.raises(ValueError, match="levels=.* one entry per number of a code: channels=3"):
     coder(levels=(8, 8))
 
 

@@ -4,7 +4,7 @@
 4x4x4 pixels become channels by two levels of a Haar transform, so that the network runs at a
 quarter of each resolution. No frame depends on a later one. In chunks, everything but the middle
 keeps its last frames (causal.Stream); the middle, whose attention sees all earlier frames, always
-runs on the whole clip: its activations are smaller than the video.
+runs on the whole clip: each of its activations has at most two thirds of the video's numbers.
 
 Source: NVIDIA 2025, arXiv:2501.03575, section 4; the computation and all parameters are those of
 diffusers' AutoencoderKLCosmos (0.42.1), and of CausalContinuousVideoTokenizer and
@@ -89,7 +89,9 @@ class Config:
           "levels, the decoder doubles frames from its second one on, and none after the last"
         )
     if self.levels and len(self.levels) != self.channels:
-      raise ValueError(f"levels={self.levels} must have one entry for each of {self.channels=}")
+      raise ValueError(
+        f"levels={self.levels} must have one entry per number of a code: channels={self.channels}"
+      )
     check_choice("dtype", self.dtype, ("float32", "bfloat16"))
     check_choice("attention kernel", self.kernel, KERNELS)
 
@@ -276,7 +278,7 @@ class Coder(nnx.Module):
     self.norm_out = Norm(last, rngs=rngs)
     self.conv_out = Factorised(last, cfg.inner if down else cubes, ("embed", "patch"), **kw)
 
-  def levels(self, x: Float[Array, "B T H W C"], stream: Stream) -> Array:
+  def through(self, x: Float[Array, "B T H W C"], stream: Stream) -> Array:
     for i, blocks in enumerate(in_order(self.blocks)):
       for block in in_order(blocks):
         x = block(x, stream)
@@ -287,7 +289,7 @@ class Coder(nnx.Module):
     """Of the whole clip."""
     return self.mid2(self.along(self.within(self.mid1(x, Stream()))), Stream())
 
-  def last(self, x: Float[Array, "B T H W C"], stream: Stream) -> Array:
+  def end(self, x: Float[Array, "B T H W C"], stream: Stream) -> Array:
     return self.conv_out(jax.nn.silu(self.norm_out(x)), stream)
 
 
@@ -297,9 +299,9 @@ class Encoder(Coder):
   def __call__(self, video: Float[Array, "B T H W 3"], frames: int | None) -> Array:
     def lower(x: Array, stream: Stream) -> Array:
       x = haar(haar(before(x, PATCH - 1, stream)))  # [B,(T+3)/4,H/4,W/4,192]
-      return self.levels(self.conv_in(x, stream), stream)
+      return self.through(self.conv_in(x, stream), stream)
 
-    return self.last(self.middle(in_chunks(lower, video, 1, frames)), Stream())
+    return self.end(self.middle(in_chunks(lower, video, 1, frames)), Stream())
 
 
 class Decoder(Coder):
@@ -307,7 +309,7 @@ class Decoder(Coder):
 
   def __call__(self, x: Float[Array, "B t h w C"], frames: int | None) -> Array:
     def upper(x: Array, stream: Stream) -> Array:
-      x = self.last(self.levels(x, stream), stream).astype(jnp.float32)
+      x = self.end(self.through(x, stream), stream).astype(jnp.float32)
       return unhaar(unhaar(x))[:, (PATCH - 1) * stream.first :]  # [B,4T-3,4H,4W,3]
 
     return in_chunks(upper, self.middle(self.conv_in(x, Stream())), 1, frames)
