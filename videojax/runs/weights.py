@@ -40,7 +40,8 @@ def there(layout: str, shape: tuple[int, ...], inputs: int) -> tuple[int, ...]:
     layout: 'table': unchanged; 'vector': flattened; 'vector2d', 'vector3d': and followed by two or
       three axes of size 1; 'weight': (*kernel, in, out) becomes
       (out, in, *kernel), without the kernel's first axis if its size is 1, and a matrix becomes
-      (out, in); 'conv1d', 'conv2d', 'conv3d': a matrix published as a convolution of kernel size 1.
+      (out, in); 'conv1d', 'conv2d', 'conv3d': a matrix published as a convolution of kernel size 1;
+      'conv3d' also: a kernel that keeps its first axis.
     shape: of our parameter.
     inputs: ParamInfo.inputs.
   """
@@ -49,7 +50,8 @@ def there(layout: str, shape: tuple[int, ...], inputs: int) -> tuple[int, ...]:
   if layout in VECTORS:
     return (math.prod(shape),) + (1,) * VECTORS[layout]
   if len(shape) == 5 and inputs == 4:
-    return (shape[4], shape[3], *(shape[1:3] if shape[0] == 1 else shape[:3]))
+    images = shape[0] == 1 and layout != "conv3d"
+    return (shape[4], shape[3], *(shape[1:3] if images else shape[:3]))
   matrix = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
   return matrix + (1,) * ONES[layout]
 
