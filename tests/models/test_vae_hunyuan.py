@@ -118,6 +118,20 @@ def test_later_frames_do_not_change_earlier_latents_or_pixels_without_group_norm
   assert jnp.abs(changed[:, :3]).max() < 1e-5 < 1e-2 < jnp.abs(changed[:, 3:]).max()
 
 
+@pytest.mark.parametrize("groups, frames", [(2, 4), (None, 1)])
+def test_parts_of_a_clip_need_a_fraction_of_the_memory_of_the_whole(groups, frames):
+  sizes = dict(widths=(8, 8, 8), time=(False, True), blocks=1, channels=4)
+  model = ModelSpec("vae_hunyuan", vae_hunyuan.Config(**sizes, groups=groups))
+
+  def temporary(frames):
+    latent = jax.ShapeDtypeStruct((1, 33, 8, 8, 4), jnp.float32)
+    run = jax.jit(lambda p, z: model.network(p).decode(z, frames))
+    memory = run.lower(model.abstract_params, latent).compile().memory_analysis()
+    return memory.temp_size_in_bytes
+
+  assert temporary(frames) < 0.4 * temporary(None)
+
+
 # --- the codec --------------------------------------------------------------------------------
 
 

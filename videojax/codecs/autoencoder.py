@@ -1,7 +1,8 @@
 """What codecs with a network share: shapes, sampling, statistics of latents, any length of clip.
 
 A network has `encode(video, frames) -> mean, log variance` and `decode(latent, frames)`; its file
-says by what the latents are shifted and scaled (`statistics`) to have zero mean and unit variance.
+says by what the latents are shifted and scaled (`statistics`) to have zero mean and unit variance,
+or the codec finds it among the weights.
 """
 
 import dataclasses

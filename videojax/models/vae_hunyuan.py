@@ -106,7 +106,7 @@ SIZES: dict[str, dict[str, Any]] = {
     channels=32,
   ),
   # For a CPU; ours.
-  "nano": dict(widths=(16, 32), time=(True,), blocks=1, groups=8, channels=4),
+  "nano": dict(widths=(16, 16, 32), time=(True, True), blocks=1, groups=8, channels=4),
 }  # fmt: skip
 SCALING = {16: 0.476986, 32: 1.03682}  # of published latents, by their number of channels
 
@@ -351,9 +351,12 @@ def statistics(cfg: Config) -> tuple[float, float]:
 
 
 def published_config(cfg: Config) -> dict[str, Any]:
-  """The arguments of the published class that give this network."""
+  """The arguments of the published class that give this network, if it merges 4 frames."""
   t, h, _ = cfg.strides
-  own = {} if cfg.groups is None else dict(norm_num_groups=cfg.groups)
+  kind = lambda side: [f"HunyuanVideo{side}Block3D"] * len(cfg.widths)
+  own: dict[str, Any] = {}
+  if cfg.groups is not None:
+    own = dict(norm_num_groups=cfg.groups, down_block_types=kind("Down"), up_block_types=kind("Up"))
   return own | dict(
     _class_name="AutoencoderKLHunyuanVideo" + ("15" if cfg.groups is None else ""),
     latent_channels=cfg.channels, block_out_channels=list(cfg.widths), layers_per_block=cfg.blocks,

@@ -6,7 +6,8 @@ noise level of the latents.
 
 Source: HaCohen et al. 2024, arXiv:2501.00103, section 2.1; the computation and all parameters are
 those of diffusers' AutoencoderKLLTXVideo (0.42.1) with LTXVideo095DownBlock3D. The layouts of 0.9.0
-(strided convolutions) and 0.9.1 (noise within the decoder) are not covered.
+(strided convolutions) and 0.9.1 (noise within the decoder) are not covered, nor the tiles that the
+published programs can take of large clips.
 
 Shapes: B batch, T frames, H W height width in pixels, t h w of latents, C channels, Z of latents.
 """
@@ -277,7 +278,6 @@ class Model(nnx.Module):
       frames: has no effect on the decoder.
       level: how noisy the latents are, 0 to 1, in all clips or in each.
     """
-    del frames
     level = jnp.broadcast_to(jnp.asarray(level, jnp.float32), latent.shape[:1])
     level = level * self.unit[...].reshape(1)
     x = self.decoder(constrain(latent, *GRID, None), Stream(), level)
