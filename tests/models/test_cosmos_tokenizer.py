@@ -221,6 +221,8 @@ def test_sizes_and_clips_that_do_not_fit_are_refused_in_words():
     coder().latent_shape((16, 8, 8, 3))
   with pytest.raises(ValueError, match="space=1 and time=1 do not fit .* decoder_multipliers"):
     coder(decoder_multipliers=(1, 2))
+  with pytest.raises(ValueError, match="at least one level each"):
+    coder(decoder_multipliers=())
   with pytest.raises(ValueError, match="levels=.* one entry per number of a code: channels=3"):
     coder(levels=(8, 8))
 

@@ -80,6 +80,8 @@ class Config:
 
   def __post_init__(self):
     settings.check(self)
+    if not (self.multipliers and self.decoder_multipliers):
+      raise ValueError("multipliers and decoder_multipliers must have at least one level each")
     for down in (True, False):
       steps = [level.step for level in levels(self, down) if level.step]
       if (sum(s for s, _ in steps), sum(t for _, t in steps)) != (self.space, self.time):
@@ -134,10 +136,12 @@ def levels(cfg: Config, down: bool) -> list[Level]:
   for i, multiplier in enumerate(multipliers):
     width = cfg.width * multiplier
     blocks = ((c, width), *[(width, width)] * (cfg.blocks - down))
-    c, time = width, i < cfg.time if down else 0 < i <= cfg.time
+    # The decoder doubles frames one level later than it could, as published.
+    time = i < cfg.time if down else 0 < i <= cfg.time
     space = i < cfg.space if down else time or i < cfg.space > cfg.time
     step = (space, time) if i + 1 < len(multipliers) and (space or time) else None
     out.append(Level(blocks, step))
+    c = width
   return out
 
 
