@@ -364,6 +364,12 @@ def names(cfg: Config, layout: str = "diffusers") -> dict[str, tuple[str, str]]:
   return {path: cosmos_names.published(path, layout, len(cfg.decoder_multipliers)) for path in info}
 
 
+def unused(cfg: Config) -> tuple[str, ...]:
+  """Beginnings of names in NVIDIA's files of convolutions that are never used."""
+  used = {name for name, _ in names(cfg, "original").values()}
+  return cosmos_names.unused(used, len(cfg.multipliers), len(cfg.decoder_multipliers))
+
+
 def statistics(
   cfg: Config,
 ) -> tuple[Float[np.ndarray, "frames Z"], Float[np.ndarray, "frames Z"]]:
