@@ -117,7 +117,8 @@ def main() -> None:
     if case == "clip":
       ((encoded * v["encoded probe"]).sum() + (decoded * v["decoded probe"]).sum()).backward()
   for size, model in models.items():
-    # NVIDIA's samplers also have convolutions that are never used.
+    idle = [name for name, p in model.named_parameters() if p.grad is None]
+    stored[f"{size} unused"] = np.array(idle, str)  # convolutions of NVIDIA's samplers
     used = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     grads = {name: grad.numpy() for name, grad in used.items()}
     stored[f"{size} names"] = np.array(list(grads))

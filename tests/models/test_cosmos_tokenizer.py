@@ -51,6 +51,9 @@ def both(size, params, v):
 def test_every_tensor_of_the_reference_is_one_of_ours_with_its_shape(size):
   ours = reference(size)
   assert ours.there() == ours.shapes
+  unused = cosmos_tokenizer.unused(ours.model.config)
+  assert all(name.startswith(unused) for name in STORED[f"{size} unused"])
+  assert not any(name.startswith(unused) for name in ours.shapes)
 
 
 @pytest.mark.parametrize("size, case", [key for key in golden.CASES if key[1] != "clip"])
@@ -221,11 +224,13 @@ def test_sizes_and_clips_that_do_not_fit_are_refused_in_words():
     coder().latent_shape((16, 8, 8, 3))
   with pytest.raises(ValueError, match="space=1 and time=1 do not fit .* decoder_multipliers"):
     coder(decoder_multipliers=(1, 2))
+  with pytest.raises(ValueError, match="at least one level each"):
+    coder(decoder_multipliers=())
   with pytest.raises(ValueError, match="levels=.* one entry per number of a code: channels=3"):
     coder(levels=(8, 8))
 
 
-@pytest.mark.parametrize("size", ["CV8x8x8", "DV8x16x16"])
+@pytest.mark.parametrize("size", ["CV8x8x8", pytest.param("DV8x16x16", marks=pytest.mark.slow)])
 def test_files_with_either_layout_of_names_load(size, tmp_path):
   model = spec(size)
   params = by_path(filled(model.abstract_params))
@@ -236,7 +241,9 @@ def test_files_with_either_layout_of_names_load(size, tmp_path):
   }
   assert "decoder.up.2.block.0.conv1.1.conv3d.weight" in tensors
   constants = {f"{name}wavelets": np.ones(2, np.float32) for name in cosmos_names.OTHER_PARTS}
-  tensors_io.write(tmp_path / "original.safetensors", tensors | constants)
+  extra = {f"{n}bias": np.ones(2, np.float32) for n in cosmos_tokenizer.unused(model.config)}
+  assert len(extra) == {"CV8x8x8": 6, "DV8x16x16": 2}[size]
+  tensors_io.write(tmp_path / "original.safetensors", tensors | constants | extra)
   weights.save(tmp_path / "diffusers", cosmos_tokenizer, model.config, model.info, params)
   mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
   here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -159,6 +159,9 @@ class Optional(Protocol):
   OTHER_PARTS: tuple[str, ...]
   """Prefixes of tensors in a published checkpoint that belong to other networks."""
 
+  def unused(self, cfg: Any) -> Collection[str]:
+    """Prefixes of tensors in a published checkpoint that its network has but never uses."""
+
   LAYOUTS: Collection[str]
   """Layouts of names in published checkpoints, the first by default, if there are several; then
   `names(cfg, layout)`."""

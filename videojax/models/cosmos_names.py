@@ -1,5 +1,6 @@
 """Names of the Cosmos tokenizers' tensors in diffusers' and NVIDIA's files."""
 
+from collections.abc import Collection
 from typing import Any
 
 LAYOUTS = ("diffusers", "original")
@@ -32,6 +33,19 @@ def published(path: str, layout: str, decoder_levels: int) -> tuple[str, str]:
     del name[-1]
   kind = "conv3d" if leaf == "kernel" else "vector"
   return ".".join([*name, {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)]), kind
+
+
+def unused(used: Collection[str], down: int, up: int) -> tuple[str, ...]:
+  """Beginnings of names of convolutions that NVIDIA's code makes, and saves, but never calls.
+
+  Args:
+    used: names in the original layout.
+    down, up: number of levels of the encoder and the decoder.
+  """
+  steps = [f"encoder.down.{i}.downsample" for i in range(down - 1)]
+  steps += [f"decoder.up.{i}.upsample" for i in range(1, up)]
+  convs = (f"{step}.conv{n}.conv3d." for step in steps for n in (1, 2, 3))
+  return tuple(conv for conv in convs if f"{conv}weight" not in used)
 
 
 def _module(where: list[str], layout: str, decoder_levels: int) -> list[str]:

@@ -80,6 +80,8 @@ class Config:
 
   def __post_init__(self):
     settings.check(self)
+    if not (self.multipliers and self.decoder_multipliers):
+      raise ValueError("multipliers and decoder_multipliers must have at least one level each")
     for down in (True, False):
       steps = [level.step for level in levels(self, down) if level.step]
       if (sum(s for s, _ in steps), sum(t for _, t in steps)) != (self.space, self.time):
@@ -134,10 +136,12 @@ def levels(cfg: Config, down: bool) -> list[Level]:
   for i, multiplier in enumerate(multipliers):
     width = cfg.width * multiplier
     blocks = ((c, width), *[(width, width)] * (cfg.blocks - down))
-    c, time = width, i < cfg.time if down else 0 < i <= cfg.time
+    # The decoder doubles frames one level later than it could, as published.
+    time = i < cfg.time if down else 0 < i <= cfg.time
     space = i < cfg.space if down else time or i < cfg.space > cfg.time
     step = (space, time) if i + 1 < len(multipliers) and (space or time) else None
     out.append(Level(blocks, step))
+    c = width
   return out
 
 
@@ -358,6 +362,12 @@ def names(cfg: Config, layout: str = "diffusers") -> dict[str, tuple[str, str]]:
   """Path of a parameter -> its name in AutoencoderKLCosmos or NVIDIA's files; layout there."""
   info = layers.param_info(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
   return {path: cosmos_names.published(path, layout, len(cfg.decoder_multipliers)) for path in info}
+
+
+def unused(cfg: Config) -> tuple[str, ...]:
+  """Beginnings of names in NVIDIA's files of convolutions that are never used."""
+  used = {name for name, _ in names(cfg, "original").values()}
+  return cosmos_names.unused(used, len(cfg.multipliers), len(cfg.decoder_multipliers))
 
 
 def statistics(

@@ -94,9 +94,12 @@ def published_names(
   return max(known, key=lambda names: sum(name in have for name, _ in names.values()))
 
 
-def _without_copies(tensors: Tensors, module: ModuleType) -> dict[str, tuple[int, ...]]:
-  """Shapes by name, without the tensors of other networks and those that only repeat another."""
-  elsewhere = tuple(getattr(module, "OTHER_PARTS", ()))
+def _without_copies(
+  tensors: Tensors, module: ModuleType, config: Any
+) -> dict[str, tuple[int, ...]]:
+  """Shapes by name, without what is of other networks, is never used or only repeats another."""
+  unused = getattr(module, "unused", lambda config: ())
+  elsewhere = (*getattr(module, "OTHER_PARTS", ()), *unused(config))
   have = {n: s for n, s in tensors.shape.items() if not n.startswith(elsewhere)}
   for copy, name in getattr(module, "COPIES", {}).items():
     if copy in have and name in have:
@@ -142,7 +145,7 @@ def load(
   want = {
     name: there(layout, abstract[p].shape, info[p].inputs) for p, (name, layout) in names.items()
   }
-  have = _without_copies(tensors, module)
+  have = _without_copies(tensors, module, config)
   wrong = {
     "only in this model: name them with init_fresh": sorted(
       p for p in abstract if taken(p) and p not in names
