@@ -41,7 +41,7 @@ def get_config(arg: str = "4x8") -> ConfigDict:
   c.batch_size = 2 if smoke else 8
   c.model = sizes(arg)
   c.data = dict(worlds=SMOKE if smoke else WORLD)
-  c.reconstruct = dict(pixels=1.0, kl=1e-4)
+  c.reconstruct = dict(pixels=0.1, squares=1.0, kl=1e-5)
   c.optim = dict(learning_rate=2e-3, schedule="wsd", warmup_steps=50, decay_fraction=0.5)
   c.ema = (0.05,)
   c.checkpoint = dict(save_every_steps=500)

@@ -73,12 +73,12 @@ def test_training_lowers_the_error(run):
 
 
 def test_loss_is_the_sum_of_its_parts_and_kl_that_of_normals():
-  e = codec_run(reconstruct=dict(pixels=2.0, features=0.5, kl=0.25))
+  e = codec_run(reconstruct=dict(pixels=2.0, squares=3.0, features=0.5, kl=0.25))
   task = e.task("worlds")
   rows, keys = stack_examples(task.source, [0, 1]), jax.random.split(jax.random.key(0), 2)
   params = e.model.init(jax.random.key(1))
   loss, parts = jax.jit(task.loss)(params, rows, keys)
-  want = 2 * parts["pixels"] + 0.5 * parts["features"] + 0.25 * parts["kl"]
+  want = 2 * parts["pixels"] + 3 * parts["squares"] + 0.5 * parts["features"] + 0.25 * parts["kl"]
   np.testing.assert_allclose(loss, want, rtol=1e-5)
   mean, log_var = e.model.network(params).encode(task.source.decode(rows)["video"])
   normal = jax.scipy.stats.norm

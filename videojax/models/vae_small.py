@@ -30,6 +30,9 @@ from videojax.sharding import constrain
 
 EPS = 1e-6  # of norms
 CERTAIN = -30.0  # the least log variance
+START = (
+  -4.0
+)  # log variance at first: with 0, noise hides the means, and decoders learn to ignore them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +167,7 @@ class Model(nnx.Module):
     x, quantizer = x.astype(jnp.float32), self.cfg.quantizer
     if quantizer is None:
       mean, log_var = jnp.split(x, 2, -1)
-      return mean, jnp.clip(log_var, CERTAIN, 20), jnp.zeros(()), None
+      return mean, jnp.clip(log_var + START, CERTAIN, 20), jnp.zeros(()), None
     codes, indices, penalty = quantizer.quantize(x)
     return codes, jnp.full_like(codes, CERTAIN), penalty, indices
 
