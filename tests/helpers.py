@@ -12,7 +12,7 @@ from videojax.config import Experiment, resolve
 from videojax.models import context
 from videojax.models.cond import Cond
 from videojax.scaling import flops
-from videojax.sharding import by_path, path_name
+from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings, path_name
 from videojax.specs import ModelSpec
 
 TINY: dict[str, Any] = {
@@ -172,6 +172,26 @@ def check_flops(model: ModelSpec, shape: tuple[int, ...], levels: int = 1, lengt
   # A gradient's jaxpr counts the zeros that a strided convolution puts between its outputs.
   if getattr(model.config, "multipliers", (1,)) == (1,):
     assert flops.backward(products) == count(jax.grad(loss)) - forward
+
+
+def check_mesh(model: ModelSpec, params: Any, coder: Any, video: Any) -> None:
+  """A mesh of eight devices does not show in latents and video.
+
+  Args: coder: parameters -> codec.
+  """
+
+  def run(params: Any, video: Any) -> tuple[Any, Any]:
+    latent = coder(params).encode(video)
+    return latent, coder(params).decode(latent)
+
+  want = jax.jit(run)(params, video)
+  mesh = make_mesh(MeshConfig(data=2, fsdp=2, seq=2))
+  with jax.set_mesh(mesh):
+    axes = {path: info.axes for path, info in model.info.items()}
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+    placed = jax.device_put(params, param_shardings(params, axes, mesh))
+    got = jax.device_get(jax.jit(run)(placed, jax.device_put(video, rows)))
+  assert relative_error(got, jax.device_get(want)) < 1e-5
 
 
 def plain_attention(q: Any, k: Any, v: Any, ids_q: Any = None, ids_k: Any = None) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.golden.drawn import draw, weight
+from tests.golden.drawn import draw, gradients, weight
 
 _CODES = (8, 8, 8, 5, 5, 5)
 
@@ -119,14 +119,7 @@ def main() -> None:
   for size, model in models.items():
     idle = [name for name, p in model.named_parameters() if p.grad is None]
     stored[f"{size} unused"] = np.array(idle, str)  # convolutions of NVIDIA's samplers
-    used = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    grads = {name: grad.numpy() for name, grad in used.items()}
-    stored[f"{size} names"] = np.array(list(grads))
-    stored[f"{size} shapes"] = np.array([str(g.shape) for g in grads.values()])
-    stored[f"{size} norms"] = np.array([np.linalg.norm(g) for g in grads.values()])
-    # Each gradient along one direction of its space: any wrong layout shows.
-    along = [np.vdot(g, draw(f"{name} probe", g.shape)) for name, g in grads.items()]
-    stored[f"{size} along"] = np.array(along)
+    stored |= gradients(model, f"{size} ")
   np.savez_compressed(Path(__file__).with_name("cosmos_tokenizer.npz"), **stored)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.golden.drawn import draw, weight
+from tests.golden.drawn import draw, gradients, weight
 
 SIZES = dict(width=32, multipliers=(1, 2), blocks=1, head_dim=8, in_heads=8, groups=8)
 CHANNELS, TEXT, LENGTH = 4, 16, 5
@@ -51,13 +51,7 @@ def main() -> None:
     stored[f"{case} output"] = out.detach().numpy().astype(np.float32)
     if case == "clip":
       (out * v["probe"]).sum().backward()
-  grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
-  stored["names"] = np.array(list(grads))
-  stored["shapes"] = np.array([str(g.shape) for g in grads.values()])
-  stored["norms"] = np.array([np.linalg.norm(g) for g in grads.values()])
-  # Each gradient along one direction of its space: any wrong layout shows.
-  along = [np.vdot(g, draw(f"{name} probe", g.shape)) for name, g in grads.items()]
-  stored["along"] = np.array(along)
+  stored |= gradients(model)
   np.savez_compressed(Path(__file__).with_name("modelscope.npz"), **stored)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.golden.drawn import draw, weight
+from tests.golden.drawn import draw, gradients, weight
 
 SIZES = dict(vocab=48, width=24, depth=3, num_heads=4, head_dim=5, hidden=40)
 POSITIONS = {"t5": "first", "umt5": "every"}
@@ -90,13 +90,7 @@ def results(variant: str, layout: str) -> dict[str, np.ndarray]:
     stored[case] = out[:, :: EVERY[case]].detach().numpy().astype(np.float32)
     if case == "far":
       (out * v["probe"]).sum().backward()
-  grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
-  stored["names"] = np.array(list(grads))
-  stored["shapes"] = np.array([str(g.shape) for g in grads.values()])
-  stored["norms"] = np.array([np.linalg.norm(g) for g in grads.values()])
-  # Each gradient along one direction of its space: any wrong layout shows.
-  along = [np.vdot(g, draw(f"{name} probe", g.shape)) for name, g in grads.items()]
-  stored["along"] = np.array(along)
+  stored |= gradients(model)
   return stored
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.golden.drawn import draw, weight
+from tests.golden.drawn import draw, gradients, weight
 
 CHANNELS = {"wan2.1": 16, "wan2.2": 48, "hunyuan1.5": 32}
 # version and case -> B T H W of a video, t h w of a latent
@@ -71,13 +71,7 @@ def main() -> None:
     if case == "clip":
       ((encoded * v["encoded probe"]).sum() + (decoded * v["decoded probe"]).sum()).backward()
   for version, model in models.items():
-    grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
-    stored[f"{version} names"] = np.array(list(grads))
-    stored[f"{version} shapes"] = np.array([str(g.shape) for g in grads.values()])
-    stored[f"{version} norms"] = np.array([np.linalg.norm(g) for g in grads.values()])
-    # Each gradient along one direction of its space: any wrong layout shows.
-    along = [np.vdot(g, draw(f"{name} probe", g.shape)) for name, g in grads.items()]
-    stored[f"{version} along"] = np.array(along)
+    stored |= gradients(model, f"{version} ")
   np.savez_compressed(Path(__file__).with_name("taehv.npz"), **stored)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.golden.drawn import draw, weight
+from tests.golden.drawn import draw, gradients, weight
 
 SIZES = dict(width=64, multipliers=(1, 2), blocks=2, groups=32)
 CHANNELS = 4
@@ -54,13 +54,7 @@ def main() -> None:
       stored[f"{case} {name}"] = out.detach().numpy().astype(np.float32)
     if case == "clip":
       ((moments * v["moments probe"]).sum() + (decoded * v["decoded probe"]).sum()).backward()
-  grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
-  stored["names"] = np.array(list(grads))
-  stored["shapes"] = np.array([str(g.shape) for g in grads.values()])
-  stored["norms"] = np.array([np.linalg.norm(g) for g in grads.values()])
-  # Each gradient along one direction of its space: any wrong layout shows.
-  along = [np.vdot(g, draw(f"{name} probe", g.shape)) for name, g in grads.items()]
-  stored["along"] = np.array(along)
+  stored |= gradients(model)
   np.savez_compressed(Path(__file__).with_name("vae_svd.npz"), **stored)
 
 

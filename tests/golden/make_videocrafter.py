@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.golden.drawn import draw, weight
+from tests.golden.drawn import draw, gradients, weight
 
 CHANNELS, TEXT, LENGTH = 4, 16, 5
 # By our names. Widths divide by 32 groups and 8 heads come first, both fixed in the reference.
@@ -129,13 +129,7 @@ def main() -> None:
     out, probe = run(CLIPS[variant])
     stored[f"{variant} clip"] = out.detach().numpy().astype(np.float32)
     (out * probe).sum().backward()
-    grads = {PREFIX + name: p.grad.numpy() for name, p in model.named_parameters()}
-    stored[f"{variant} names"] = np.array(list(grads))
-    stored[f"{variant} shapes"] = np.array([str(g.shape) for g in grads.values()])
-    stored[f"{variant} norms"] = np.array([np.linalg.norm(g) for g in grads.values()])
-    # Each gradient along one direction of its space: any wrong layout shows.
-    along = [np.vdot(g, draw(f"{name} probe", g.shape)) for name, g in grads.items()]
-    stored[f"{variant} along"] = np.array(along)
+    stored |= gradients(model, f"{variant} ", prefix=PREFIX)
   np.savez_compressed(Path(__file__).with_name("videocrafter.npz"), **stored)
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from tests.golden import make_cosmos_tokenizer as golden
 from tests.golden.parity import Reference
-from tests.helpers import draw, filled, relative_error
+from tests.helpers import check_mesh, draw, filled, relative_error
 from videojax.codecs import cosmos_tokenizer as codec
 from videojax.io import tensors as tensors_io
 from videojax.models import cosmos_names, cosmos_statistics, cosmos_tokenizer
 from videojax.models.haar import haar, unhaar
 from videojax.models.quantize import FSQ
 from videojax.runs import weights
-from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
+from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.specs import ModelSpec
 
 STORED = np.load(Path(golden.__file__).with_name("cosmos_tokenizer.npz"))
@@ -258,18 +258,5 @@ def test_files_with_either_layout_of_names_load(size, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("frames", [None, 1])
 def test_mesh_does_not_show_in_latents_and_video(frames):
-  video = draw((4, 9, 16, 16, 3))
-
-  def run(params, video):
-    ours = codec.Codec(params, coder(frames=frames).config)
-    latent = ours.encode(video)
-    return latent, ours.decode(latent)
-
-  want = jax.jit(run)(PARAMS, video)
-  mesh = make_mesh(MeshConfig(data=2, fsdp=2, seq=2))
-  with jax.set_mesh(mesh):
-    axes = {p: i.axes for p, i in SMALL.info.items()}
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-    placed = jax.device_put(PARAMS, param_shardings(PARAMS, axes, mesh))
-    got = jax.device_get(jax.jit(run)(placed, jax.device_put(video, rows)))
-  assert relative_error(got, jax.device_get(want)) < 1e-5
+  config = coder(frames=frames).config
+  check_mesh(SMALL, PARAMS, lambda p: codec.Codec(p, config), draw((4, 9, 16, 16, 3)))

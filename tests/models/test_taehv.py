@@ -9,11 +9,11 @@ import pytest
 
 from tests.golden import make_taehv as golden
 from tests.golden.parity import Reference
-from tests.helpers import draw, filled, relative_error
+from tests.helpers import check_mesh, draw, filled, relative_error
 from videojax.codecs import taehv as codec
 from videojax.models import taehv
 from videojax.runs import weights
-from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
+from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.specs import ModelSpec
 
 STORED = np.load(Path(golden.__file__).with_name("taehv.npz"))
@@ -168,16 +168,4 @@ def test_a_file_with_the_published_names_loads(tmp_path):
 @pytest.mark.slow
 def test_mesh_does_not_show_in_latents_and_video():
   video = 2 * jax.nn.sigmoid(draw((4, 7, 8, 16, 3))) - 1
-
-  def run(params, video):
-    latent = codec.Codec(params, coder().config).encode(video)
-    return latent, codec.Codec(params, coder().config).decode(latent)
-
-  want = jax.jit(run)(PARAMS, video)
-  mesh = make_mesh(MeshConfig(data=2, fsdp=2, seq=2))
-  with jax.set_mesh(mesh):
-    axes = {p: i.axes for p, i in SMALL.info.items()}
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-    placed = jax.device_put(PARAMS, param_shardings(PARAMS, axes, mesh))
-    got = jax.device_get(jax.jit(run)(placed, jax.device_put(video, rows)))
-  assert relative_error(got, jax.device_get(want)) < 1e-5
+  check_mesh(SMALL, PARAMS, lambda params: codec.Codec(params, coder().config), video)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from tests.golden import make_vae_svd as golden
-from tests.helpers import count_jaxpr, draw, filled, relative_error
+from tests.helpers import check_mesh, count_jaxpr, draw, filled, relative_error
 from videojax.codecs import vae_svd as codec
 from videojax.models import vae_svd
 from videojax.runs import weights
 from videojax.scaling import flops
-from videojax.sharding import MeshConfig, by_path, make_mesh, param_shardings
+from videojax.sharding import by_path
 from videojax.specs import CodecSpec, ModelSpec
 
 
@@ -174,18 +174,6 @@ def test_traced_flops_are_those_of_the_jaxpr(decode):
 @pytest.mark.parametrize("frames", [4, 3])
 def test_mesh_does_not_show_in_latents_and_video(frames):
   """3 frames do not divide by seq=2."""
-  params, video = filled(SMALL.abstract_params, 0.2), draw((4, frames, 8, 8, 3))
-
-  def run(params, video):
-    ours = codec.Codec(params, settings(SMALL.config))
-    latent = ours.encode(video)
-    return latent, ours.decode(latent)
-
-  want = jax.jit(run)(params, video)
-  mesh = make_mesh(MeshConfig(data=2, fsdp=2, seq=2))
-  with jax.set_mesh(mesh):
-    axes = {p: i.axes for p, i in SMALL.info.items()}
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-    placed = jax.device_put(params, param_shardings(params, axes, mesh))
-    got = jax.device_get(jax.jit(run)(placed, jax.device_put(video, rows)))
-  assert relative_error(got, jax.device_get(want)) < 1e-5
+  check_mesh(
+    SMALL, PARAMS, lambda p: codec.Codec(p, settings(SMALL.config)), draw((4, frames, 8, 8, 3))
+  )
