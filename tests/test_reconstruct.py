@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from tests.helpers import count_jaxpr, draw, tiny
 from videojax.config import to_json
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
+from videojax.modes.finished_run import evaluate
 from videojax.reconstruct import features
 from videojax.runs.program import Program
 from videojax.scaling import flops
@@ -168,3 +170,20 @@ def test_an_interrupted_codec_run_ends_with_the_bits_of_a_whole_one(run, tmp_pat
   train(codec_run(total_steps=4), tmp_path / "run", devices=ONE)
   again = train(codec_run(), tmp_path / "run", devices=ONE)
   assert again.params_sha256 == run[1].params_sha256
+
+
+@pytest.mark.slow
+def test_evaluating_a_codec_writes_its_rate_and_distortion_beside_classical_ones(run, tmp_path):
+  workdir = shutil.copytree(run[0], tmp_path / "run")
+  evaluate(codec_run(), workdir)
+  written = json.loads((workdir / "evaluation.json").read_text())
+  assert written["reconstruction"]["error"] == pytest.approx(run[1].reconstruction.error, rel=1e-4)
+  rows = written["rate_distortion"]
+  own = [row for row in rows if row["codec"] == "vae_small"]
+  assert {row["codec"] for row in rows} > {"vae_small", "x264 4:4:4", "svt-av1 4:2:0"}
+  rates = [row["bits_per_pixel"] for row in own]
+  assert (
+    rates == sorted(rates, reverse=True)
+    and rates[0] < 32 / written["reconstruction"]["values_per_latent"] * 3
+  )
+  assert (workdir / "rate_distortion.csv").exists() and (workdir / "rate_distortion.png").exists()

@@ -9,8 +9,10 @@ import jax
 
 from videojax.config import Experiment, to_json
 from videojax.evaluate import Evaluator
+from videojax.evaluate_codec import CodecEvaluator
 from videojax.io import files
 from videojax.io.log import phase
+from videojax.modes import codec_rates
 from videojax.runs import rundir, weights
 from videojax.runs.run_state import (
   restore_weights,
@@ -32,12 +34,22 @@ def opened(experiment: Experiment, workdir: Path) -> Iterator[tuple[Evaluator, d
   with jax.set_mesh(mesh):
     with phase("reading the weights"):
       params, step = restore_weights(experiment, workdir, mesh)
-    yield Evaluator(experiment, mesh), params, step
+    kind = CodecEvaluator if experiment.learns_codec else Evaluator
+    yield kind(experiment, mesh), params, step
 
 
 def evaluate(experiment: Experiment, workdir: Path) -> None:
-  """Writes evaluation.json: frozen loss, coherence and, if configured, FVD of the EMA weights."""
+  """Writes evaluation.json: frozen loss, coherence and, if configured, FVD of the EMA weights.
+
+  Of an autoencoder: what its reconstructions lose, and its rate and distortion.
+  """
   with opened(experiment, workdir) as (evaluator, params, step):
+    if isinstance(evaluator, CodecEvaluator):
+      files.write_json(
+        workdir / "evaluation.json", codec_rates.evaluate(evaluator, params, workdir, step)
+      )
+      print(f"{workdir}/evaluation.json, {workdir}/rate_distortion.png")
+      return
     loss = evaluator.frozen_loss(params)
     coherence = evaluator.coherence(params)
     distance = evaluator.fvd(params)
