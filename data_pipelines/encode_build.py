@@ -21,6 +21,7 @@ from videojax.io.claim import InUseError, claim
 from videojax.io.log import phase
 
 JOB = "job.json"
+TOLD = 4  # differences that a message names
 PACKAGES = ("jax", "jaxlib", "flax", "tensorflow-datasets", "array-record")
 LONGEST = 2**16  # bytes of a caption that the source of clips reads at most
 
@@ -269,7 +270,8 @@ def _finished(out: Path, partial: Path, job: Card) -> str:
       f"--out: {out} holds no latents; nothing was written. Choose another directory"
     )
   card = files.read_json(out / CARD)
-  if different := _differences(card, job):
+  # A finished dataset is none the worse for newer packages; pieces of two versions do not mix.
+  if different := _differences(card, {k: v for k, v in job.items() if k != "versions"}):
     raise ConfigError(
       f"--out: {out} was made otherwise: {different}. Nothing was written: choose another --out, "
       "or delete it"
@@ -294,11 +296,14 @@ def _open(partial: Path, job: Card) -> None:
   files.write_json(path, job)
 
 
-def _differences(old: Any, new: Card) -> str:
-  """What differs in the parts of a card that are known before the work, in words."""
-  was, now = flatten(old if isinstance(old, dict) else {}), flatten(dict(new))
-  changed = [key for key in now if was.get(key) != now[key]]
-  return "; ".join(f"{key} was {was.get(key)}, now {now[key]}" for key in changed)
+def _differences(old: Any, new: Mapping[str, Any]) -> str:
+  """What differs from the parts of a card that are known before the work, in words."""
+  was = flatten({key: old.get(key) for key in new} if isinstance(old, dict) else {})
+  now = flatten(dict(new))
+  changed = sorted(key for key in {*was, *now} if was.get(key) != now.get(key))
+  more = [f"and {len(changed) - TOLD} more"] if len(changed) > TOLD else []
+  told = [f"{key} was {was.get(key)}, now {now.get(key)}" for key in changed[:TOLD]]
+  return "; ".join([*told, *more])
 
 
 def _source_card(path: Path) -> SourceCard:

@@ -171,7 +171,9 @@ def write_piece(path: Path, card: Card, examples: Iterable[Mapping[str, Any]]) -
     writer = array_record_module.ArrayRecordWriter(os.fspath(temporary), "group_size:1")
     try:
       for example in examples:
-        written = serializer.serialize_example(form.encode_example(example))
+        # Protobuf orders the features anew in every process unless it is told not to.
+        made = serializer.get_tf_example(form.encode_example(example))
+        written = made.SerializeToString(deterministic=True)
         total += len(written)
         writer.write(written)
     finally:

@@ -46,12 +46,13 @@ class Cached:
       for key in sorted({*own, *self.config})
       if own.get(key) != self.config.get(key)
     ]
-    if name != self.name or differing:
-      told = "" if name != self.name else f", with {'; '.join(differing)}"
-      raise ConfigError(
-        f"{self.path} holds latents of the codec {self.name!r}, but the run's codec is {name!r}"
-        f"{told}: set the codec's name and sizes to those, or encode the clips again"
-      )
+    if name == self.name and not differing:
+      return
+    told = f"has other settings ({'; '.join(differing)})" if name == self.name else f"is {name!r}"
+    raise ConfigError(
+      f"{self.path} holds latents of the codec {self.name!r}, but the run's codec {told}: set the "
+      "codec's name and sizes to those that encoded the clips, or encode them again"
+    )
 
   def check_params(self, params: Any, weights: str | None) -> None:
     """Raises ConfigError unless these are the parameters that made the latents.
