@@ -119,7 +119,7 @@ class Encoding:
   ) -> dict[str, Any]:
     """An example as it is stored; raises ConfigError if a number is not finite."""
     what = f"clip {row['id']} of split {split!r}"
-    out = {
+    out: dict[str, Any] = {
       name: latent_files.stored(values, self.job["stored"], f"{name} of {what}")
       for name, values in made.items()
     }
@@ -142,7 +142,7 @@ class Tally:
       f"{row['id']} {row['fps']} {row['video'].shape} {len(caption)}".encode()
     )
     digest.update(caption)
-    digest.update(np.ascontiguousarray(row["video"]))
+    digest.update(row["video"].tobytes())
     self.hashes.append(digest.hexdigest())
     mean = moments["mean"].astype(np.float64)
     parts = {"mean": mean, "square": mean**2}

@@ -9,7 +9,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ class ClipEncoder:
     ConfigError: the weights fit none of the candidates, or the clips do not fit the codec.
   """
 
-  def __init__(self, candidates: Sequence[CodecSpec], shape: tuple[int, ...], mesh: Mesh):
+  def __init__(self, candidates: Sequence[CodecSpec], shape: tuple[int, int, int, int], mesh: Mesh):
     self.spec, params = _loaded(candidates, mesh)
     try:
       self.latent = self.spec.of({}).latent_shape(shape)
@@ -224,7 +224,7 @@ class TextEncoder:
 
 def _text_config(name: str, path: Path) -> t5.Config:
   """The sizes of an encoder: of its config.json, or the published ones."""
-  size = dict(t5.SIZES[TEXT_ENCODERS[name]])
+  size: dict[str, Any] = dict(t5.SIZES[TEXT_ENCODERS[name]])
   file = (path if path.is_dir() else path.parent) / "config.json"
   if file.exists():
     read = schema.read_as(file, Published)

@@ -101,21 +101,21 @@ class Card(TypedDict):
 
 
 class Piece(NamedTuple):
-  """A file of the dataset: clips `start` to `stop` of a split, number `index` of its `of` files."""
+  """A file of the dataset: clips `start` to `stop` of a split, `number` of its `of` files."""
 
   split: str
-  index: int
+  number: int
   of: int
   start: int
   stop: int
 
   @property
   def name(self) -> str:
-    return f"{self.split}-{self.index:05d}"
+    return f"{self.split}-{self.number:05d}"
 
   def path(self, directory: Path) -> Path:
     return Path(_template(directory, self.split).sharded_filepath(
-      shard_index=self.index, num_shards=self.of
+      shard_index=self.number, num_shards=self.of
     ))  # fmt: skip
 
 

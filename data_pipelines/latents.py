@@ -17,7 +17,7 @@ import numpy as np
 from data_pipelines import latent_files, tfds_files
 from videojax import settings
 from videojax.codecs.cached import Cached
-from videojax.data import encode_caption
+from videojax.data import Carried, encode_caption
 from videojax.errors import ConfigError
 from videojax.io import schema
 from videojax.settings import Range
@@ -70,10 +70,10 @@ class Source:
   def __len__(self) -> int:
     return len(self._records)
 
-  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+  def __getitem__(self, index: int) -> Carried:
     """Example `index` as stored; `text` [L,D] is zero padded to the encoder's length."""
     record = self._records[index]
-    example = {name: record[name] for name in ("mean", "log_var") if name in record}
+    example: Carried = {name: record[name] for name in ("mean", "log_var") if name in record}
     if self.text:
       example |= self._padded(record, self.text, index)
     return example | {
@@ -82,9 +82,7 @@ class Source:
       "id": np.uint32(record["id"]),
     }
 
-  def _padded(
-    self, record: dict[str, Any], text: latent_files.TextCard, index: int
-  ) -> dict[str, np.ndarray]:
+  def _padded(self, record: dict[str, Any], text: latent_files.TextCard, index: int) -> Carried:
     tokens = int(record["text_length"])
     padded = np.zeros((text["length"], text["width"]), self.card["stored"])  # [L,D]
     with tfds_files.errors(f"{self.config.path}: the text of clip {index} is damaged"):

@@ -71,8 +71,8 @@ def whole(films, published, tmp_path_factory):
   return encoded(films, published, tmp_path_factory.mktemp("whole") / "latents", np.float32)
 
 
-def latent_run(source, path, codec, **changes):
-  codec = dict(name="vae_svd", weights=None if codec is None else str(codec), **SIZES)
+def latent_run(source, path, given, **changes):
+  codec = dict(name="vae_svd", weights=None if given is None else str(given), **SIZES)
   base = dict(
     codec=codec, data={"clips": dict(name=source, path=str(path))}, total_steps=2, batch_size=4,
     model__channels=4, model__depth=1, model__patch=(1, 4, 4), checkpoint__save_every_steps=2,
@@ -232,7 +232,12 @@ def test_a_trained_autoencoder_encodes_clips_for_runs_that_use_it(films, tmp_pat
   np.testing.assert_allclose(got[0], want[0], rtol=2e-3)
   card = latents.read_card(out)
   assert card["latent"] == [3, 4, 4, 4] and len(told.latent_mean) == 4
-  with pytest.raises(ConfigError, match="has trained dit, which is no autoencoder"):
-    train(latent_run("latents", out, None, codec=codec, model__patch=(1, 2, 2)), tmp_path / "dit",
-          devices=ONE)  # fmt: skip
-    encode_build.build(encode_build.Options(str(films), str(tmp_path / "dit")), tmp_path / "o")
+
+
+def test_a_run_that_trained_no_autoencoder_and_weights_beside_a_run_are_refused(
+  films, runs, tmp_path
+):
+  run = str(runs["clips"][0])
+  for given, says in ((None, "has trained dit, which is no autoencoder"), ("x", "leave this out")):
+    with pytest.raises(ConfigError, match=says):
+      encode_build.build(encode_build.Options(str(films), run, given), tmp_path / "o")
