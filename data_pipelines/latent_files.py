@@ -121,11 +121,12 @@ class Piece(NamedTuple):
 
 def pieces(card: Card) -> list[Piece]:
   """The files of the dataset, in order."""
-  made = []
+  made = list[Piece]()
   for split, clips in card["splits"].items():
     starts = range(0, clips, card["piece"])
-    stop = lambda start, clips=clips: min(start + card["piece"], clips)
-    made += [Piece(split, i, len(starts), a, stop(a)) for i, a in enumerate(starts)]
+    for number, start in enumerate(starts):
+      stop = min(start + card["piece"], clips)
+      made.append(Piece(split, number, len(starts), start, stop))
   return made
 
 
@@ -167,7 +168,7 @@ def write_piece(path: Path, card: Card, examples: Iterable[Mapping[str, Any]]) -
   """Writes a file of the dataset; returns the number of bytes of its examples."""
   form, total = features(card), 0
   serializer = example_serializer.ExampleSerializer(form.get_serialized_info())
-  with files.replacing(path) as temporary, tfds_files.errors(f"{path} cannot be written"):
+  with files.replacing(path) as temporary:
     writer = array_record_module.ArrayRecordWriter(os.fspath(temporary), "group_size:1")
     try:
       for example in examples:
@@ -175,7 +176,8 @@ def write_piece(path: Path, card: Card, examples: Iterable[Mapping[str, Any]]) -
         made = serializer.get_tf_example(form.encode_example(example))
         written = made.SerializeToString(deterministic=True)
         total += len(written)
-        writer.write(written)
+        with tfds_files.errors(f"{path} cannot be written"):  # a full disk
+          writer.write(written)
     finally:
       writer.close()
   return total
