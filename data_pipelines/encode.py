@@ -8,7 +8,8 @@ CLIPS is a dataset of `clips`, LATENTS one for the data source `latents`. The wo
 each a file of the result, in OUT.partial; a killed command costs one piece, and the same command
 continues. --part=i/n does every n-th piece, for n processes that share a disk; the one that ends
 last writes the metadata. The result has the same bytes whatever was killed and however it was
-divided; its card `latents.json` says what made it.
+divided, if the device computes the same in every process, as CPUs do; its card `latents.json` says
+what made it.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Encodes a dataset of clips piece by piece, each a file of the result: `encode`'s work."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import clips, data_card, encoders, latent_files
+from data_pipelines import clips, data_card, encoders, latent_files, latents
 from data_pipelines.encoders import ClipEncoder, TextEncoder, TextOptions
 from data_pipelines.latent_files import CARD, Card, Piece, SourceCard, Statistics
 from videojax import settings
@@ -199,20 +200,23 @@ def _encode_piece(encoding: Encoding, piece: Piece, partial: Path) -> None:
 
 
 def _record(partial: Path, piece: Piece) -> dict[str, Any] | None:
-  """The record of a piece; None if it is not done."""
-  path = partial / "pieces" / f"{piece.name}.json"
-  return files.read_json(path) if path.exists() else None
+  """The record of a piece; None if it is not done, or damaged, so that it is done again."""
+  with contextlib.suppress(ConfigError):
+    return files.read_json(partial / "pieces" / f"{piece.name}.json")
+  return None
 
 
 def _finish(partial: Path, out: Path, job: Card) -> str:
   """Writes the metadata and moves the dataset to its place, if every piece is done."""
   done = [_record(partial, piece) for piece in latent_files.pieces(job)] if partial.exists() else []
+  if (out / CARD).is_file():  # another part that saw the last piece was faster
+    return summary(latents.read_card(out), out)
   if missing := done.count(None):
     return f"{missing} of {len(done)} pieces are still to be done, by the other parts"
   try:
     with claim(out.parent, "encode", out.name):
-      if not partial.exists():  # another part that saw the last piece was faster
-        return f"written to {out}"
+      if not partial.exists():  # likewise
+        return summary(latents.read_card(out), out)
       records = [record for record in done if record is not None]
       card = _card(job, records)
       latent_files.write_metadata(partial / "dataset", card, [r["size"] for r in records])

@@ -110,8 +110,10 @@ def read_card(path: Path) -> latent_files.Card:
   if not (path / latent_files.CARD).exists():
     raise ConfigError(f"{path} holds no latents (it lacks {latent_files.CARD}); {MAKE}")
   card: latent_files.Card = schema.read_as(path / latent_files.CARD, latent_files.Card)
-  sizes = len(card["video"]), len(card["latent"])
-  if sizes != (4, 4) or card["stored"] not in DTYPES or "statistics" not in card:
+  shapes = card["video"], card["latent"]
+  text = [] if card["text"] is None else [card["text"]["length"], card["text"]["width"]]
+  sound = all(len(shape) == 4 for shape in shapes) and min(*shapes[0], *shapes[1], *text) > 0
+  if not sound or card["stored"] not in DTYPES or "statistics" not in card:
     raise ConfigError(f"{path / latent_files.CARD} is not the card of finished latents; {MAKE}")
   return card
 

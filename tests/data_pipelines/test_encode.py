@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines import clips, encode, encode_build, latent_files, latents
+from data_pipelines import clips, data_card, encode, encode_build, latent_files, latents
 from tests.golden.make_tokenizer import DATA
 from tests.helpers import filled, tiny
 from videojax.codecs import vae_svd as codec_file
@@ -169,6 +169,31 @@ def test_the_card_tells_of_the_codec_and_has_the_statistics_of_each_split(source
     np.testing.assert_allclose(told["mean"], mean.mean(over, np.float64), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(told["deviation"], mean.std(over, np.float64), rtol=1e-5)
     np.testing.assert_allclose(told["noise"], np.exp(log_var).mean(over, np.float64), rtol=1e-5)
+
+
+def test_the_crop_rule_is_that_of_the_data_card_of_the_source(source, tmp_path):
+  assert "They are {crop}; pixels" in data_card.CARD
+  for name, content in contents(source).items():
+    (tmp_path / name).write_bytes(content)
+  (tmp_path / "README.md").write_text(
+    f"Frames are even. They are {data_card.CROP}; pixels are not."
+  )
+  crop = encode_build._source_card(tmp_path)["crop"]
+  assert crop == (
+    "scaled by area averaging so that the shorter side fits, and cropped in the centre"
+  )
+
+
+def test_a_damaged_record_of_a_piece_means_that_it_is_encoded_again(
+  source, published, made, tmp_path, text
+):
+  out = tmp_path / "o"
+  flags = flags_of(source, published, out, *text[0])
+  assert encode.main([*flags, "--part=1/2"]) == 0
+  (tmp_path / "o.partial" / "pieces" / "train-00000.json").write_text('{"size": 1')
+  for part in ("2/2", "1/2"):
+    assert encode.main([*flags, f"--part={part}"]) == 0
+  assert contents(out) == contents(made)
 
 
 def test_a_command_killed_three_times_makes_the_files_of_an_undisturbed_one(
