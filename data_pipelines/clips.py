@@ -208,7 +208,7 @@ class Source:
   def __init__(self, config: Config):
     self.config = config
     path = Path(config.path)
-    builder = _open(path)
+    builder = open_clips(path)
     stored = _stored_shape(builder, config)
     self.shape = (config.frames or stored[0], *stored[1:])
     self._records = tfds_files.Records(path, builder, config.split)
@@ -236,8 +236,8 @@ def to_float(video: UInt8[jax.Array, "*dims"]) -> Float[jax.Array, "*dims"]:
   return video.astype(jnp.float32) / 127.5 - 1.0
 
 
-def _open(path: Path) -> tfds.core.DatasetBuilder:
-  """The tfds builder of the dataset in `path`."""
+def open_clips(path: Path) -> tfds.core.DatasetBuilder:
+  """The tfds builder of the dataset in `path`; raises ValueError if there is no dataset."""
   make = "make one with `python -m data_pipelines.video_folder`"
   if not path.is_dir():
     raise ValueError(f"no directory {path}: it should hold a dataset of clips; {make}")

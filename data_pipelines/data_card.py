@@ -22,6 +22,8 @@ REASONS = {
   "overlap": "would share frames with a later split",
 }
 
+CROP = "scaled by area averaging so that the\nshorter side fits, and cropped in the centre"
+
 CARD = """# Clips cut from `{source}`
 
 {total} clips of {frames} frames, {size}x{size} pixels, {rate}: {hours:.3f} hours in total
@@ -55,8 +57,7 @@ How clips were assigned to splits: {rule}.
 Files are decoded frame by frame; if a file has several video tracks, the first is used. A shot ends
 where a frame differs from the previous one in layout and colours far more than neighbouring frames
 differ from each other (fades and dissolves are not detected); no clip crosses the end of a shot.
-Frames are those nearest in time to an even grid. They are scaled by area averaging so that the
-shorter side fits, and cropped in the centre; pixels that are not square are made square. Rotation and
+Frames are those nearest in time to an even grid. They are {crop}; pixels that are not square are made square. Rotation and
 mirroring flags are applied. Colours are 8-bit RGB of standard-dynamic-range video (BT.709; for images
 sRGB, converted with their colour profiles). In HDR video (PQ, HLG) the reference white of 203 nits and
 everything brighter becomes white; BT.2020 and Display P3 are converted, and colours outside BT.709 are
@@ -183,6 +184,7 @@ class Card:
       skipped="\n".join(skipped) or "None.",
       captions=self._captions(),
       first_split=next(iter(self.counts)),
+      crop=CROP,
     )
 
 

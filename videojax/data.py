@@ -27,7 +27,8 @@ ENDLESS = 2**31 - 1  # len() of a loader's rows; training stops long before
 class Source(Protocol):
   """A data source: `[i]` gives what the loader carries, and `decode` makes clips on the device.
 
-  A source whose examples have a `label` also has `classes`, the number of classes.
+  A source whose examples have a `label` also has `classes`, the number of classes. One whose
+  examples have moments of latents instead of `video` has `cached`, the codec that made them.
   """
 
   shape: tuple[int, int, int, int]  # (T, H, W, C)

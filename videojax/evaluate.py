@@ -66,6 +66,8 @@ class Evaluator:
     self._encode = jax.jit(lambda params, example: self.train_task.prepare(params, example)[0])
     self._errors = jax.jit(self._level_errors)
     task, e = self.train_task, experiment
+    decode = lambda p, example: task.codec.of(p).decode(task.prepare(p, example)[0])
+    self._decode_latents = jax.jit(decode)
     self._generate = jax.jit(lambda p, example: generate(task, e.sampler, e.guidance, p, example))
     self._checked = False
 
@@ -188,20 +190,27 @@ class Evaluator:
     return self._ignorance
 
   def samples(self, split: str, params: dict, clips: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """Sampled clips and decoded true examples of the first rows of a split, on the host."""
+    """Sampled clips and decoded true examples of the first rows of a split, on the host.
+
+    The `video` of an example with cached latents is what the codec decodes from their means.
+    """
     example, n = next(self.examples(split, min(clips, self.batch)))
+    if self.train_task.cached:
+      example = example | {"video": self._decode_latents(params, example)}
     with phase(f"sampling ({split}), {n} clips"):
       video = on_host(self.generate(params, example))[:n]
     return video, {k: on_host(v)[:n] for k, v in example.items() if k != "state"}
 
   def fvd(self, params: dict) -> fvd.Result | None:
-    """FVD of sampled clips of the main split, with its floor; None if evaluate.fvd_clips is 0.
+    """FVD of sampled clips of the main split, with its floor.
+
+    None if evaluate.fvd_clips is 0, or if the data have no pixels.
 
     Raises:
       ConfigError: the weights of I3D are missing, or the clips are unsuitable for it.
     """
     n = self.config.fvd_clips
-    if not n:
+    if not n or self.train_task.cached:
       return None
     weights = i3d.load(self.config.fvd_weights)
     clips = lambda count, make: np.concatenate(
@@ -284,6 +293,22 @@ class Evaluator:
   def known(self) -> int:
     """Number of leading frames that coherence does not count."""
     return self.train_task.known_frames
+
+  @property
+  def left_out(self) -> list[str]:
+    """A sentence about measures that are not made because the data have no pixels."""
+    if not self.train_task.cached:
+      return []
+    path = self.train_task.cached.path
+    return [f"{path} holds latents without true video: coherence and FVD are left out"]
+
+  def need_video(self, doing: str) -> None:
+    """Raises ConfigError if the data have no pixels, which `doing` compares with."""
+    if self.train_task.cached:
+      raise ConfigError(
+        f"{self.train_task.cached.path} holds latents without true video, which {doing} needs: "
+        "use a run that was trained on the clips themselves"
+      )
 
   @functools.cached_property
   def yardsticks(self) -> dict[str, dict[str, np.ndarray]]:

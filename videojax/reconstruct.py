@@ -76,7 +76,7 @@ class Reconstruction(Task):
 
   @property
   def needs(self) -> list[str]:
-    return []
+    return ["video"]
 
   @property
   def latent_shape(self) -> tuple[int, int, int, int]:

@@ -7,7 +7,7 @@ samplers only `denoise(params, x_t, t, cond)`. Both are built here from the same
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import jax
@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from videojax import settings
+from videojax.codecs.autoencoder import drawn
+from videojax.codecs.cached import Cached
 from videojax.controls import (
   MADE,
   MASKS,
@@ -89,6 +91,8 @@ class Task:
   controls: ControlsConfig = ControlsConfig()
 
   def __post_init__(self):
+    if self.cached:
+      self.cached.check_codec(self.codec.name, self.codec.config)
     known, frames = self.condition.known_frames or 0, self.source.shape[0]
     if math.prod(self.source.shape) > MOST:
       raise ValueError(f"a clip of shape {self.source.shape} has more than {MOST} values")
@@ -114,6 +118,16 @@ class Task:
       )
 
   @property
+  def cached(self) -> Cached | None:
+    """What made the source's latents; None: it has clips, which the codec encodes in the step."""
+    return getattr(self.source, "cached", None)
+
+  @property
+  def encode_flops(self) -> int:
+    """FLOPs of encoding one clip in the step; 0 if its latents are cached."""
+    return 0 if self.cached else self.codec.encode_flops(self.source.shape)
+
+  @property
   def known_frames(self) -> int:
     """Number of leading frames that are given; 0 for an image."""
     return (self.condition.known_frames or 0) if self.source.shape[0] > 1 else 0
@@ -135,6 +149,7 @@ class Task:
     names += ["image", "image_mask"] if "image" in config.uses else []
     names += ["label"] if config.classes else []
     volumes = [name for name, _ in config.volumes]
+    names += ["video"] if {"low", "edges"} & set(volumes) else []
     made = [*MADE, *(MADE[name] for name in volumes if name in MADE)]
     return names + [name for name in (*config.scalars, *volumes) if name not in made]
 
@@ -191,8 +206,16 @@ class Task:
         strengths of controls are drawn with them. None: latents are means.
     """
     use = None if keys is None else fold(keys, _ENCODE)
-    x = self.codec.of(params).encode(example["video"], use)
-    return x, self.cond(x, example, keys)
+    return (x := self._latents(params, example, use)), self.cond(x, example, keys)
+
+  def _latents(
+    self, params: dict, example: Mapping[str, Any], keys: Key[Array, " B"] | None
+  ) -> Float[Array, "B T H W C"]:
+    """The codec's latents of the clips, or the same from their cached moments."""
+    if "latent_mean" not in example:
+      return self.codec.of(params).encode(example["video"], keys)
+    mean, log_var = example["latent_mean"], example.get("latent_log_var")
+    return mean if keys is None or log_var is None else drawn(mean, log_var, keys)
 
   def cond(
     self,
@@ -291,3 +314,13 @@ class Task:
     known = None if cond.known_mask is None else (cond.known_mask, cond.known)
     network = self.model.network(without_codec(params))
     return self.denoiser(network, x_t, t, cond, known=known)
+
+
+def check_cached(tasks: Iterable[Task], params: dict) -> None:
+  """Raises ConfigError if cached latents were made by other parameters than the codec's.
+
+  Args: params: of a run, including the codec's; concrete.
+  """
+  for task in tasks:
+    if task.cached:
+      task.cached.check_params(params[CODEC], task.codec.config.weights)

@@ -41,7 +41,7 @@ from videojax.sample import write_samples
 from videojax.scaling import flops
 from videojax.sharding import fallbacks, local_rows, make_mesh, path_name
 from videojax.state import TrainState
-from videojax.task import Task
+from videojax.task import Task, check_cached
 
 
 class Diverged(NotFiniteError):
@@ -101,6 +101,7 @@ def train(
     ):
       return None
     evaluator = program.evaluator
+    check_cached([*tasks.values(), *evaluator.tasks.values()], state.params)
     evaluator.check(merge(program.abstract.trainable, program.abstract.frozen))
     if main:  # only now is it known that the run can start
       rundir.open_run(workdir, e)
@@ -112,7 +113,7 @@ def train(
       catch = lambda: agreement.agreed(handlers.enter_context(asked_to_stop(deadline)), mesh)
       # Before and after the steps there is nothing to save: a single process ends immediately.
       stop = catch() if distributed.several() else None
-      for line in (*notes, *describe_run(e, tasks, mesh, start)):
+      for line in (*notes, *describe_run(e, tasks, mesh, start), *evaluator.left_out):
         log.say(line)
       loader = Loader(
         {name: task.source for name, task in tasks.items()},

@@ -112,6 +112,7 @@ def cascade(experiment: Experiment, workdir: Path, before: Sequence[str]) -> Non
   size = 0
   for e, run in [*chain, (experiment, workdir)]:
     with opened(e, run) as (evaluator, params, step):
+      evaluator.need_video("cascade")
       if made is not None and e.sampler.window:
         evaluator = Evaluator(_of_frames(e, made.shape[1]), evaluator.mesh)
       number = size or min(CLIPS, evaluator.batch)

@@ -311,6 +311,7 @@ def effects(experiment: Experiment, workdir: Path) -> None:
       "condition.masks has one entry; experiments/controls.py trains controls (docs/controls.md)"
     )
   with opened(experiment, workdir) as (evaluator, params, step):
+    evaluator.need_video("the effect of controls")
     steered = Steered(evaluator, params)
     with phase("measuring the controls"):
       table = measured(steered)

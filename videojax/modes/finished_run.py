@@ -19,7 +19,7 @@ from videojax.runs.run_state import (
 )
 from videojax.sample import write_samples
 from videojax.sharding import by_path, make_mesh
-from videojax.task import without_codec
+from videojax.task import check_cached, without_codec
 
 
 @contextlib.contextmanager
@@ -35,7 +35,9 @@ def opened(experiment: Experiment, workdir: Path) -> Iterator[tuple[Evaluator, d
     with phase("reading the weights"):
       params, step = restore_weights(experiment, workdir, mesh)
     kind = CodecEvaluator if experiment.learns_codec else Evaluator
-    yield kind(experiment, mesh), params, step
+    evaluator = kind(experiment, mesh)
+    check_cached([evaluator.train_task, *evaluator.tasks.values()], params)
+    yield evaluator, params, step
 
 
 def evaluate(experiment: Experiment, workdir: Path) -> None:
@@ -67,8 +69,8 @@ def evaluate(experiment: Experiment, workdir: Path) -> None:
   print(f"step {step}: frozen loss {loss.mean:.4f} +- {loss.stderr:.4f}")
   for name, row in coherence.mean.items():
     print(f"  {name:28s}" + "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
-  if distance is not None:
-    print(distance)
+  for text in (*([] if distance is None else [distance]), *evaluator.left_out):
+    print(text)
   print(f"{workdir}/evaluation.json")
 
 

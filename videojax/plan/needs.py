@@ -54,7 +54,7 @@ def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
       "tokens_per_video_second": tokens * fps(task) / task.source.shape[0],
       "forward_flops_per_clip": forward,
       "step_flops_per_clip": flops.step(products),
-      "encode_flops_per_clip": e.codec.encode_flops(task.source.shape),
+      "encode_flops_per_clip": task.encode_flops,
       "backward_flops_per_clip_exact": flops.backward(products),
       "remat": {remat: remat_cost(e, name, remat, mesh, forward) for remat in REMATS},
     }

@@ -30,7 +30,7 @@ class Clip:
     tasks = [e.task(name) for name in e.data]
     counts = [(flops.forward(t.products()), e.model.stream(t.latent_shape)) for t in tasks]
     forward, stream = max(counts, key=lambda count: count[0]["total"])
-    return cls(forward, max(e.codec.encode_flops(t.source.shape) for t in tasks), stream)
+    return cls(forward, max(t.encode_flops for t in tasks), stream)
 
 
 @dataclasses.dataclass(frozen=True)
