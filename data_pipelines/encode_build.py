@@ -89,7 +89,7 @@ class Encoding:
       "batch": options.batch,
       "piece": options.piece,
       "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
-      | {"device": mesh.devices.flat[0].device_kind},
+      | {"devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}"},
     }
 
   def encode(self, piece: Piece, tally: "Tally") -> Iterator[dict[str, Any]]:

@@ -78,7 +78,8 @@ class Card(TypedDict):
     stochastic: whether there are log variances.
     stored: dtype of moments and embeddings.
     batch, piece: clips per batch and per file.
-    versions: of the packages that computed it, and the device.
+    versions: of the packages that computed it, and the devices of a process, whose number changes
+      the last digits, too.
     clips_sha256: of all clips, as they were read.
     statistics: by split.
     captions_cut: number of captions that are longer than the text encoder reads.
