@@ -5,9 +5,10 @@
     --config.codec.weights=runs/codec
 
 ':4x8' merges 4 frames and 8x8 pixels into a latent position of 8 channels; also 2x4 and 4x4, and
-4x8-fsq, whose channels take 5 values each. The
-world is quickstart's at 32 pixels and 17 frames. The second command trains a DiT in its latents.
-Expect, for 4x8 on two cores: not measured yet.
+4x8-fsq, whose channels take 5 values each. The world is quickstart's at 32 pixels and 17 frames.
+The second command trains a DiT in its latents.
+Expect, for 4x8 on two cores: error .106 of the data's variance, PSNR 29.2 dB, discs within .22 px:
+docs/LOG.md, 2026-11-28. The others: not measured.
 """
 
 from typing import Any

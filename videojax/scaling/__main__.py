@@ -18,6 +18,7 @@ COMMANDS = {
   "compare": ("scaling.compare", "compares forms of the law of the lowest loss"),
   "calibrate": ("scaling.calibrate", "learns how wrong laws are beyond their rows from tables"),
   "predict": ("scaling.predict", "predicts the loss of a budget before it runs, dated and sealed"),
+  "verify": ("scaling.verify", "checks whether sealed predictions are as they were written"),
   "report": ("report.report", "writes a page about a sweep from its run directories"),
   "serve": ("scaling.serve", "finds the cheapest model and steps to serve video at a quality"),
   "cost": ("cost.cost", "tabulates what video models cost to train and to serve"),
