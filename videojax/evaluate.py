@@ -43,6 +43,8 @@ class Evaluator:
     mesh: of the run.
   """
 
+  made = "sample"  # what `generate` makes
+
   def __init__(self, experiment: Experiment, mesh: Mesh):
     self.experiment, self.config, self.mesh = experiment, experiment.evaluate, mesh
     name = next(iter(experiment.data))

@@ -25,6 +25,7 @@ class CodecEvaluator(Evaluator):
   """
 
   train_task: Reconstruction
+  made = "reconstruction"
 
   def __init__(self, experiment: Experiment, mesh: Mesh):
     super().__init__(experiment, mesh)

@@ -148,6 +148,7 @@ def write_samples(
   *,
   given: Sequence[bool] | np.ndarray,
   step: int,
+  made: str = "sample",
 ) -> list[Path]:
   """Writes clips as mp4, a WebP grid of all of them (truth beside sample), and an npz of pixels.
 
@@ -157,6 +158,7 @@ def write_samples(
     example: the decoded examples, with `video`, `fps`, `caption`.
     given: [T], the frames that the model was given; the grid draws a border around them.
     step: for the file names.
+    made: what the clips are; truth stands beside all but samples from nothing.
   Returns: the files written.
   """
   directory.mkdir(parents=True, exist_ok=True)
@@ -169,7 +171,8 @@ def write_samples(
   for path, clip in zip(paths, video):
     media.write_mp4(path, clip, fps=fps)
   grid = directory / f"step{step:07d}.webp"
-  media.write_grid(grid, video, truth if any(given) else None, captions, fps=fps, given=given)
+  beside = truth if any(given) or made != "sample" else None
+  media.write_grid(grid, video, beside, captions, fps=fps, given=given, made=made)
   numbers = directory / f"step{step:07d}.npz"
   with replacing(numbers) as temporary, open(temporary, "wb") as file:
     np.savez_compressed(

@@ -302,7 +302,8 @@ def samples(evaluator: Evaluator, e: Experiment, state: TrainState, workdir: Pat
   video, example = evaluator.samples(evaluator.first, evaluated(e, state), 8)
   if jax.process_index() == 0:
     given = evaluator.train_task.given
-    write_samples(workdir / "samples", video, example, given=given, step=e.total_steps)
+    how: dict[str, Any] = dict(given=given, step=e.total_steps, made=evaluator.made)
+    write_samples(workdir / "samples", video, example, **how)
 
 
 def make_result(

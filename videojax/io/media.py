@@ -56,16 +56,18 @@ def grid_frames(
   captions: list[str],
   *,
   given: Sequence[bool] | np.ndarray,
+  made: str = "sample",
 ) -> list[Image.Image]:
   """One picture per frame: a cell per clip, with truth left of sample and the caption below.
 
   Args:
     given: [T] or [B,T], whether the model was given each frame; such frames have a coloured border.
+    made: what the clips are, above each.
   """
   scale = max(1, math.ceil(LEAST_TILE / video.shape[2]))
   height, width = video.shape[2] * scale, video.shape[3] * scale
   font, gap, head = ImageFont.load_default(11), 6, 16
-  panels = [("truth", truth), ("sample", video)] if truth is not None else [("sample", video)]
+  panels = [("truth", truth), (made, video)] if truth is not None else [(made, video)]
   cell_w = len(panels) * (width + gap) + gap
   lines = [_wrap(c, cell_w - 2 * gap, font) for c in captions]
   foot = 13 * max((len(line) for line in lines), default=0) + gap
@@ -100,9 +102,10 @@ def write_grid(
   *,
   fps: float,
   given: Sequence[bool] | np.ndarray,
+  made: str = "sample",
 ) -> None:
   """Writes `grid_frames` as a looping WebP animation; the last frame stays half a second longer."""
-  pages = grid_frames(video, truth, captions, given=given)
+  pages = grid_frames(video, truth, captions, given=given, made=made)
   duration = [round(1000 / fps)] * len(pages)
   duration[-1] += 500
   with replacing(path) as temporary:

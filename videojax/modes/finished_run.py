@@ -83,7 +83,9 @@ def sample(experiment: Experiment, workdir: Path) -> None:
       directory = workdir / "samples" / split
       if jax.process_index() > 0:
         continue
-      for path in write_samples(directory, video, example, given=given, step=step):
+      for path in write_samples(
+        directory, video, example, given=given, step=step, made=evaluator.made
+      ):
         print(path)
 
 
