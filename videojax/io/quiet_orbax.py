@@ -8,6 +8,7 @@ import functools
 import inspect
 import logging
 import sys
+import warnings
 from typing import Any
 
 
@@ -16,6 +17,9 @@ def orbax() -> None:
   """From now on, orbax's errors appear only as exceptions."""
   logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
   logging.getLogger("asyncio").addFilter(lambda record: "/orbax/" not in record.getMessage())
+  # A task that the failure of another kept from starting, collected as the process ends.
+  never = "coroutine '.*(serialize|write_fragment).*' was never awaited"
+  warnings.filterwarnings("ignore", never, RuntimeWarning)
   shown = sys.unraisablehook
 
   def hook(report: Any) -> None:
