@@ -165,6 +165,13 @@ def test_clips_that_the_codec_cannot_merge_are_refused_in_words():
     codec_run(data={"worlds": WORLD | dict(frames=4)}).task("worlds")
 
 
+@pytest.mark.parametrize("mode", ["generate", "plan", "bench", "effects", "coordinates"])
+def test_modes_of_denoisers_refuse_an_autoencoder_in_words(mode):
+  with pytest.raises(ConfigError, match=f"--mode={mode} is for models that denoise"):
+    codec_run().denoising(mode)
+  assert latent_run(None).denoising(mode) == latent_run(None)
+
+
 @pytest.mark.slow
 def test_an_interrupted_codec_run_ends_with_the_bits_of_a_whole_one(run, tmp_path):
   train(codec_run(total_steps=4), tmp_path / "run", devices=ONE)

@@ -124,6 +124,15 @@ class Experiment:
     """Whether the model is an autoencoder, which learns to reconstruct."""
     return hasattr(self.model.module.Model, "encode")
 
+  def denoising(self, mode: str) -> "Experiment":
+    """This experiment; raises ConfigError if its model is an autoencoder, which this mode lacks."""
+    if self.learns_codec:
+      raise ConfigError(
+        f"--mode={mode} is for models that denoise, and {self.model.name!r} is an autoencoder: it "
+        "can be trained, evaluated and sampled (--mode=sample shows its reconstructions)"
+      )
+    return self
+
   @property
   def trunk_end(self) -> int | None:
     """Last step shared with a longer run of the same schedule, if any; its checkpoint is kept."""

@@ -92,13 +92,13 @@ def generate(c: Command) -> None:
 
   given = {key: c.flags[key].value for key in KEYS if c.flags[key].value is not None}
   rows = rows_of(Path(c.flags.prompts) if c.flags.prompts else None, given)
-  generate(c.experiment, c.workdir, rows, c.written)
+  generate(c.experiment.denoising("generate"), c.workdir, rows, c.written)
 
 
 def effects(c: Command) -> None:
   from videojax.modes.effects import effects
 
-  effects(c.experiment, c.workdir)
+  effects(c.experiment.denoising("effects"), c.workdir)
 
 
 def cascade(c: Command) -> None:
@@ -106,7 +106,7 @@ def cascade(c: Command) -> None:
 
   if not c.flags.after:
     raise ConfigError("--mode=cascade continues other runs: give --after=RUN[,RUN...]")
-  cascade(c.experiment, c.workdir, c.flags.after.split(","))
+  cascade(c.experiment.denoising("cascade"), c.workdir, c.flags.after.split(","))
 
 
 def export(c: Command) -> None:
@@ -124,7 +124,9 @@ def plan(c: Command) -> int:
     raise ConfigError("--slices, --step and --search need --topology")
   target = None if name is None else Target(name, f.slices, f.step, f.search)
   try:
-    return 0 if plan(c.experiment, c.workdir, target).get("fits", True) else TOO_LARGE
+    return (
+      0 if plan(c.experiment.denoising("plan"), c.workdir, target).get("fits", True) else TOO_LARGE
+    )
   except DoesNotFit as error:
     log.error(str(error))
     return TOO_LARGE
@@ -133,13 +135,13 @@ def plan(c: Command) -> int:
 def bench(c: Command) -> None:
   from videojax.modes.bench import bench
 
-  bench(c.experiment, c.workdir, trace=c.flags.trace, replicas=c.flags.replicas)
+  bench(c.experiment.denoising("bench"), c.workdir, trace=c.flags.trace, replicas=c.flags.replicas)
 
 
 def coordinates(c: Command) -> None:
   from videojax.modes.coordinate_check import coordinates
 
-  coordinates(c.experiment, c.workdir)
+  coordinates(c.experiment.denoising("coordinates"), c.workdir)
 
 
 def sweep(c: Command) -> None:
