@@ -50,7 +50,7 @@ def test_gradients_are_finite_where_pixels_are_zero():
   model = spec()
   loss = lambda p: sum((x**2).sum() for x in model.network(p).encode(jnp.zeros((1, 3, 4, 4, 3))))
   grads = jax.jit(jax.grad(loss))(model.init(jax.random.key(0)))
-  assert all(np.isfinite(g).all() and np.abs(g).max() < 1e6 for g in jax.tree.leaves(grads))
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
 def test_sizes_that_are_no_powers_of_two_are_refused():
