@@ -9,6 +9,7 @@ Shapes: B batch, T frames, H W height width, C channels.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,11 @@ from jaxtyping import Array, Float
 
 from videojax.errors import check_choice
 from videojax.models import layers
-from videojax.models.unet_layers import FAN_IN, convolve, last
+from videojax.models.layers import Linear
+from videojax.models.unet_layers import FAN_IN, GRID, convolve, last
+from videojax.sharding import constrain
 
+CUBE = (3, 3, 3)  # a kernel
 BEFORE = ("zeros", "first")  # what stands before the first frame: zeros, or the frame repeated
 EDGE = ("zeros", "edge")  # what stands around a frame: zeros, or its outermost pixels repeated
 
@@ -153,6 +157,34 @@ class ChannelNorm(nnx.Module):
     square = jnp.square(y).mean(-1, keepdims=True) + self.eps
     y = y * jax.lax.rsqrt(jnp.maximum(square, 1e-24 / y.shape[-1]))
     return (y * last(self.scale, y)).astype(x.dtype)
+
+
+class ResBlock(nnx.Module):
+  """Two causal convolutions, each after a norm and SiLU, and a shortcut.
+
+  Args: norm: (channels, rngs=) -> norm. conv: makes both convolutions, as CausalConv does.
+  """
+
+  def __init__(
+    self,
+    c_in: int,
+    c_out: int,
+    *,
+    norm: Callable[..., Any] = ChannelNorm,
+    conv: Callable[..., Any] = CausalConv,
+    **kw: Any,
+  ):
+    self.norm1 = norm(c_in, rngs=kw["rngs"])
+    self.conv1 = conv(c_in, c_out, CUBE, ("embed", None), **kw)
+    self.norm2 = norm(c_out, rngs=kw["rngs"])
+    self.conv2 = conv(c_out, c_out, CUBE, ("embed", None), **kw)
+    matrix = lambda: Linear((c_in,), (c_out,), ("embed", None), init=FAN_IN, **kw)
+    self.shortcut = matrix() if c_in != c_out else None
+
+  def __call__(self, x: Float[Array, "B T H W C"], stream: Stream) -> Array:
+    y = constrain(self.conv1(jax.nn.silu(self.norm1(x)), stream), *GRID, None)
+    y = self.conv2(jax.nn.silu(self.norm2(y)), stream)
+    return constrain(y + (x if self.shortcut is None else self.shortcut(x)), *GRID, None)
 
 
 # --- space and time as channels ------------------------------------------------------------------

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import diffusers_names, layers
-from videojax.models.causal import CausalConv, Stream, in_chunks
+from videojax.models.causal import CUBE, CausalConv, Stream, in_chunks
 from videojax.models.layers import Linear
 from videojax.models.unet import in_order, numbered
 from videojax.models.unet_layers import FAN_IN, GRID, SPACE, Conv, GroupNorm, Keys
@@ -34,7 +34,6 @@ from videojax.settings import Depth, Positive, Width
 from videojax.sharding import constrain
 
 PIXELS = 3  # channels of a video
-CUBE = (3, 3, 3)
 FRAMES = 2  # latents that the published programs process together
 
 

@@ -17,6 +17,7 @@ Shapes: B batch, T frames, H W height width in pixels, t h w of latents, C chann
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,11 +30,11 @@ from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import diffusers_names, layers
 from videojax.models.attention import KERNELS, attention
-from videojax.models.causal import ChannelNorm, Stream, in_chunks
+from videojax.models.causal import CUBE, ChannelNorm, ResBlock, Stream, in_chunks
 from videojax.models.layers import Linear
 from videojax.models.unet import in_order, numbered
 from videojax.models.unet_layers import FAN_IN, GRID, GroupNorm, Keys
-from videojax.models.vae_hunyuan_steps import CUBE, Down, FoldDown, UnfoldUp, Up, repeating
+from videojax.models.vae_hunyuan_steps import Down, FoldDown, UnfoldUp, Up, repeating
 from videojax.models.vae_wan import Level
 from videojax.settings import Depth, Width
 from videojax.sharding import constrain
@@ -117,23 +118,6 @@ def norm(cfg: Config, c: int, rngs: nnx.Rngs) -> nnx.Module:
   return GroupNorm(c, cfg.groups, frames=True, eps=1e-6, rngs=rngs)
 
 
-class Block(nnx.Module):
-  """A residual block of two causal convolutions."""
-
-  def __init__(self, cfg: Config, c_in: int, c_out: int, **kw: Any):
-    self.norm1: Any = norm(cfg, c_in, kw["rngs"])
-    self.conv1 = repeating(c_in, c_out, CUBE, ("embed", None), **kw)
-    self.norm2: Any = norm(cfg, c_out, kw["rngs"])
-    self.conv2 = repeating(c_out, c_out, CUBE, ("embed", None), **kw)
-    matrix = lambda: Linear((c_in,), (c_out,), ("embed", None), init=FAN_IN, **kw)
-    self.shortcut = matrix() if c_in != c_out else None
-
-  def __call__(self, x: Float[Array, "B T H W C"], stream: Stream) -> Array:
-    y = constrain(self.conv1(jax.nn.silu(self.norm1(x)), stream), *GRID, None)
-    y = self.conv2(jax.nn.silu(self.norm2(y)), stream)
-    return constrain(y + (x if self.shortcut is None else self.shortcut(x)), *GRID, None)
-
-
 class Attention(nnx.Module):
   """From each position to all of its own and of earlier frames, with one head."""
 
@@ -184,14 +168,14 @@ class Coder(nnx.Module):
     made = levels(cfg, down)
     first, last, top = made[0].blocks[0][0], made[-1].blocks[-1][1], cfg.widths[-1]
     step: Any = (FoldDown if down else UnfoldUp) if cfg.groups is None else Down if down else Up
+    how: dict[str, Any] = dict(norm=functools.partial(norm, cfg), conv=repeating)
+    block = lambda c_in, c_out: ResBlock(c_in, c_out, **how, **kw)
     self.conv_in = repeating(c_in, first, CUBE, ("patch", "embed"), **kw)
-    self.blocks: Any = numbered(
-      numbered(Block(cfg, *shape, **kw) for shape in level.blocks) for level in made
-    )
+    self.blocks: Any = numbered(numbered(block(*shape) for shape in level.blocks) for level in made)
     self.steps: Any = numbered(
       step(level.blocks[-1][1], *level.step, **kw) for level in made if level.step is not None
     )
-    self.mid1, self.mid2 = (Block(cfg, top, top, **kw) for _ in range(2))
+    self.mid1, self.mid2 = (block(top, top) for _ in range(2))
     self.attention = Attention(cfg, top, **kw)
     self.norm_out: Any = norm(cfg, last, rngs)
     self.conv_out = repeating(last, c_out, CUBE, ("embed", "patch"), **kw)

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from videojax.models.causal import CausalConv, Stream, fold, unfold
+from videojax.models.causal import CUBE, CausalConv, Stream, fold, unfold
 from videojax.models.unet_layers import GRID, double
 from videojax.sharding import constrain
 
-CUBE = (3, 3, 3)
 # Repeats the first frame and the outermost pixels.
 repeating = functools.partial(CausalConv, before="first", edge="edge")
 

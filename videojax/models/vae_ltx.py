@@ -24,7 +24,7 @@ from jaxtyping import Array, ArrayLike, Float
 from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers
-from videojax.models.causal import CausalConv, Stream, fold, in_chunks, unfold
+from videojax.models.causal import CUBE, CausalConv, Stream, fold, in_chunks, unfold
 from videojax.models.layers import Init, ScalarEmbed
 from videojax.models.unet import in_order, numbered
 from videojax.models.unet_layers import GRID, Keys, convolve, last
@@ -33,7 +33,6 @@ from videojax.sharding import constrain
 
 PIXELS = 3  # channels of a video
 PATCH = (1, 4, 4)
-CUBE = (3, 3, 3)
 STEPS = {"spatial": (1, 2, 2), "temporal": (2, 1, 1), "spatiotemporal": (2, 2, 2)}
 # Of the latents that the decoder is made for, in units of the whole noise. The published pipelines
 # give it latents with a share NOISE of fresh noise, which is left to the caller here.

@@ -9,6 +9,7 @@ Shapes: B batch, T frames, H W height width in pixels, t h w of latents, C chann
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -20,15 +21,24 @@ from jaxtyping import Array, Float, Int
 from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers
-from videojax.models.causal import CausalConv, ChannelNorm, Stream, fold, in_chunks, unfold
+from videojax.models.causal import (
+  CUBE,
+  CausalConv,
+  ChannelNorm,
+  ResBlock,
+  Stream,
+  fold,
+  in_chunks,
+  unfold,
+)
 from videojax.models.quantize import FSQ, LFQ
 from videojax.models.unet import in_order, numbered
 from videojax.models.unet_layers import GRID, Keys
-from videojax.models.vae_wan import CUBE, PIXELS, Block, Down, Up
+from videojax.models.vae_wan import PIXELS, Down, Up
 from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 
-EPS = 1e-6  # of norms
+norm = functools.partial(ChannelNorm, eps=1e-6)
 CERTAIN = -30.0  # the least log variance
 START = (
   -4.0
@@ -120,13 +130,13 @@ class Coder(nnx.Module):
     widths, steps = (cfg.widths, cfg.steps) if down else (cfg.widths[::-1], cfg.steps[::-1])
     self.conv_in = CausalConv(c_in, widths[0], CUBE, ("patch", "embed"), **kw)
     self.levels: Any = numbered(
-      numbered(Block(c, c, eps=EPS, **kw) for _ in range(cfg.blocks)) for c in widths
+      numbered(ResBlock(c, c, norm=norm, **kw) for _ in range(cfg.blocks)) for c in widths
     )
     self.steps: Any = numbered(
       step(widths[i], widths[i + 1], time, space=space, **kw)
       for i, (time, space) in enumerate(steps)
     )
-    self.norm_out = ChannelNorm(widths[-1], eps=EPS, rngs=rngs)
+    self.norm_out = norm(widths[-1], rngs=rngs)
     self.conv_out = CausalConv(widths[-1], c_out, CUBE, ("embed", "patch"), **kw)
 
   def __call__(self, x: Float[Array, "B T H W C"], stream: Stream) -> Array:

@@ -22,7 +22,16 @@ from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers
 from videojax.models.attention import KERNELS, attention
-from videojax.models.causal import CausalConv, ChannelNorm, Stream, fold, in_chunks, unfold
+from videojax.models.causal import (
+  CUBE,
+  CausalConv,
+  ChannelNorm,
+  ResBlock,
+  Stream,
+  fold,
+  in_chunks,
+  unfold,
+)
 from videojax.models.layers import Linear
 from videojax.models.unet import in_order, numbered
 from videojax.models.unet_layers import (
@@ -40,7 +49,6 @@ from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 
 PIXELS = 3  # channels of a video
-CUBE = (3, 3, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,23 +160,6 @@ def levels(cfg: Config, down: bool) -> list[Level]:
   return out
 
 
-class Block(nnx.Module):
-  """A residual block of two causal convolutions."""
-
-  def __init__(self, c_in: int, c_out: int, *, eps: float = 0.0, **kw: Any):
-    self.norm1 = ChannelNorm(c_in, eps=eps, rngs=kw["rngs"])
-    self.conv1 = CausalConv(c_in, c_out, CUBE, ("embed", None), **kw)
-    self.norm2 = ChannelNorm(c_out, eps=eps, rngs=kw["rngs"])
-    self.conv2 = CausalConv(c_out, c_out, CUBE, ("embed", None), **kw)
-    matrix = lambda: Linear((c_in,), (c_out,), ("embed", None), init=FAN_IN, **kw)
-    self.shortcut = matrix() if c_in != c_out else None
-
-  def __call__(self, x: Float[Array, "B T H W C"], stream: Stream) -> Array:
-    y = constrain(self.conv1(jax.nn.silu(self.norm1(x)), stream), *GRID, None)
-    y = self.conv2(jax.nn.silu(self.norm2(y)), stream)
-    return constrain(y + (x if self.shortcut is None else self.shortcut(x)), *GRID, None)
-
-
 class Attention(nnx.Module):
   """Self-attention within each frame, with one head over all channels."""
 
@@ -250,13 +241,13 @@ class Coder(nnx.Module):
     top = last if down else first
     self.conv_in = CausalConv(c_in, first, CUBE, ("patch", "embed"), **kw)
     self.blocks: Any = numbered(
-      numbered(Block(*shape, **kw) for shape in level.blocks) for level in made
+      numbered(ResBlock(*shape, **kw) for shape in level.blocks) for level in made
     )
     step = Down if down else Up
     self.steps: Any = numbered(
       step(level.blocks[-1][1], *level.step, **kw) for level in made if level.step is not None
     )
-    self.mid1, self.mid2 = (Block(top, top, **kw) for _ in range(2))
+    self.mid1, self.mid2 = (ResBlock(top, top, **kw) for _ in range(2))
     self.attention = Attention(cfg, top, **kw)
     self.norm_out = ChannelNorm(last, rngs=rngs)
     self.conv_out = CausalConv(last, c_out, CUBE, ("embed", "patch"), **kw)
