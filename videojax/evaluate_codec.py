@@ -31,7 +31,7 @@ class CodecEvaluator(Evaluator):
     super().__init__(experiment, mesh)
     task = self.train_task
     self._generate = jax.jit(lambda params, x: task.reconstructed(params, x["video"]))
-    self._latents = jax.jit(lambda params, x: task.model.network(params).bottleneck(x["video"]))
+    self._through = jax.jit(lambda params, x: task.through(params, x["video"]))
 
   def _traced(self, params: dict, example: dict[str, Any]) -> None:
     jax.eval_shape(self._generate, params, example)
@@ -55,26 +55,24 @@ class CodecEvaluator(Evaluator):
 
   def record(self, weights: dict, raw: dict, init: float) -> dict[str, Any]:
     """All measures of the final weights: fields of records.Result."""
-    coherence = self.coherence(weights)
-    rest = [split for split in self.tasks if split != self.first]
+    by_split = {split: self._record(weights, split) for split in self.tasks}
+    main, coherence = by_split.pop(self.first), self.coherence(weights)
     return {
       "frozen_loss": None, "frozen_loss_by_split": {},
       "coherence": coherence.mean, "coherence_stderr": coherence.stderr,
       "coherence_per_example": coherence.per_example,
-      "reconstruction": self._record(weights, self.first),
-      "reconstruction_by_split": {split: self._record(weights, split) for split in rest},
+      "reconstruction": main, "reconstruction_by_split": by_split,
     }  # fmt: skip
 
   def _record(self, params: dict, split: str) -> ReconstructionRecord:
     truth, decoded, errors, mean, deviation, codes = [], [], [], [], [], []
     for example, n in self.examples(split, self.config.clips, "reconstructing"):
-      video, made = on_host(example["video"])[:n], on_host(self.generate(params, example))[:n]
+      out = self._through(params, example)
+      video, made, latent, log_var = (on_host(x)[:n] for x in (example["video"], *out[:3]))
       errors.append(((video - made) ** 2).mean((1, 2, 3, 4)))
       truth.append(to_uint8(video))
       decoded.append(to_uint8(made))
-      latent, log_var, _, indices = self._latents(params, example)
-      latent, log_var = on_host(latent)[:n], on_host(log_var)[:n]
-      codes += [] if indices is None else [on_host(indices)[:n].reshape(-1)]
+      codes += [] if out[3] is None else [on_host(out[3])[:n].reshape(-1)]
       mean.append(latent.reshape(-1, latent.shape[-1]))
       deviation.append(np.exp(log_var / 2).reshape(-1, latent.shape[-1]))
     pixels = np.concatenate(truth).astype(np.float64) / 127.5 - 1

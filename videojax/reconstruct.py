@@ -103,8 +103,15 @@ class Reconstruction(Task):
 
   def reconstructed(self, params: dict, video: Float[Array, "B T H W 3"]) -> Array:
     """The clips, encoded to their mean latents and decoded again."""
+    return self.through(params, video)[0]
+
+  def through(
+    self, params: dict, video: Float[Array, "B T H W 3"]
+  ) -> tuple[Array, Array, Array, Array | None]:
+    """The reconstructed clips; mean and log variance of the latents; indices of codes, if any."""
     network = self.model.network(params)
-    return network.decode(network.encode(video)[0])
+    mean, log_var, _, indices = network.bottleneck(video)
+    return network.decode(mean), mean, log_var, indices
 
   def loss(
     self, params: dict, carried: Mapping[str, Any], keys: Key[Array, " B"]
