@@ -108,7 +108,8 @@ class ClipEncoder:
     except ValueError as error:
       raise ConfigError(f"--codec: {error}") from None
     self._params, self._mesh = {CODEC: params}, mesh
-    self.stochastic = hasattr(self.spec.module.Codec, "moments")
+    codec = self.spec.of({})
+    self.stochastic = hasattr(codec, "moments") and not codec.certain
     self._moments = jax.jit(self._of)
     self.card: CodecCard = {
       "name": self.spec.name,
@@ -129,15 +130,18 @@ class ClipEncoder:
     return jax.device_get(self._moments(self._params, placed))
 
 
+def _placed(spec: CodecSpec | ModelSpec, mesh: Mesh) -> dict:
+  """Shapes of a network's parameters, with their shardings on a mesh."""
+  axes, abstract = {path: info.axes for path, info in spec.info.items()}, spec.abstract_params
+  return with_shardings(abstract, param_shardings(abstract, axes, mesh))
+
+
 def _loaded(candidates: Sequence[CodecSpec], mesh: Mesh) -> tuple[CodecSpec, dict]:
   """The first candidate that the weights fit, and its parameters."""
   errors = []
   for spec in candidates:
-    axes = {path: info.axes for path, info in spec.info.items()}
-    abstract = spec.abstract_params
-    abstract = with_shardings(abstract, param_shardings(abstract, axes, mesh))[CODEC]
     try:
-      return spec, load_codec(spec, abstract, mesh)
+      return spec, load_codec(spec, _placed(spec, mesh)[CODEC], mesh)
     except ConfigError as error:
       errors.append(error)
   raise errors[0]
@@ -194,9 +198,7 @@ class TextEncoder:
     self._tokenizer = Tokenizer.read(tokenizer)
     self._tokenizer.check_table(self.config.vocab)
     spec = ModelSpec("t5", self.config)
-    axes = {path: info.axes for path, info in spec.info.items()}
-    abstract = spec.abstract_params
-    abstract = with_shardings(abstract, param_shardings(abstract, axes, mesh))
+    abstract = _placed(spec, mesh)
     have = weights.load(path, spec.module, spec.config, spec.info, by_path(abstract))
     self._params = jax.tree_util.tree_map_with_path(lambda p, _: have[path_name(p)], abstract)
     run = lambda params, tokens, mask: spec.network(params)(tokens, mask)

@@ -360,3 +360,20 @@ def test_a_directory_without_latents_or_with_a_damaged_card_is_told_so(source, m
     latents.Source(latents.Config(str(tmp_path)))
   with pytest.raises(ValueError, match="no split 'test'; it has: train, validation"):
     latents.Source(latents.Config(str(made), split="test"))
+
+
+def test_latents_that_are_certain_are_stored_without_a_variance(
+  source, published, tmp_path, monkeypatch
+):
+  """A log variance of -inf, as Cosmos and TAEHV give, cannot be stored in half precision."""
+  monkeypatch.setattr(codec_file.Codec, "certain", True)
+  uncertain = codec_file.Codec.moments
+
+  def moments(self, video):
+    mean, log_var = uncertain(self, video)
+    return mean, jnp.full_like(log_var, -jnp.inf)
+
+  monkeypatch.setattr(codec_file.Codec, "moments", moments)
+  assert encode.main(flags_of(source, published, tmp_path / "certain")) == 0
+  read = latents.Source(latents.Config(str(tmp_path / "certain")))
+  assert not read.card["stochastic"] and "log_var" not in read[0] and "mean" in read[0]

@@ -14,20 +14,47 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from videojax.settings import Count
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """Settings of every codec with a network; its Config adds them to the network's sizes.
+
+  Attributes:
+    weights: published weights in safetensors (runs/weights.py), or the directory of the run that
+      trained the network; None: random weights, the same in every run, for tests and plans.
+    frames: number of latent frames processed together after the first, as memory allows; None: all.
+      The result is the same, unless the codec's Config says otherwise.
+  """
+
+  weights: str | None = None
+  frames: Count | None = None
+
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoder:
   """Frozen; a pytree whose leaves are its weights, so that it can be an argument of a jitted step.
 
+  A codec is a subclass that names its network.
+
   Attributes:
     params: of the network, a nested dict.
     config: its sizes, `weights` and `frames`.
     network: the network's file.
+    certain: whether latents are no distribution; then their log variance says nothing.
   """
 
   params: Any
   config: Any
   network: ClassVar[Any]
+
+  def __init_subclass__(cls) -> None:
+    jax.tree_util.register_dataclass(cls, data_fields=["params"], meta_fields=["config"])
+
+  @property
+  def certain(self) -> bool:
+    return False
 
   @property
   def strides(self) -> tuple[int, int, int]:
@@ -44,8 +71,8 @@ class Autoencoder:
     """(mean, deviation) [Z] of the network's latents."""
     return self.network.statistics(self.config)
 
-  def _broadcast(self) -> tuple[Array, Array]:
-    """The statistics, to broadcast over [B,t,h,w,Z]."""
+  def _broadcast(self, frames: int) -> tuple[Array, Array]:
+    """The statistics of latents with this number of frames, to broadcast over [B,t,h,w,Z]."""
     shaped = lambda values: jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 1, -1)
     mean, deviation = self.statistics
     return shaped(mean), shaped(deviation)
@@ -59,9 +86,9 @@ class Autoencoder:
   ) -> tuple[Float[Array, "B t h w Z"], Float[Array, "B t h w Z"]]:
     """Mean and log variance of the scaled latents of video in [-1, 1]."""
     _, t, h, w, c = video.shape
-    self.latent_shape((t, h, w, c))
+    frames = self.latent_shape((t, h, w, c))[0]
     mean, log_var = self._model().encode(video, self.config.frames)
-    shift, scale = self._broadcast()
+    shift, scale = self._broadcast(frames)
     return (mean - shift) / scale, log_var - 2 * jnp.log(scale)
 
   def encode(
@@ -72,11 +99,11 @@ class Autoencoder:
     Args: keys: one per row, to sample latents; None: their means.
     """
     mean, log_var = self.moments(video)
-    return mean if keys is None else drawn(mean, log_var, keys)
+    return mean if keys is None or self.certain else drawn(mean, log_var, keys)
 
   def decode(self, latent: Float[Array, "B t h w Z"]) -> Float[Array, "B T H W 3"]:
     """The approximate inverse of `encode`."""
-    shift, scale = self._broadcast()
+    shift, scale = self._broadcast(latent.shape[1])
     return self._model().decode(latent * scale + shift, self.config.frames)
 
   def _model(self) -> Any:

@@ -4,40 +4,29 @@ Its latents are those of the large autoencoder as its codec gives them: normalis
 """
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
-import jax
 from jaxtyping import Array, Float
 
-from videojax.codecs.autoencoder import Autoencoder
+from videojax.codecs.autoencoder import Autoencoder, Loaded
 from videojax.models import taehv
-from videojax.settings import Count
 
 NETWORK = "taehv"  # the file of the network in videojax/models/
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(taehv.Config):
-  """The network's sizes, its weights, and how many frames are processed together.
-
-  Attributes:
-    weights: published weights in safetensors (runs/weights.py); None: random weights, the same in
-      every run, for tests and plans.
-    frames: number of latent frames processed together after the first, as memory allows; None: all.
-      The result is the same.
-  """
-
-  weights: str | None = None
-  frames: Count | None = None
+class Config(Loaded, taehv.Config):
+  """The network's sizes, and where it is loaded from."""
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
-@dataclasses.dataclass(frozen=True)
 class Codec(Autoencoder):
   """See Autoencoder; latents are certain, so samples are their means."""
 
   network: ClassVar[Any] = taehv
+
+  @property
+  def certain(self) -> bool:
+    return True
 
   def moments(
     self, video: Float[Array, "B T H W 3"]

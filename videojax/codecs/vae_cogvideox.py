@@ -1,12 +1,9 @@
 """CogVideoX's video autoencoder."""
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
-import jax
-
-from videojax.codecs.autoencoder import Autoencoder
+from videojax.codecs.autoencoder import Autoencoder, Loaded
 from videojax.models import vae_cogvideox
 from videojax.settings import Count
 
@@ -14,17 +11,14 @@ NETWORK = "vae_cogvideox"  # the file of the network in videojax/models/
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(vae_cogvideox.Config):
+class Config(Loaded, vae_cogvideox.Config):
   """The network's sizes, its weights, and how many frames are processed together.
 
   Attributes:
-    weights: published weights in safetensors (runs/weights.py); None: random weights, the same in
-      every run, for tests and plans.
     frames: even number of latent frames processed together; None: all. It changes the result, by
       about 1.5 % of the range between the published 2 and all.
   """
 
-  weights: str | None = None
   frames: Count | None = vae_cogvideox.FRAMES
 
   def __post_init__(self):
@@ -36,8 +30,6 @@ class Config(vae_cogvideox.Config):
       )
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
-@dataclasses.dataclass(frozen=True)
 class Codec(Autoencoder):
   """See Autoencoder."""
 

@@ -1,32 +1,23 @@
 """HunyuanVideo's causal video autoencoders, of 13B and 1.5."""
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
-import jax
-
-from videojax.codecs.autoencoder import Autoencoder
+from videojax.codecs.autoencoder import Autoencoder, Loaded
 from videojax.models import vae_hunyuan
-from videojax.settings import Count
 
 NETWORK = "vae_hunyuan"  # the file of the network in videojax/models/
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(vae_hunyuan.Config):
+class Config(Loaded, vae_hunyuan.Config):
   """The network's sizes, its weights, and how many frames are processed together.
 
   Attributes:
-    weights: published weights in safetensors (runs/weights.py); None: random weights, the same in
-      every run, for tests and plans.
     frames: number of latent frames processed together, as memory allows; None: all. With group
       norm (13B): tiles that overlap by a quarter and are blended, which is not what the whole clip
       gives; the published programs take 4. Without (1.5): after the first, with the same result.
   """
-
-  weights: str | None = None
-  frames: Count | None = None
 
   def __post_init__(self):
     super().__post_init__()
@@ -37,8 +28,6 @@ class Config(vae_hunyuan.Config):
       )
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
-@dataclasses.dataclass(frozen=True)
 class Codec(Autoencoder):
   """See Autoencoder."""
 

@@ -1,39 +1,28 @@
 """LTX-Video's autoencoder; latents are normalised per channel, by numbers among its weights."""
 
 import dataclasses
-import functools
 import math
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from videojax.codecs.autoencoder import Autoencoder, drawn
+from videojax.codecs.autoencoder import Autoencoder, Loaded, drawn
 from videojax.models import vae_ltx
-from videojax.settings import Count
 
 NETWORK = "vae_ltx"  # the file of the network in videojax/models/
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(vae_ltx.Config):
-  """The network's sizes, its weights, and how many frames are encoded together.
+class Config(Loaded, vae_ltx.Config):
+  """The network's sizes, and where it is loaded from.
 
   Attributes:
-    weights: published weights in safetensors (runs/weights.py); None: random weights, the same in
-      every run, for tests and plans.
-    frames: number of latent frames encoded together after the first, as memory allows; None: all.
-      The result is the same. Clips are always decoded as a whole, because the decoder sees later
+    frames: bounds the encoder alone: clips are decoded as a whole, because the decoder sees later
       frames.
   """
 
-  weights: str | None = None
-  frames: Count | None = None
 
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
-@dataclasses.dataclass(frozen=True)
 class Codec(Autoencoder):
   """See Autoencoder."""
 
@@ -55,7 +44,7 @@ class Codec(Autoencoder):
 
     Args: keys: one per row, to mix noise into the latents first, as the published pipelines do.
     """
-    shift, scale = self._broadcast()
+    shift, scale = self._broadcast(latent.shape[1])
     x = latent * scale + shift
     if keys is not None:
       share = vae_ltx.NOISE

@@ -1,40 +1,29 @@
 """The small causal autoencoder that trains here; its latents' statistics are among its weights."""
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
-import jax
 from jaxtyping import Array
 
-from videojax.codecs.autoencoder import Autoencoder
+from videojax.codecs.autoencoder import Autoencoder, Loaded
 from videojax.models import vae_small
-from videojax.settings import Count
 
 NETWORK = "vae_small"  # the file of the network in videojax/models/
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(vae_small.Config):
-  """The network's sizes, its weights, and how many frames are processed together.
-
-  Attributes:
-    weights: directory of the run that trained it; None: random weights, the same in every run, for
-      tests and plans.
-    frames: number of latent frames processed together after the first, as memory allows; None: all.
-      The result is the same.
-  """
-
-  weights: str | None = None
-  frames: Count | None = None
+class Config(Loaded, vae_small.Config):
+  """The network's sizes, and the run that trained it."""
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
-@dataclasses.dataclass(frozen=True)
 class Codec(Autoencoder):
   """See Autoencoder."""
 
   network: ClassVar[Any] = vae_small
+
+  @property
+  def certain(self) -> bool:
+    return self.config.quantizer is not None
 
   @property
   def statistics(self) -> tuple[Array, Array]:
