@@ -1,6 +1,8 @@
 """Compares a network with a reference whose outputs and gradients a make_*.py has stored."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -8,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.golden.drawn import draw
+from videojax.io.tensors import write
 from videojax.runs import weights
-from videojax.sharding import by_path
+from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.specs import ModelSpec
 
 Names = Mapping[str, tuple[str, str]]  # path -> (name in the reference, layout there)
@@ -66,3 +69,30 @@ class Reference:
         continue
       assert abs(np.linalg.norm(g) - norm) < tolerance * norm, path
       assert abs(np.vdot(g, probes[path]) - self.along[name]) < 10 * tolerance * norm, path
+
+
+def check_files(
+  directory: Path, module: ModuleType, model: ModelSpec, params: Any, others: Sequence[str] = ()
+) -> set[str]:
+  """Files with either layout of names give the parameters that were written.
+
+  Args: others: tensors in the original file that belong to other networks.
+  Returns: the names in the original layout, if there are two.
+  """
+  params, paths, original = by_path(params), [directory / "published"], {}
+  weights.save(paths[0], module, model.config, model.info, params)
+  if "original" in getattr(module, "LAYOUTS", ()):
+    original = module.names(model.config, "original")
+    tensors = {
+      name: weights.to_torch(np.asarray(params[path]), layout, model.info[path].inputs)
+      for path, (name, layout) in original.items()
+    }
+    paths.append(directory / "original.safetensors")
+    write(paths[1], tensors | {name: np.ones(2, np.float32) for name in others})
+  mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+  here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  abstract = {p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for p, x in params.items()}
+  for path in paths:
+    have = weights.load(path, module, model.config, model.info, abstract)
+    assert all((have[p] == params[p]).all() for p in params)
+  return {name for name, _ in original.values()}

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from tests.golden import make_taehv as golden
-from tests.golden.parity import Reference
+from tests.golden.parity import Reference, check_files
 from tests.helpers import check_mesh, draw, filled, relative_error
 from videojax.codecs import taehv as codec
 from videojax.models import taehv
-from videojax.runs import weights
-from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.specs import ModelSpec
 
 STORED = np.load(Path(golden.__file__).with_name("taehv.npz"))
@@ -154,15 +152,7 @@ def test_sizes_and_clips_that_do_not_fit_are_refused_in_words():
 
 
 def test_a_file_with_the_published_names_loads(tmp_path):
-  params = by_path(PARAMS)
-  weights.save(tmp_path, taehv, SMALL.config, SMALL.info, params)
-  mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
-  here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  abstract = {
-    p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for p, x in params.items()
-  }  # fmt: skip
-  have = weights.load(tmp_path, taehv, SMALL.config, SMALL.info, abstract)
-  assert all((have[p] == params[p]).all() for p in params)
+  check_files(tmp_path, taehv, SMALL, PARAMS)
 
 
 @pytest.mark.slow

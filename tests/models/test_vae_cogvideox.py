@@ -8,13 +8,10 @@ import pytest
 
 from tests.golden import make_vae_cogvideox as golden
 from tests.golden.drawn import weight
-from tests.golden.parity import Reference
+from tests.golden.parity import Reference, check_files
 from tests.helpers import check_mesh, draw, filled, relative_error
 from videojax.codecs import vae_cogvideox as codec
-from videojax.io import tensors as tensors_io
 from videojax.models import vae_cogvideox
-from videojax.runs import weights
-from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.specs import ModelSpec
 
 STORED = np.load(Path(golden.__file__).with_name("vae_cogvideox.npz"))
@@ -136,7 +133,6 @@ def test_published_sizes_have_the_published_parameters_strides_and_scales():
 
 
 def test_files_with_either_layout_of_names_load(tmp_path):
-  params = by_path(REFERENCE.params)
   original = vae_cogvideox.names(SPEC.config, "original")
   assert original["decoder/blocks/0/1/conv1/kernel"][0] == "decoder.up.3.block.1.conv1.conv.weight"
   assert {
@@ -145,21 +141,7 @@ def test_files_with_either_layout_of_names_load(tmp_path):
     "decoder.mid.block_2.norm2.conv_y.conv.bias", "decoder.up.1.upsample.conv.weight",
     "decoder.up.0.block.1.norm1.norm_layer.bias", "decoder.norm_out.conv_b.conv.weight",
     "encoder.norm_out.bias", "decoder.conv_out.conv.bias",
-  } <= {name for name, _ in original.values()}  # fmt: skip
-  tensors = {
-    name: weights.to_torch(np.asarray(params[path]), layout, SPEC.info[path].inputs)
-    for path, (name, layout) in original.items()
-  }
-  tensors_io.write(tmp_path / "original.safetensors", tensors)
-  weights.save(tmp_path / "diffusers", vae_cogvideox, SPEC.config, SPEC.info, params)
-  mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
-  here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  abstract = {
-    p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for p, x in params.items()
-  }  # fmt: skip
-  for path in (tmp_path / "original.safetensors", tmp_path / "diffusers"):
-    have = weights.load(path, vae_cogvideox, SPEC.config, SPEC.info, abstract)
-    assert all((have[p] == params[p]).all() for p in params)
+  } <= check_files(tmp_path, vae_cogvideox, SPEC, REFERENCE.params)  # fmt: skip
 
 
 @pytest.mark.slow

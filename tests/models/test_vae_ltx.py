@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 
 from tests.golden import make_vae_ltx as golden
-from tests.golden.parity import Reference
+from tests.golden.parity import Reference, check_files
 from tests.helpers import check_mesh, draw, filled, relative_error
 from videojax.codecs import vae_ltx as codec
-from videojax.io import tensors as tensors_io
 from videojax.models import vae_ltx
-from videojax.runs import weights
-from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.specs import ModelSpec
 
 STORED = np.load(Path(golden.__file__).with_name("vae_ltx.npz"))
@@ -156,8 +153,7 @@ def test_published_sizes_have_the_published_parameters_and_strides():
 
 
 def test_files_with_either_layout_of_names_load(tmp_path):
-  params = by_path(REFERENCE.params)
-  original = vae_ltx.names(SPEC.config, "original")
+  others = ("vae.per_channel_statistics.mean-of-stds_over_std-of-means", "model.diffusion_model.x")
   assert {
     "vae.encoder.down_blocks.3.conv.conv.bias", "vae.encoder.conv_out.conv.weight",
     "vae.encoder.down_blocks.8.res_blocks.0.conv1.conv.weight", "vae.decoder.conv_in.conv.bias",
@@ -165,23 +161,7 @@ def test_files_with_either_layout_of_names_load(tmp_path):
     "vae.decoder.up_blocks.2.res_blocks.1.scale_shift_table", "vae.decoder.last_scale_shift_table",
     "vae.decoder.last_time_embedder.timestep_embedder.linear_2.bias",
     "vae.per_channel_statistics.std-of-means", "vae.decoder.timestep_scale_multiplier",
-  } <= {name for name, _ in original.values()}  # fmt: skip
-  tensors = {
-    name: weights.to_torch(np.asarray(params[path]), layout, SPEC.info[path].inputs)
-    for path, (name, layout) in original.items()
-  }
-  others = ("vae.per_channel_statistics.mean-of-stds_over_std-of-means", "model.diffusion_model.x")
-  tensors |= {name: np.zeros(1, np.float32) for name in others}
-  tensors_io.write(tmp_path / "original.safetensors", tensors)
-  weights.save(tmp_path / "diffusers", vae_ltx, SPEC.config, SPEC.info, params)
-  mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
-  here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  abstract = {
-    p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for p, x in params.items()
-  }  # fmt: skip
-  for path in (tmp_path / "original.safetensors", tmp_path / "diffusers"):
-    have = weights.load(path, vae_ltx, SPEC.config, SPEC.info, abstract)
-    assert all((have[p] == params[p]).all() for p in params)
+  } <= check_files(tmp_path, vae_ltx, SPEC, REFERENCE.params, others)  # fmt: skip
 
 
 @pytest.mark.slow

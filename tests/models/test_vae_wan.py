@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 
 from tests.golden import make_vae_wan as golden
-from tests.golden.parity import Reference
+from tests.golden.parity import Reference, check_files
 from tests.helpers import check_mesh, draw, filled, relative_error
 from videojax.codecs import vae_wan as codec
-from videojax.io import tensors as tensors_io
 from videojax.models import vae_wan
-from videojax.runs import weights
-from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.specs import ModelSpec
 
 STORED = np.load(Path(golden.__file__).with_name("vae_wan.npz"))
@@ -179,23 +176,7 @@ def test_published_sizes_have_the_published_parameters_strides_and_statistics():
            "decoder.upsamples.0.upsamples.2.resample.1.bias", "conv2.bias"}),
 ])  # fmt: skip
 def test_files_with_either_layout_of_names_load(version, some, tmp_path):
-  model, params = spec(version), by_path(reference(version).params)
-  original = vae_wan.names(model.config, "original")
-  assert some <= {name for name, _ in original.values()}
-  tensors = {
-    name: weights.to_torch(np.asarray(params[path]), layout, model.info[path].inputs)
-    for path, (name, layout) in original.items()
-  }
-  tensors_io.write(tmp_path / "original.safetensors", tensors)
-  weights.save(tmp_path / "diffusers", vae_wan, model.config, model.info, params)
-  mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
-  here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  abstract = {
-    p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for p, x in params.items()
-  }  # fmt: skip
-  for path in (tmp_path / "original.safetensors", tmp_path / "diffusers"):
-    have = weights.load(path, vae_wan, model.config, model.info, abstract)
-    assert all((have[p] == params[p]).all() for p in params)
+  assert some <= check_files(tmp_path, vae_wan, spec(version), reference(version).params)
 
 
 @pytest.mark.slow
