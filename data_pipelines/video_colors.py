@@ -38,10 +38,11 @@ GAMUTS = {  # primaries -> linear RGB of BT.709; BT.2087 and Display P3
 def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
   """The side data of a frame by kind; {} if PyAV does not know one of the kinds."""
   try:
-    pieces: list[Any] = list(frame.side_data)
+    found: Any = frame.side_data
   except ValueError:  # such as EXIF in PyAV 18
     return {}
-  return {piece.type.name: bytes(piece) for piece in pieces}
+  # By number: PyAV 18 iterates over the pieces, 19 over their kinds.
+  return {piece.type.name: bytes(piece) for piece in map(found.__getitem__, range(len(found)))}
 
 
 def refusal(frame: av.VideoFrame) -> str | None:

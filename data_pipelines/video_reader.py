@@ -11,6 +11,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -35,6 +36,10 @@ BACK_S, GAP_S = 1.0, 3600.0  # the largest plausible jumps of a time stamp, back
 PLAYLISTS = frozenset(("concat", "dash", "hls", "imf", "sdp"))
 HEIF = frozenset(("avif", "heic", "heim", "heis", "heix", "mif1"))
 WHOLE = 0.9  # of the duration in the header; a file with less is truncated
+# A title in a legacy encoding must not prevent decoding; PyAV 19 and later always read it.
+METADATA: dict[str, Any] = (
+  {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +74,9 @@ class VideoFile:
   def __init__(self, path: Path):
     check_file(path)
     with av_errors("truncated or not a video"):
-      # A playlist must not make us download the files that it names, and a title in a legacy
-      # encoding must not prevent decoding.
-      self._container = av.open(
-        str(path.resolve()), options={"protocol_whitelist": "file"}, metadata_errors="replace"
-      )
+      # A playlist must not make us download the files that it names.
+      options = {"protocol_whitelist": "file"}
+      self._container = av.open(str(path.resolve()), options=options, **METADATA)
     with contextlib.ExitStack() as closed_on_error:
       closed_on_error.callback(self.close)
       with av_errors("truncated or not a video"):

@@ -134,17 +134,17 @@ def _backward(
   q: Array, k: Array, v: Array, ids_q: Ids, ids_k: Ids, out: Array, lse: Array, g: Array, ways: int
 ) -> tuple[Array, Array, Array]:
   """Gradients of q, k and v."""
-  f32 = dict(preferred_element_type=jnp.float32)
+  einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   delta = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).swapaxes(1, 2)  # [B,K,s]
 
   def turn(carry: Any, _: None) -> tuple[Any, None]:
     dq, k, v, ids_k, dk, dv = carry
     p = _weights(_logits(q, k, ids_q, ids_k), lse, ids_k)  # [B,K,s,l]
-    dv = dv + jnp.einsum("bksl,bske->blke", p.astype(g.dtype), g, **f32)
-    dp = jnp.einsum("bske,blke->bksl", g, v, **f32)
+    dv = dv + einsum("bksl,bske->blke", p.astype(g.dtype), g)
+    dp = einsum("bske,blke->bksl", g, v)
     ds = (p * (dp - delta[..., None]) * q.shape[-1] ** -0.5).astype(q.dtype)
-    dq = dq + jnp.einsum("bksl,blke->bske", ds, k, **f32)
-    dk = dk + jnp.einsum("bksl,bske->blke", ds, q, **f32)
+    dq = dq + einsum("bksl,blke->bske", ds, k)
+    dk = dk + einsum("bksl,bske->blke", ds, q)
     return (dq, *(_pass_on(x, ways) for x in (k, v, ids_k, dk, dv))), None
 
   zeros = lambda x: jnp.zeros(x.shape, jnp.float32)

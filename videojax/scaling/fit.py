@@ -124,7 +124,7 @@ class Fit:
 
   def _middle(self, *names: str) -> float:
     """Geometric mean over the rows of a product of columns."""
-    return float(np.exp(sum(np.log(self.table.numbers(name)) for name in names).mean()))
+    return float(np.exp(np.sum([np.log(self.table.numbers(name)) for name in names], 0).mean()))
 
   def optimum(self, flops: Scalar, flops_of: Flops = 6.0) -> Optimum:
     """The N and D of lowest loss at a budget (see optimum.py; isoflop ignores `flops_of`)."""

@@ -132,7 +132,7 @@ def fit_tuned(table: Table, names: Sequence[str] = (), target: str = "loss") -> 
   )
   points, loss = np.stack([logs[name] for name in names], 1), logs[target]  # [n,K], [n]
   axes, middle, terms = _terms(logs, group)
-  count, (k, z) = int(group.max()) + 1, (len(names), terms.shape[1])
+  count, (k, z) = int(np.max(group)) + 1, (len(names), terms.shape[1])
   unknown = count + k * (k + 1) // 2 + k * z
   if len(loss) <= unknown:
     raise ConfigError(
