@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from data_pipelines.encode_build import Options, build
-from data_pipelines.encoders import TEXT_ENCODERS, TextOptions
+from videojax.codecs.captions import ENCODERS, TextConfig
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -32,7 +32,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add("--codec", required=True, help="run directory of an autoencoder, or a codec's name")
   add("--weights", help="published weights of the codec")
   add("--out", required=True, help="the dataset: a directory that does not exist yet")
-  add("--text", choices=sorted(TEXT_ENCODERS), help="also encode the captions, with this encoder")
+  add("--text", choices=sorted(ENCODERS), help="also encode the captions, with this encoder")
   add("--text-weights", help="directory of the text encoder's weights")
   add("--tokenizer", help="the text encoder's tokenizer.json or spiece.model")
   add("--length", type=int, help="tokens per caption at most")
@@ -45,7 +45,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   missing = [f"--{name.replace('_', '-')}" for name, value in words.items() if value is None]
   if 0 < len(missing) < len(words):
     parser.error(f"to encode captions, add {', '.join(missing)}")
-  flags.words = None if missing else words
+  flags.words = None if missing else tuple(words.values())
   found = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", flags.part)
   if not found or int(found[1]) > int(found[2]):
     parser.error(f"--part={flags.part} must be i/n with 1 <= i <= n, e.g. 2/8")
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
   same = {name: getattr(flags, name) for name in ("source", "codec", "weights")}
   sizes = {name: getattr(flags, name) for name in ("frames", "batch", "piece")}
   try:
-    text = TextOptions(**flags.words) if flags.words else None
+    text = TextConfig(*flags.words) if flags.words else None
     print(build(Options(**same, **sizes, text=text), Path(flags.out), flags.part))
   except (ValueError, OSError) as error:
     print(f"encode: {error}", file=sys.stderr)

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import clips, data_card, encoders, latent_files, latents
-from data_pipelines.encoders import ClipEncoder, TextEncoder, TextOptions
+from data_pipelines.encoders import ClipEncoder
 from data_pipelines.latent_files import CARD, Card, Piece, SourceCard, Statistics
 from videojax import settings
+from videojax.codecs.captions import TextConfig
 from videojax.config import flatten
 from videojax.errors import ConfigError
 from videojax.io import files
 from videojax.io.claim import InUseError, claim
 from videojax.io.log import phase
+from videojax.runs.text_encoder import TextEncoder
+from videojax.sharding import local_mesh
 
 JOB = "job.json"
 TOLD = 4  # differences that a message names
@@ -44,7 +47,7 @@ class Options:
   source: str
   codec: str
   weights: str | None = None
-  text: TextOptions | None = None
+  text: TextConfig | None = None
   frames: settings.Width | None = None
   batch: settings.Count = 8
   piece: settings.Count = 256
@@ -73,7 +76,7 @@ class Encoding:
       for split in splits
     }
     self.sources = {split: clips.Source(config) for split, config in configs.items()}
-    shape, mesh = next(iter(self.sources.values())).shape, encoders.mesh_for(options.batch)
+    shape, mesh = next(iter(self.sources.values())).shape, local_mesh(options.batch)
     with phase("reading the weights"):
       self.codec = ClipEncoder(candidates, shape, mesh)
       self.text = TextEncoder(options.text, mesh) if options.text else None

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from tensorflow_datasets.core import example_serializer
 
 from data_pipelines import tfds_files
+from videojax.codecs.captions import TextCard
 from videojax.errors import ConfigError
 from videojax.io import files
 
@@ -34,18 +35,6 @@ class CodecCard(TypedDict):
   name: str
   config: dict[str, Any]
   params_sha256: str
-  flops_per_clip: int
-
-
-class TextCard(TypedDict):
-  """A text encoder; `length` is the number of tokens after which captions are cut."""
-
-  name: str
-  config: dict[str, Any]
-  params_sha256: str
-  tokenizer_sha256: str
-  length: int
-  width: int
   flops_per_clip: int
 
 

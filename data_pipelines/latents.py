@@ -17,6 +17,7 @@ import numpy as np
 from data_pipelines import latent_files, tfds_files
 from videojax import settings
 from videojax.codecs.cached import Cached
+from videojax.codecs.captions import TextCard
 from videojax.data import Carried, encode_caption
 from videojax.errors import ConfigError
 from videojax.io import schema
@@ -82,7 +83,7 @@ class Source:
       "id": np.uint32(record["id"]),
     }
 
-  def _padded(self, record: dict[str, Any], text: latent_files.TextCard, index: int) -> Carried:
+  def _padded(self, record: dict[str, Any], text: TextCard, index: int) -> Carried:
     tokens = int(record["text_length"])
     padded = np.zeros((text["length"], text["width"]), self.card["stored"])  # [L,D]
     with tfds_files.errors(f"{self.config.path}: the text of clip {index} is damaged"):

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 from videojax import settings
+from videojax.codecs.captions import TextConfig
 from videojax.controls import ControlsConfig
 from videojax.data import LoaderConfig, SourceConfig, pipeline
 from videojax.diffusion import multidiffusion
@@ -49,6 +50,7 @@ class Experiment:
     data: training sources by name; measures use the one that evaluate.source names.
     denoiser, objective, condition, controls, optim: what is learned and how.
     reconstruct: what an autoencoder learns, if the model is one.
+    text: the encoder of prompts, for a model that reads embeddings of text.
     seed: determines the initial parameters, the noise, the order of finite data and which part of
       endless data is used.
     accumulate: microbatches per update.
@@ -94,6 +96,7 @@ class Experiment:
   sampler: Sampler = Sampler()
   guidance: GuidanceConfig = GuidanceConfig()
   reconstruct: ReconstructConfig = ReconstructConfig()
+  text: TextConfig = TextConfig()
   init_from: str | None = None
   init_fresh: Regex | None = None
   branch_from: str | None = None

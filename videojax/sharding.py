@@ -5,7 +5,7 @@ with them (`constrain(x, 'batch', 'frames', None, None)`). Only this file knows 
 
   data    replicates the state and shards the batch; the only axis that may cross slices
   fsdp    shards the batch too, and every parameter
-  seq     shards frames or tokens (context parallelism), and every parameter
+  seq     shards frames, tokens or rows of a frame (context parallelism), and every parameter
   tensor  shards heads and mlp columns
 """
 
@@ -34,6 +34,7 @@ RULES: dict[str, tuple[str, ...] | None] = {
   "batch": ("data", "fsdp"),
   "frames": ("seq",),  # of the token grid [frames, tokens of a frame]
   "tokens": ("seq",),  # where frames are not sharded, or do not divide
+  "rows": ("seq",),  # of a frame, in autoencoders, which take frames in chunks
   "sequence": ("seq",),  # frames and tokens merged
   "act_heads": ("tensor",),
   "act_mlp": ("tensor",),
@@ -100,6 +101,13 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
   if devices[0].platform != "tpu":
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)
   return Mesh(_on_torus(sizes, slices, devices), MESH_AXES, axis_types=auto)
+
+
+def local_mesh(batch: int) -> Mesh:
+  """This process's devices, as many as divide a batch; parameters are sharded over them, too."""
+  devices = jax.local_devices()
+  ways = math.gcd(batch, len(devices))
+  return make_mesh(MeshConfig(data=1, fsdp=ways), devices[:ways])
 
 
 def number_of_slices(devices: list[jax.Device]) -> int:

@@ -1,5 +1,6 @@
 """A dataset of clips is encoded once: what is stored, and that kills and parts do not change it."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -15,13 +16,17 @@ from data_pipelines import clips, data_card, encode, encode_build, latent_files,
 from tests.golden.make_tokenizer import DATA
 from tests.helpers import filled, tiny
 from videojax.codecs import vae_svd as codec_file
+from videojax.codecs.captions import TextConfig
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.io.integrity import params_sha256
 from videojax.io.tokenizer import Tokenizer
 from videojax.models import t5, vae_svd
-from videojax.runs import weights
-from videojax.sharding import by_path
+from videojax.modes import generate as mode
+from videojax.modes.prompt_examples import Examples
+from videojax.modes.prompts import Row
+from videojax.runs import text_encoder, weights
+from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.specs import CODEC, CodecSpec, ModelSpec
 
 SIZES = dict(width=8, multipliers=(1, 2), blocks=1, groups=4, channels=4)
@@ -141,6 +146,59 @@ def test_embeddings_reach_the_model_as_its_text(published, text, made):
   )[0]
   other = rows | {"text": rows["text"].at[:, 0].add(1)}
   assert np.abs(jax.jit(loss)(rows) - jax.jit(loss)(other)).max() > 1e-6
+
+
+def reading(published, text, made):
+  """An experiment whose model reads the embeddings, and the settings of their encoder."""
+  codec = dict(name="vae_svd", weights=str(published[0]), **SIZES)
+  values = (flag.partition("=")[2] for flag in text[0][1:3])
+  config = TextConfig(**dict(zip(("weights", "tokenizer"), values)))
+  return tiny(
+    codec=codec, data={"latents": dict(name="latents", path=str(made))}, model__channels=4,
+    model__text=16, model__patch=(1, 2, 2), model__known=None, condition__known_frames=0,
+    text=vars(config),
+  )  # fmt: skip
+
+
+def test_prompts_are_embedded_as_the_captions_in_training_were(published, made, text, capsys):
+  source = latents.Source(latents.Config(str(made)))
+  embedded, _ = text_encoder.embed(reading(published, text, made).text, CAPTIONS, 16, source.text)
+  assert "2 of 3 texts are longer than the 6 tokens" in capsys.readouterr().out
+  rows = source.decode({name: jnp.asarray(value)[None] for name, value in source[0].items()})
+  np.testing.assert_allclose(embedded[CAPTIONS[0]]["text"], rows["text"][0], rtol=2**-10, atol=1e-5)
+  np.testing.assert_array_equal(embedded[CAPTIONS[0]]["text_mask"], rows["text_mask"][0])
+  assert not embedded[""]["text_mask"].any()
+
+
+@pytest.mark.parametrize(
+  "changes,words",
+  [
+    (dict(weights=None), "set text.weights"),
+    (dict(encoder="t5"), "another text encoder: name umt5 there, t5 here"),
+    (dict(length=5), "length 6 there, 5 here"),
+    (dict(tokenizer=str(DATA / "tokenizer.json")), "tokenizer_sha256"),
+  ],
+)
+def test_another_text_encoder_than_in_training_is_refused(published, text, made, changes, words):
+  source = latents.Source(latents.Config(str(made)))
+  config = dataclasses.replace(reading(published, text, made).text, **changes)
+  with pytest.raises(ConfigError, match=words):
+    text_encoder.embed(config, CAPTIONS, 16, source.text)
+
+
+def test_clips_follow_prompts_that_the_encoder_reads(published, text, made):
+  e, rows = reading(published, text, made), [Row("a red ball"), Row("a blue sea"), Row("")]
+  examples = Examples(e.task("latents"))
+  examples.check(rows)
+  examples.embedded, sha = mode._embedded(e, examples.task, rows)
+  assert sha == examples.task.source.text["params_sha256"]
+  assert examples.text(["", "a red ball"])["text_mask"].sum(1).tolist() == [0, 6]
+  params = filled(e.model.abstract_params) | {CODEC: published[2]}
+  clips = [mode._clip({}, row, examples.given(row)) for row in rows]
+  mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+  with jax.set_mesh(mesh):
+    red, blue, none = (video for _, video, _ in mode._made(e, examples, params, mesh, clips))
+  assert min(np.abs(a - b).max() for a, b in ((red, blue), (red, none), (blue, none))) > 1e-4
 
 
 def test_tfds_opens_it_without_our_code(made):

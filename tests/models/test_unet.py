@@ -60,11 +60,11 @@ def test_blocks_hand_on_what_the_config_says(monkeypatch):
   assert cfg.stream(shape) == sum(jax.ShapeDtypeStruct(s, x.dtype).size for s in out)
 
 
-def own(**changes):
+def own(scale=0.3, **changes):
   """(run(params, x, t, cond), its parameters filled) of a small U-Net of this file's."""
   cfg = Config(**SIZES | dict(multipliers=(1,), blocks=1) | changes)
   graph, params = nnx.split(nnx.eval_shape(lambda: Model(cfg, rngs=nnx.Rngs(0))))
-  return lambda params, *args: nnx.merge(graph, params)(*args), filled(params, 0.3)
+  return lambda params, *args: nnx.merge(graph, params)(*args), filled(params, scale)
 
 
 X, T = draw((2, 3, 4, 6, 3)), jnp.array([[300.0], [700.0]])
@@ -72,7 +72,8 @@ X, T = draw((2, 3, 4, 6, 3)), jnp.array([[300.0], [700.0]])
 
 def test_remat_changes_neither_output_nor_gradients():
   def run(remat):
-    network, params = own(remat=remat)
+    # Rounding shows least where attention is neither even nor of one token.
+    network, params = own(0.2, remat=remat)
     loss = lambda params: jnp.square(network(params, X, T, Cond())).mean()
     return jax.jit(jax.value_and_grad(loss))(params)
 

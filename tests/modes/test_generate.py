@@ -123,7 +123,6 @@ KNOWS, IMAGE = dict(condition__masks=("start",)), dict(image="first.png")
   [
     (dict(model__text=None), dict(prompt="x"), "line 7: the model takes no text"),
     (dict(condition__drop=0.0), {}, "line 7: the model was never trained without text"),
-    (dict(model__text=8), {}, "no encoder for prompts yet"),
     (dict(model__scalars=("motion",), condition__drop=0.0), {}, "takes motion, which a prompt"),
     (KNOWS, IMAGE, r"line 7: the model makes clips from the first 2 frames \(--video\)$"),
     (KNOWS, {}, "line 7: the model makes clips from the first 2 frames"),

@@ -6,6 +6,7 @@ or the codec finds it among the weights.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from videojax.codecs.tiles import in_tiles
 from videojax.settings import Count
 
 
@@ -26,10 +28,13 @@ class Loaded:
       trained the network; None: random weights, the same in every run, for tests and plans.
     frames: number of latent frames processed together after the first, as memory allows; None: all.
       The result is the same, unless the codec's Config says otherwise.
+    tile: latent positions along a side of the tiles that frames are cut into (tiles.py), if a whole
+      frame does not fit into memory; None: whole frames. The result differs a little.
   """
 
   weights: str | None = None
   frames: Count | None = None
+  tile: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +92,8 @@ class Autoencoder:
     """Mean and log variance of the scaled latents of video in [-1, 1]."""
     _, t, h, w, c = video.shape
     frames = self.latent_shape((t, h, w, c))[0]
-    mean, log_var = self._model().encode(video, self.config.frames)
+    encode = lambda x: self._model().encode(x, self.config.frames)
+    mean, log_var = self._tiled(encode, video, self.strides[1:])
     shift, scale = self._broadcast(frames)
     return (mean - shift) / scale, log_var - 2 * jnp.log(scale)
 
@@ -104,7 +110,12 @@ class Autoencoder:
   def decode(self, latent: Float[Array, "B t h w Z"]) -> Float[Array, "B T H W 3"]:
     """The approximate inverse of `encode`."""
     shift, scale = self._broadcast(latent.shape[1])
-    return self._model().decode(latent * scale + shift, self.config.frames)
+    decode = lambda x: self._model().decode(x, self.config.frames)
+    return self._tiled(decode, latent * scale + shift, (1, 1))
+
+  def _tiled(self, run: Callable[[Array], Any], x: Array, unit: tuple[int, int]) -> Any:
+    """Applies the network to whole frames or to their tiles; see `in_tiles`."""
+    return run(x) if self.config.tile is None else in_tiles(run, x, self.config.tile, unit)
 
   def _model(self) -> Any:
     model = nnx.eval_shape(lambda: self.network.Model(self.config, rngs=nnx.Rngs(0)))

@@ -13,7 +13,7 @@ from videojax.errors import ConfigError
 from videojax.io.integrity import params_sha256
 
 # Settings that say where a codec is read from and how it computes, not what it is.
-NOT_THE_CODEC = ("weights", "frames", "kernel")
+NOT_THE_CODEC = ("weights", "frames", "tile", "kernel")
 
 
 def config_json(config: Any) -> dict[str, Any]:

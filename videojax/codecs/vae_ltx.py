@@ -49,4 +49,4 @@ class Codec(Autoencoder):
     if keys is not None:
       share = vae_ltx.NOISE
       x = drawn((1 - share) * x, jnp.full_like(x, 2 * math.log(share)), keys)
-    return self._model().decode(x)
+    return self._tiled(lambda x: self._model().decode(x), x, (1, 1))

@@ -20,10 +20,11 @@ from jaxtyping import Array, Float
 from videojax.errors import check_choice
 from videojax.models import layers
 from videojax.models.layers import Linear
-from videojax.models.unet_layers import FAN_IN, GRID, convolve, last
+from videojax.models.unet_layers import FAN_IN, convolve, last
 from videojax.sharding import constrain
 
 CUBE = (3, 3, 3)  # a kernel
+GRID = ("batch", None, "rows", None)  # logical names of [B,T,H,W]
 BEFORE = ("zeros", "first")  # what stands before the first frame: zeros, or the frame repeated
 EDGE = ("zeros", "edge")  # what stands around a frame: zeros, or its outermost pixels repeated
 

@@ -26,7 +26,7 @@ from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import cosmos_names, cosmos_statistics, layers
 from videojax.models.attention import KERNELS, attention
-from videojax.models.causal import CausalConv, Stream, fold, in_chunks
+from videojax.models.causal import GRID, CausalConv, Stream, fold, in_chunks
 from videojax.models.haar import haar, unhaar
 from videojax.models.layers import Linear
 from videojax.models.quantize import FSQ
@@ -34,7 +34,6 @@ from videojax.models.unet import in_order, numbered
 from videojax.models.unet_layers import (
   ATTEND,
   FAN_IN,
-  GRID,
   SPACE,
   TIME,
   Conv,

@@ -20,10 +20,10 @@ from jaxtyping import Array, Float
 from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers
-from videojax.models.causal import Stream, fold, in_chunks, unfold
+from videojax.models.causal import GRID, Stream, fold, in_chunks, unfold
 from videojax.models.layers import Linear
 from videojax.models.unet import in_order, numbered
-from videojax.models.unet_layers import FAN_IN, GRID, SPACE, Conv, Keys, double
+from videojax.models.unet_layers import FAN_IN, SPACE, Conv, Keys, double
 from videojax.settings import Width
 from videojax.sharding import constrain
 

@@ -26,10 +26,10 @@ from jaxtyping import Array, Float
 from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import diffusers_names, layers
-from videojax.models.causal import CUBE, CausalConv, Stream, in_chunks
+from videojax.models.causal import CUBE, GRID, CausalConv, Stream, in_chunks
 from videojax.models.layers import Linear
 from videojax.models.unet import in_order, numbered
-from videojax.models.unet_layers import FAN_IN, GRID, SPACE, Conv, GroupNorm, Keys
+from videojax.models.unet_layers import FAN_IN, SPACE, Conv, GroupNorm, Keys
 from videojax.settings import Depth, Positive, Width
 from videojax.sharding import constrain
 

@@ -30,10 +30,10 @@ from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import diffusers_names, layers
 from videojax.models.attention import KERNELS, attention
-from videojax.models.causal import CUBE, ChannelNorm, ResBlock, Stream, in_chunks
+from videojax.models.causal import CUBE, GRID, ChannelNorm, ResBlock, Stream, in_chunks
 from videojax.models.layers import Linear
 from videojax.models.unet import in_order, numbered
-from videojax.models.unet_layers import FAN_IN, GRID, GroupNorm, Keys
+from videojax.models.unet_layers import FAN_IN, GroupNorm, Keys
 from videojax.models.vae_hunyuan_steps import Down, FoldDown, UnfoldUp, Up, repeating
 from videojax.models.vae_wan import Level
 from videojax.settings import Depth, Width

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from videojax.models.causal import CUBE, CausalConv, Stream, fold, unfold
-from videojax.models.unet_layers import GRID, double
+from videojax.models.causal import CUBE, GRID, CausalConv, Stream, fold, unfold
+from videojax.models.unet_layers import double
 from videojax.sharding import constrain
 
 # Repeats the first frame and the outermost pixels.

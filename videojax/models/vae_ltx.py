@@ -24,10 +24,10 @@ from jaxtyping import Array, ArrayLike, Float
 from videojax import settings
 from videojax.errors import check_choice
 from videojax.models import layers
-from videojax.models.causal import CUBE, CausalConv, Stream, fold, in_chunks, unfold
+from videojax.models.causal import CUBE, GRID, CausalConv, Stream, fold, in_chunks, unfold
 from videojax.models.layers import Init, ScalarEmbed
 from videojax.models.unet import in_order, numbered
-from videojax.models.unet_layers import GRID, Keys, convolve, last
+from videojax.models.unet_layers import Keys, convolve, last
 from videojax.settings import Depth, Width
 from videojax.sharding import constrain
 

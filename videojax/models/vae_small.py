@@ -23,6 +23,7 @@ from videojax.errors import check_choice
 from videojax.models import layers
 from videojax.models.causal import (
   CUBE,
+  GRID,
   CausalConv,
   ChannelNorm,
   ResBlock,
@@ -33,7 +34,7 @@ from videojax.models.causal import (
 )
 from videojax.models.quantize import FSQ, LFQ
 from videojax.models.unet import in_order, numbered
-from videojax.models.unet_layers import GRID, Keys
+from videojax.models.unet_layers import Keys
 from videojax.models.vae_wan import PIXELS, Down, Up
 from videojax.settings import Depth, Width
 from videojax.sharding import constrain

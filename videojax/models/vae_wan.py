@@ -24,6 +24,7 @@ from videojax.models import layers
 from videojax.models.attention import KERNELS, attention
 from videojax.models.causal import (
   CUBE,
+  GRID,
   CausalConv,
   ChannelNorm,
   ResBlock,
@@ -37,7 +38,6 @@ from videojax.models.unet import in_order, numbered
 from videojax.models.unet_layers import (
   ATTEND,
   FAN_IN,
-  GRID,
   SPACE,
   TIME,
   Conv,

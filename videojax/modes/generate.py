@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +26,9 @@ from videojax.io import media
 from videojax.io.integrity import params_sha256
 from videojax.io.log import phase
 from videojax.modes.clip_manifest import Manifest
-from videojax.modes.prompt_examples import Examples, Given
+from videojax.modes.prompt_examples import Examples, Given, texts_of
 from videojax.modes.prompts import Row
-from videojax.runs import rundir
+from videojax.runs import rundir, text_encoder
 from videojax.runs.resume import initial_weights
 from videojax.runs.run_state import restore_weights
 from videojax.scaling import flops
@@ -68,12 +68,14 @@ def generate(experiment: Experiment, workdir: Path, rows: Sequence[Row], out: Pa
   examples = Examples(experiment.task(next(iter(experiment.data))))
   examples.check(rows)
   given = [examples.given(row) for row in rows]
+  examples.embedded, encoder = _embedded(experiment, examples.task, rows)
   mesh = make_mesh(experiment.mesh)
   with jax.set_mesh(mesh):
     with phase("reading the weights"):
       start_of = functools.partial(restore_weights, experiment, workdir)
       params, step = (initial_weights(experiment, mesh), 0) if fresh else start_of(mesh)
       shared = _shared(experiment, examples) | {"weights": params_sha256(params)}
+      shared |= {"text_encoder": encoder} if encoder else {}
     clips = {clip.file: clip for clip in map(functools.partial(_clip, shared), rows, given)}
     manifest = Manifest(out / "manifest.jsonl") if jax.process_index() == 0 else None
     done = lambda clip: manifest is not None and manifest.has(clip.file, clip.settings)
@@ -84,6 +86,23 @@ def generate(experiment: Experiment, workdir: Path, rows: Sequence[Row], out: Pa
         _write(manifest, clip, video, {**cost, **_price(seconds)})
   if manifest is not None:
     _show(list(clips.values()), manifest, new=[clip.file for clip in todo])
+
+
+def _embedded(
+  e: Experiment, task: Task, rows: Sequence[Row]
+) -> tuple[Mapping[str, text_encoder.Embedded], str | None]:
+  """Embeddings of all texts, and the hash of their encoder; ({}, None) if the model reads none.
+
+  To be called before the model's weights are read: the encoder is large, and freed again. Every
+  process embeds all texts.
+  """
+  width = task.model.config.text
+  if width is None or width == "bytes":
+    return {}, None
+  trained, texts = getattr(task.source, "text", None), sorted(texts_of(rows))
+  with phase("reading the prompts"):
+    embedded, card = text_encoder.embed(e.text, texts, width, trained)
+  return embedded, card["params_sha256"]
 
 
 def _shared(e: Experiment, examples: Examples) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Shapes: B rows, T frames, H W height width, C channels.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,15 @@ class Examples:
 
   Args:
     task: of the model.
+  Attributes:
+    embedded: text -> its embedding, of all texts of the rows, if the model reads embeddings.
   Raises:
     ConfigError: the model takes a condition that cannot be given here.
   """
 
   def __init__(self, task: Task):
     self.task, self.fps = task, fps(task)
+    self.embedded: Mapping[str, Mapping[str, np.ndarray]] = {}
     self.omitted = _omitted(task, self.fps)
     self._given: dict[tuple[Path | None, ...], Given] = {}  # by the files that it is read from
 
@@ -76,8 +79,8 @@ class Examples:
         raise ConfigError(
           f"{row.where}the model was never trained without text (condition.drop=0): give a prompt"
         )
-    texts = {text for row in rows for text in (row.prompt, row.negative) if text}
-    long = sum(len(text.encode()) > self.text_bytes for text in texts)
+    texts = texts_of(rows)
+    long = sum(len(text.encode()) > self.text_bytes for text in texts) if takes == "bytes" else 0
     if long:
       print(
         f"{long} of {len(texts)} texts are longer than the {self.text_bytes} bytes that the model "
@@ -161,12 +164,16 @@ class Examples:
     return out
 
   def text(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """The text fields of examples, under their names in `Source.decode`.
-
-    The only place where prompts become what a model reads: an encoder's `text` and `text_mask`
-    would be made here.
-    """
+    """The text fields of examples, under their names in `Source.decode`."""
+    if self.task.model.config.text != "bytes":
+      rows = [self.embedded[text] for text in texts]
+      return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return {"caption": np.stack([encode_caption(t.encode(), self.text_bytes) for t in texts])}
+
+
+def texts_of(rows: Sequence[Row]) -> set[str]:
+  """The texts of all rows."""
+  return {text for row in rows for text in (row.prompt, row.negative) if text}
 
 
 def _masks(task: Task) -> dict[str, tuple[int, bool]]:
@@ -191,8 +198,6 @@ def _omitted(task: Task, fps: float) -> dict[str, np.ndarray]:
     ConfigError: the model was never trained without one of them.
   """
   config, c = task.model.config, task.condition
-  if config.text is not None and config.text != "bytes":
-    raise ConfigError("the model takes embeddings of text, and there is no encoder for prompts yet")
   if "image" in config.uses:
     raise ConfigError("the model takes embeddings of an image, and there is no encoder for them")
   made = (FIRST, MADE[FIRST])  # from the first frame

@@ -23,12 +23,18 @@ from videojax.host.process import settings_of_no_tpu
 from videojax.io.log import clock_text
 from videojax.models.attention import compiling_for
 from videojax.plan import hlo
-from videojax.runs.program import Program, check_divides, compile_sample, compile_step
+from videojax.runs.program import (
+  Program,
+  check_divides,
+  compile_decode,
+  compile_sample,
+  compile_step,
+)
 from videojax.scaling import roofline
 from videojax.sharding import MESH_AXES, MeshConfig, make_mesh, mesh_sizes
 from videojax.task import Task
 
-STEPS = ("train", "sample")
+STEPS = {"train": compile_step, "sample": compile_sample, "decode": compile_decode}
 FORMS = (
   "It is chip:shape, e.g. v5e:4x4, v5p:2x2x1, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4, or gcloud's "
   "v5litepod-16, v5p-32; GPUs by number: h100:8"
@@ -161,15 +167,19 @@ def compile_for(e: Experiment, devices: list[jax.Device], step: str = "train") -
   Args:
     e: the resolved experiment.
     devices: of a topology.
-    step: 'train', or 'sample' for the evaluation's batch of samples.
+    step: 'train'; or 'sample', of an evaluation's batch, or 'decode', of its latents.
   Returns: for the data source with the largest peak, per device: fits, peak_bytes, argument_bytes,
-    temporary_bytes, over_bytes (bytes too many), collectives; also attention, step and XLA flags.
+    temporary_bytes, over_bytes (bytes too many), moved_bytes (read and written), collectives; also
+    attention, step and XLA flags.
+  Raises: ConfigError if the codec has nothing to decode with.
   """
+  if step == "decode" and e.codec.network is None:
+    raise ConfigError(f"--step=decode: the codec {e.codec.name!r} has no network")
   mesh = make_mesh(e.mesh, devices)
   with on(mesh):
     program = Program(e, mesh)
     attention = e.model.module.describe(e.model.config, mesh)
-    make = compile_step if step == "train" else compile_sample
+    make = STEPS[step]
     minutes = MINUTES["loop" if e.model.scan else "unrolled"]
     found = []
     for name, task in program.tasks.items():
@@ -196,8 +206,9 @@ def compiled(
     used, usable = _bytes_used(str(error))
     return {
       "fits": False, "peak_bytes": used, "over_bytes": used - usable, "argument_bytes": None,
-      "temporary_bytes": None, "collectives": None, "reason": str(error).splitlines()[0][:300],
-      "usable_bytes": usable, "memory_bytes": limit,
+      "temporary_bytes": None, "moved_bytes": None, "collectives": None,
+      "reason": str(error).splitlines()[0][:300], "usable_bytes": usable,
+      "memory_bytes": limit,
     }  # fmt: skip
   memory = made.memory_analysis()
   peak = int(memory.peak_memory_in_bytes)  # the TPU compiler reports it
@@ -209,8 +220,16 @@ def compiled(
     "memory_bytes": limit,
     "argument_bytes": int(memory.argument_size_in_bytes),
     "temporary_bytes": int(memory.temp_size_in_bytes),
+    "moved_bytes": _moved_bytes(made),
     "collectives": hlo.table(hlo.collectives(made.as_text(), mesh.shape)),
   }
+
+
+def _moved_bytes(made: Any) -> float | None:
+  """Bytes that a pass of the program reads and writes, by XLA's count; None if it has none."""
+  costs = made.cost_analysis()
+  costs = costs[0] if isinstance(costs, list) else costs or {}
+  return costs.get("bytes accessed")
 
 
 def _bytes_used(message: str) -> tuple[float, float]:

@@ -243,6 +243,15 @@ def compile_sample(program: Program, task: Task) -> jax.stages.Compiled:
   return jax.jit(make).lower(params, example).compile()
 
 
+def compile_decode(program: Program, task: Task) -> jax.stages.Compiled:
+  """Compiles the decoding of one evaluation batch of latents ahead of time."""
+  e, mesh = program.experiment, program.mesh
+  shape = (whole_batch(e.evaluate.batch_size, mesh), *task.latent_shape)
+  latent = jax.ShapeDtypeStruct(shape, np.float32, sharding=batch_sharding(mesh, shape))
+  decode = lambda params, latent: task.codec.of(params).decode(latent)
+  return jax.jit(decode).lower(program.abstract.frozen, latent).compile()
+
+
 def _repeated(leaf: jax.ShapeDtypeStruct, number: int) -> jax.ShapeDtypeStruct:
   sharding: Any = leaf.sharding
   sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))

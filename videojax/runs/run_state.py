@@ -15,7 +15,7 @@ from videojax.errors import ConfigError
 from videojax.io.checkpoint import Checkpointer, Restored
 from videojax.scaling import mup
 from videojax.sharding import by_path, like_params, param_shardings, path_name
-from videojax.specs import ModelSpec
+from videojax.specs import CodecSpec, ModelSpec
 from videojax.state import TrainState, init_state
 
 
@@ -85,6 +85,12 @@ def with_shardings(abstract: Any, shardings: Any) -> Any:
   return jax.tree.map(
     lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), abstract, shardings
   )
+
+
+def placed(spec: ModelSpec | CodecSpec, mesh: Mesh) -> dict:
+  """Shapes of a network's parameters, with their shardings on a mesh."""
+  axes, abstract = {path: info.axes for path, info in spec.info.items()}, spec.abstract_params
+  return with_shardings(abstract, param_shardings(abstract, axes, mesh))
 
 
 def evaluated(e: Experiment, state: TrainState) -> dict:
