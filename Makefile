@@ -12,7 +12,7 @@ CONSTRAINTS := .constraints/$(SERIES).txt
 # Caches compiled programs between runs.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/xla
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint suite style types setup clean
 
 setup: $(VENV)/.core
 
@@ -20,13 +20,20 @@ demo: $(VENV)/.core
 	$(BIN)/python -m videojax.launch --config=experiments/quickstart.py --workdir=$(RUN)
 
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest
-test: $(VENV)/.test lint
-	$(PYTEST) -n auto --dist worksteal -m "not timing$(if $(SLOW),, and not slow)" $(ARGS)
+test: $(VENV)/.test style
+	$(MAKE) -j2 types suite
 	$(if $(SLOW),$(PYTEST) -m timing -s $(ARGS))
 
-lint: $(VENV)/.test
+suite: $(VENV)/.test
+	$(PYTEST) -n auto --dist worksteal -m "not timing$(if $(SLOW),, and not slow)" $(ARGS)
+
+lint: style types
+
+style: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
 	$(BIN)/mypy
 
 $(VENV)/bin/python:
