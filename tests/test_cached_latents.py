@@ -22,6 +22,8 @@ from videojax.specs import CODEC, CodecSpec
 from videojax.task import check_cached
 from videojax.train import train
 
+pytestmark = pytest.mark.slow
+
 ONE = jax.devices()[:1]
 SIZES = dict(width=8, multipliers=(1, 2), blocks=1, groups=4, channels=4)
 SMALL = dict(width=8, blocks=1, time=2, space=4, patch=2, channels=4)

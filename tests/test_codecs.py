@@ -94,6 +94,7 @@ def test_weights_of_the_codec_come_from_the_file_and_never_change(run, published
   assert CODEC not in state.trainable and CODEC not in state.ema["0.100"]
 
 
+@pytest.mark.slow
 def test_evaluate_and_sample_need_the_run_directory_alone(run):
   workdir, _, result = run
   e = from_json(json.loads((workdir / "config.json").read_text()))
@@ -104,6 +105,7 @@ def test_evaluate_and_sample_need_the_run_directory_alone(run):
   assert list((workdir / "samples" / "id").glob("*.mp4"))
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_with_the_bits_of_a_whole_one(run, published, tmp_path):
   train(latent(published[0], total_steps=1), tmp_path / "run", devices=ONE)
   again = train(latent(published[0]), tmp_path / "run", devices=ONE)
@@ -161,6 +163,7 @@ def test_what_lies_over_pixels_is_brought_onto_the_latents():
   assert spread == pytest.approx(0.02 / vae_svd.SCALING, rel=0.3)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_and_sample_as_one():
   e = latent()
 

@@ -27,6 +27,7 @@ def evaluator(**changes):
   return Evaluator(e, make_mesh(MeshConfig(data=1), jax.devices()[:1])), e
 
 
+@pytest.mark.slow
 def test_distance_has_its_floor_and_its_protocol_beside_it(pixels_as_features, tmp_path):
   e = tiny(total_steps=1, evaluate__fvd_clips=6, evaluate__coherence_clips=0)
   train(e, tmp_path / "run")

@@ -84,10 +84,12 @@ def config(name, *arg):
 
 
 def experiments():
-  """All but the sweeps, which tests/sweeps/test_shipped_sweeps.py looks at."""
+  """All but the sweeps (tests/sweeps/test_shipped_sweeps.py) and what needs latents on disk."""
   paths = (p.relative_to(ROOT / "experiments") for p in (ROOT / "experiments").rglob("*.py"))
   return sorted(
-    str(p.with_suffix("")) for p in paths if not p.name.startswith("__") and p.parts[0] != "scaling"
+    str(p.with_suffix(""))
+    for p in paths
+    if not p.name.startswith("__") and p.parts[0] != "scaling" and p.stem != "from_latents"
   )
 
 
@@ -95,7 +97,16 @@ def test_every_experiment_is_pinned():
   assert set(experiments()) <= set(PARAMETERS)
 
 
-@pytest.mark.parametrize("name", experiments())
+def slow_where(names, some):
+  """The names as parameters of a test that is slow for some of them."""
+  return [pytest.param(n, marks=pytest.mark.slow) if n in some else n for n in names]
+
+
+# Tracing the papers' U-Nets takes 5 to 11 s each.
+LARGE = [f"papers/{name}" for name in UNETS]
+
+
+@pytest.mark.parametrize("name", slow_where(experiments(), LARGE))
 def test_experiment_builds_with_its_parameter_count(name):
   e = resolve(config(name).to_dict())
   make_update(e)
@@ -141,7 +152,13 @@ TRAINABLE = [n for n in experiments() if n not in NEEDS_DATA and not n.startswit
 SLOW = "papers/lumiere", "papers/make_a_video", "papers/videocrafter", "papers/video_ldm"
 
 
-@pytest.mark.parametrize("name", [n for n in TRAINABLE if n not in SLOW])
+QUICK = "quickstart", "papers/dit", "codec", "latent_worlds"
+
+
+@pytest.mark.parametrize(
+  "name",
+  slow_where([n for n in TRAINABLE if n not in SLOW], {*TRAINABLE} - {*QUICK}),
+)
 def test_smoke_form_runs(name, tmp_path):
   e = resolve(config(name, "smoke").to_dict())
   result = train(e, tmp_path / "run", devices=jax.devices()[:1])
@@ -160,6 +177,7 @@ def test_smoke_form_is_traced_whole_and_takes_a_step(name):
   assert state.step == 1 and np.isfinite(metrics["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNETS)
 def test_a_papers_small_form_costs_what_the_quickstart_does(name):
   def cost(config):
@@ -292,6 +310,7 @@ def test_latte_xl_2_takes_3725_7_gflop_a_clip_with_adaln_once_a_clip():
   assert (flops.count(products)["total"] + 2 * repeated) / 1e9 == pytest.approx(3785.9, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_papers_vel_error_of_a_run_is_written_beside_that_of_true_clips(tmp_path):
   train(resolve(config("papers/phyworld", "smoke").to_dict()), tmp_path, devices=jax.devices()[:1])
   load("papers/phyworld").main([str(tmp_path)])

@@ -162,6 +162,7 @@ def label(mesh):
   return " x ".join(f"{axis} {n}" for axis, n in sizes.items() if n > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "model,mesh",
   [("dit, joint", MeshConfig(data=1, seq=4, tensor=2)),
@@ -171,6 +172,7 @@ def test_mesh_does_not_show_in_loss_gradients_parameters_or_samples(model, mesh)
   assert max(difference(model, mesh).values()) < BOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "changes",
   [dict(accumulate=4), dict(model__remat="full"), dict(model__remat="attention"),
@@ -181,6 +183,7 @@ def test_accumulation_remat_and_scan_do_not_show(changes):
   assert max(difference("dit, joint", ONE, what=(trained,), **changes).values()) < BOUND
 
 
+@pytest.mark.slow
 def test_accumulation_does_not_show_on_a_mesh():
   mesh = MeshConfig(data=2, fsdp=2, seq=2)
   assert max(difference("dit, joint", mesh, what=(trained,), accumulate=2).values()) < BOUND

@@ -160,6 +160,7 @@ def test_workdir_that_cannot_be_made_is_named(command):
   assert code == 1 and "/dev/null/run" in err
 
 
+@pytest.mark.slow
 def test_remat_keeps_fewer_activations_in_the_plan(command, tmp_path):
   kept = {}
   for remat in ("none", "attention_dots", "attention", "full"):
@@ -187,6 +188,7 @@ def test_mfu_is_model_flops_over_the_peak_of_all_chips():
   assert peak_flops_per_s("cpu") is None
 
 
+@pytest.mark.slow
 def test_evaluate_and_sample_read_a_finished_run_and_refuse_another(command, tmp_path):
   workdir = f"--workdir={tmp_path / 'run'}"
   assert command(QUICK, WIDE, workdir)[0] == 0

@@ -21,6 +21,8 @@ from videojax.sharding import MeshConfig, make_mesh
 from videojax.specs import CODEC
 from videojax.train import train
 
+pytestmark = pytest.mark.slow
+
 ONE = jax.devices()[:1]
 SIZES = dict(width=8, blocks=1, time=2, space=4, patch=2, channels=4)
 WORLD = dict(name="worlds", size=16, frames=5, known=2, scenes=("one",))

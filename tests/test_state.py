@@ -84,6 +84,7 @@ def test_noise_of_a_row_depends_on_seed_step_and_row_alone():
   assert len({tuple(row) for row in np.asarray(whole).tolist()}) == 8
 
 
+@pytest.mark.slow
 def test_overfits_one_batch():
   e = tiny(optim__learning_rate=3e-3, condition__drop=0.0, model__width=64)
   task = e.task("worlds")

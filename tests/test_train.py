@@ -164,6 +164,7 @@ def test_mesh_that_needs_other_devices_is_refused(tmp_path):
     train(tiny(mesh__data=3), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_restore_onto_another_mesh_continues_within_rounding(whole, tmp_path):
   run(tmp_path / "run", total_steps=2)
   e = tiny(**FAST, mesh__fsdp=2, mesh__tensor=2, mesh__data=2, log_every_steps=1)
@@ -184,6 +185,7 @@ MIXTURE = dict(
 )
 
 
+@pytest.mark.slow
 def test_mixture_of_images_and_clips_trains_in_one_loop(tmp_path):
   result = run(tmp_path / "run", **MIXTURE)
   clip, image = 2 * 4 * 4, 1 * 4 * 4  # images have no known frames
@@ -245,6 +247,7 @@ def test_host_overhead_of_the_loop_is_at_most_2_percent_of_a_50_ms_step(tmp_path
   assert overhead <= 0.02
 
 
+@pytest.mark.slow
 def test_replicas_in_one_step_are_the_runs_alone():
   # Adam's first update of a gradient far below eps is not the sign of its rounding errors.
   e = tiny(batch_size=4, optim__eps=1e-4)
@@ -270,6 +273,7 @@ def test_several_steps_in_a_dispatch_do_not_show(whole, tmp_path):
   assert several.frozen_loss.final == pytest.approx(whole[1].frozen_loss.final, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_dispatches_ends_with_the_same_bits(tmp_path):
   changes = dict(steps_per_dispatch=3, total_steps=8, checkpoint__save_every_steps=100)
   want = run(tmp_path / "whole", **changes)
@@ -294,6 +298,7 @@ def test_dispatches_end_where_something_is_due():
 WSD = dict(optim__schedule="wsd", optim__decay_fraction=0.25, checkpoint__save_every_steps=100)
 
 
+@pytest.mark.slow
 def test_a_longer_run_from_a_shorter_ones_trunk_equals_the_run_alone(tmp_path):
   alone = run(tmp_path / "alone", total_steps=8, **WSD)
   run(tmp_path / "short", total_steps=4, **WSD)
@@ -304,6 +309,7 @@ def test_a_longer_run_from_a_shorter_ones_trunk_equals_the_run_alone(tmp_path):
   assert longer.params_sha256 == alone.params_sha256
 
 
+@pytest.mark.slow
 def test_a_program_serves_runs_that_differ_in_data_alone(tmp_path):
   base = dict(FAST, total_steps=2)
   e = tiny(**base)

@@ -74,6 +74,7 @@ def write(path, content):
     importlib.invalidate_caches()
 
 
+@pytest.mark.slow
 def test_the_commands_and_files_of_the_tutorial_run(reader, capsys):
   ran = 0
   for mark, value, content in blocks(DOCS / "tutorial.md"):

@@ -225,7 +225,8 @@ def parse(argv: list[str]) -> Command:
   flags.DEFINE_bool(
     "search", False, "plan: search for the fastest mesh, batch and remat policy", **define
   )
-  flags.DEFINE_enum("step", "train", ["train", "sample"], "plan: the step to compile", **define)
+  steps = ["train", "sample", "decode"]
+  flags.DEFINE_enum("step", "train", steps, "plan: the step to compile", **define)
   flags.DEFINE_bool("trace", False, "bench: write a profile to WORKDIR/trace", **define)
   flags.DEFINE_integer(
     "replicas", None, "bench: number of runs per step, with vmap", lower_bound=1, **define

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from videojax import settings
 from videojax.data import caption_text
+from videojax.diffusion import multidiffusion
 from videojax.diffusion.guidance import guided
 from videojax.diffusion.multidiffusion import window_of, windowed
 from videojax.diffusion.samplers import Sampler, sample
@@ -21,6 +22,7 @@ from videojax.errors import check_choice
 from videojax.io import media
 from videojax.io.files import replacing
 from videojax.models.cond import DROPPABLE, Cond, as_images, cut_cond, drop, each_frame
+from videojax.scaling import flops
 from videojax.settings import NonNegative, Range, Share
 from videojax.task import Task
 
@@ -59,6 +61,19 @@ class GuidanceConfig:
   def calls(self) -> int:
     """Network calls per step, also outside the interval: conditional, unconditional, per frame."""
     return 2 + (self.temporal != 1) if self.acts else 1
+
+
+def clip_flops(task: Task, sampler: Sampler, guidance: GuidanceConfig) -> dict[str, int]:
+  """Model FLOPs of `denoise`, sampling one clip, and of `decode`, by scaling/flops.py's convention.
+
+  Every network call counts as one of the whole clip, or of a window where it samples in windows.
+  """
+  windows = 1
+  if sampler.window:
+    windows = len(multidiffusion.starts(task.latent_shape[0], sampler.window, sampler.stride))
+  each = flops.forward(task.products(sampler.window or None))["total"]
+  calls = sampler.evaluations * guidance.calls * windows
+  return {"denoise": calls * each, "decode": task.codec.decode_flops(task.source.shape)}
 
 
 def generate(

@@ -127,6 +127,14 @@ class Task:
     """FLOPs of encoding one clip in the step; 0 if its latents are cached."""
     return 0 if self.cached else self.codec.encode_flops(self.source.shape)
 
+  @functools.cached_property
+  def fps(self) -> float:
+    """Frames per second of the source's clips; of its first clip if they differ."""
+    carried = stack_examples(self.source, [0])
+    if "fps" in carried:
+      return float(carried["fps"][0])
+    return float(getattr(self.source, "config").fps)  # noqa: B009 (only some sources have it)
+
   @property
   def known_frames(self) -> int:
     """Number of leading frames that are given; 0 for an image."""

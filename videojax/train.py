@@ -22,7 +22,7 @@ from videojax.io import files, media
 from videojax.io.checkpoint import Checkpointer
 from videojax.io.integrity import params_sha256
 from videojax.io.log import Log, phase
-from videojax.io.records import SCHEMA, Result, Seconds
+from videojax.io.records import SCHEMA, ClipRecord, Result, Seconds
 from videojax.optim import merge
 from videojax.runs import rundir
 from videojax.runs.program import (
@@ -37,7 +37,7 @@ from videojax.runs.resume import restore_or_create
 from videojax.runs.run_state import (
   evaluated,
 )
-from videojax.sample import write_samples
+from videojax.sample import clip_flops, write_samples
 from videojax.scaling import flops
 from videojax.sharding import fallbacks, local_rows, make_mesh, path_name
 from videojax.state import TrainState
@@ -329,7 +329,16 @@ def make_result(
     parameters=parameters_by_part(e.model), steps=e.total_steps,
     clips=e.batch_size * e.total_steps, tokens=tokens, flops=by_part, seconds=Seconds(**seconds),
     peak_bytes=int(stats["peak_bytes_in_use"]) if "peak_bytes_in_use" in stats else peak_bytes,
-    **measured,
+    clip=None if e.learns_codec else clip_record(e, next(iter(tasks.values()))), **measured,
+  )  # fmt: skip
+
+
+def clip_record(e: Experiment, task: Task) -> ClipRecord:
+  """What a clip costs, beside training the model on it."""
+  made = clip_flops(task, e.sampler, e.guidance)
+  return ClipRecord(
+    seconds=task.source.shape[0] / task.fps, encode_flops=task.encode_flops,
+    denoise_flops=made["denoise"], decode_flops=made["decode"],
   )  # fmt: skip
 
 

@@ -332,6 +332,7 @@ def test_ten_sigkills_in_the_middle_of_pieces_change_no_byte(source, published, 
   assert contents(tmp_path / "latents") == contents(first)
 
 
+@pytest.mark.slow
 def test_two_parts_in_any_order_make_the_files_of_one(
   source, published, text, made, tmp_path, capsys
 ):

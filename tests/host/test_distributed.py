@@ -33,6 +33,8 @@ from videojax.runs.run_state import (
 from videojax.sharding import MeshConfig, by_path, make_mesh
 from videojax.train import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SAVE_EVERY = 3
 # Three measured clips: neither processes nor devices divide them.

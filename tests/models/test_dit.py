@@ -72,6 +72,7 @@ def test_fresh_model_says_zero_and_each_block_is_the_identity(modulation):
   np.testing.assert_array_equal(network(clip(), T, cond), bare(clip(), T, cond))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["joint", "alternating"])
 def test_scan_and_remat_change_neither_output_nor_gradients(attention):
   model = spec(attention=attention)

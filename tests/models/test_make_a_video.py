@@ -99,6 +99,7 @@ def test_parameters_of_the_image_model_are_those_of_the_video_model_not_along_ti
   assert video == shapes(IMAGE) and len(video) < len(shapes(VIDEO))
 
 
+@pytest.mark.slow
 def test_video_model_starts_as_the_image_model_of_each_frame_exactly():
   image, x, cond = filled(IMAGE.abstract_params), draw(SHAPE), cond_of(VIDEO)
   video = jax.jit(VIDEO.network(inflated(image)))(x, T, cond)

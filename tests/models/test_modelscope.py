@@ -67,6 +67,7 @@ def test_output_is_the_references(case):
   assert relative_error(out, STORED[f"{case} output"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_every_gradient_is_the_references():
   x, t, cond, probe = inputs("clip")
   loss = lambda p: (REFERENCE.network(p)(x, t, cond) * probe).sum()

@@ -84,6 +84,7 @@ def test_output_is_the_references(case):
   assert relative_error(out, STORED[f"{case} output"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_output_and_every_gradient_are_the_references():
   x, t, cond, probe = inputs("clip")
 

@@ -70,6 +70,7 @@ def own(scale=0.3, **changes):
 X, T = draw((2, 3, 4, 6, 3)), jnp.array([[300.0], [700.0]])
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_output_nor_gradients():
   def run(remat):
     # Rounding shows least where attention is neither even nor of one token.
@@ -159,6 +160,7 @@ MESHES = [(name, 4, dict(data=2, fsdp=2, seq=2)) for name in UNETS] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name,frames,sizes", MESHES)
 def test_mesh_does_not_show_in_output_and_gradients_of_any_layer(name, frames, sizes):
   """At the coarsest level 4 frames are split by seq=2; 3 do not divide."""

@@ -48,6 +48,7 @@ def test_moments_and_decoded_frames_are_the_references(case):
   check(case, *run(REFERENCE.params, inputs(case), golden.CASES[case][1]))
 
 
+@pytest.mark.slow
 def test_moments_decoded_clip_and_every_gradient_are_the_references():
   v = inputs("clip")
 

@@ -59,6 +59,7 @@ def test_moments_and_decoded_frames_are_the_references(version, case):
   check(version, case, *run(version, reference(version).params, inputs(version, case), frames))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_moments_decoded_clip_and_every_gradient_are_the_references(version):
   v, ours = inputs(version, "clip"), reference(version)

@@ -72,6 +72,7 @@ def test_freeze_is_exactly_the_image_model():
   assert all(path.startswith("temporal") or "/temporal_" in path for path in by_path(trained))
 
 
+@pytest.mark.slow
 def test_video_model_starts_as_the_image_model_of_each_frame_exactly_and_where_a_is_1():
   image, x, cond = filled(IMAGE.abstract_params), draw(SHAPE), cond_of(VIDEO)
   alone = dataclasses.replace(cond, known=None, known_mask=None)
@@ -83,6 +84,7 @@ def test_video_model_starts_as_the_image_model_of_each_frame_exactly_and_where_a
   assert jnp.abs(network(with_share(layers_along_time, 0.1)) - want).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_from_the_start_every_a_learns_and_then_every_layer_along_time():
   model = spec(known="zeros", **ONE_LEVEL)
   start, x, cond = jax.jit(model.init)(jax.random.key(0)), draw(SHAPE), cond_of(model)

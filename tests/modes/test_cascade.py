@@ -13,6 +13,8 @@ from videojax.modes.cascade import cascade, continued
 from videojax.sharding import make_mesh
 from videojax.train import train
 
+pytestmark = pytest.mark.slow
+
 QUICK = dict(total_steps=1, evaluate__coherence_clips=0)
 # 4 frames, then 7 of the same size, then twice the size, by windows of 4.
 BASE = tiny(**QUICK)

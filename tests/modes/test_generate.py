@@ -19,6 +19,7 @@ from videojax.modes import generate as mode
 from videojax.modes.clip_manifest import Manifest
 from videojax.modes.prompt_examples import Examples
 from videojax.modes.prompts import Row, rows_of
+from videojax.sample import clip_flops
 from videojax.scaling import flops
 from videojax.sharding import MeshConfig, make_mesh
 from videojax.train import train
@@ -325,7 +326,8 @@ def test_flops_count_every_call_of_the_network():
   e = tiny(**TEXT, sampler={"steps": 5, "stepper": "heun"}, guidance={"scale": 2.0})
   task = e.task("worlds")
   each = flops.forward(task.products())["total"]
-  assert mode.clip_flops(e, task) == 9 * 2 * each
+  made = clip_flops(task, e.sampler, e.guidance)
+  assert made == {"denoise": 9 * 2 * each, "decode": 0}
 
 
 def test_help_explains_the_flags(command):  # noqa: F811

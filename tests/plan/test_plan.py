@@ -108,6 +108,7 @@ SMALL = dict(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @libtpu
 def test_a_training_step_compiled_for_a_tpu_slice_says_what_it_needs(tmp_path):
   e = tiny(**SMALL, mesh__data=1, mesh__fsdp=2, mesh__seq=2, total_steps=3600)
@@ -124,6 +125,7 @@ def test_a_training_step_compiled_for_a_tpu_slice_says_what_it_needs(tmp_path):
   assert made["price_dollars"] == pytest.approx(made["hours"] * 4 * 1.2)
 
 
+@pytest.mark.slow
 @libtpu
 def test_what_does_not_fit_is_a_result(tmp_path, capsys):
   e = tiny(**{**SMALL, "batch_size": 2048, "model__width": 1024}, data__worlds__size=64)
@@ -147,6 +149,7 @@ def test_presets_are_known_to_the_tpu_compiler_and_an_unknown_flag_is_left_out(m
   assert compiled.memory_analysis()
 
 
+@pytest.mark.slow
 def test_a_run_says_which_flags_its_compiler_does_not_know(tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(PRESETS, "odd", {"xla_cpu_no_such_thing": True})
   e = tiny(xla_flags=("odd",), total_steps=1, evaluate__coherence_clips=0)

@@ -30,6 +30,8 @@ from videojax.scaling.run_table import read_table
 from videojax.scaling.sealed import seal
 from videojax.scaling.sweep_groups import load
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = """<u onclick="y">'</u><script>x</script>&$z"""
 FAILED = "budget1.6e+14_width192_seed1"
 WORLD = World()

@@ -12,6 +12,8 @@ import pytest
 
 from videojax import launch
 
+pytestmark = pytest.mark.slow
+
 OLDER = Path(__file__).parents[1] / "data" / "older"
 EXPERIMENT = f"--config={OLDER / 'experiment.py'}"
 

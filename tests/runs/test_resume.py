@@ -14,6 +14,8 @@ import pytest
 
 from tests.helpers import RANDOM_LATENTS, tiny_dict, write_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 STEPS, SAVE_EVERY = 45, 3
 RUN = tiny_dict(

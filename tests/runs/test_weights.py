@@ -136,6 +136,7 @@ MODEL = dict(name=NAME, channels=3, known="last", dtype="float32", **SMALL)
 FAST = dict(total_steps=1, model=MODEL, evaluate__coherence_clips=0)
 
 
+@pytest.mark.slow
 def test_run_starts_from_published_weights_and_exports_them(tmp_path):
   from videojax.modes.finished_run import export
 

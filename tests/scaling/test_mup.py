@@ -129,6 +129,7 @@ def test_activations_keep_their_size_from_width_64_to_512_under_mup_alone(tmp_pa
   assert json.loads((tmp_path / "check" / "coordinates.json").read_text()) == written
 
 
+@pytest.mark.slow
 def test_activations_grow_with_the_width_without_mup(tmp_path, monkeypatch):
   monkeypatch.setattr("videojax.modes.coordinate_check.DOUBLINGS", 2)
   monkeypatch.setattr("videojax.modes.coordinate_check.STEPS", (1, 4))

@@ -42,6 +42,7 @@ def predicted(tmp_path_factory):
   return directory, path
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_losses_of_cells_that_run_afterwards(tmp_path):
   inside, width = [], []
   for seed in range(10):
@@ -90,6 +91,7 @@ def test_short_cells_are_left_out_where_the_sweep_says_so(tmp_path):
   assert short and not set(short) & used.keys()
 
 
+@pytest.mark.slow
 def test_irreducible_loss_is_known_or_fitted_as_asked(tmp_path):
   fitted = json.loads(predict(sweep_in(tmp_path / "free"), HELD_OUT).read_text())
   assert fitted["irreducible"] is None and fitted["series"][0]["law"]["E_fitted"]

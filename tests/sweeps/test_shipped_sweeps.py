@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from videojax.runs.program import check_loss
+from videojax.errors import ConfigError
+from videojax.runs.program import Counts, check_loss
 from videojax.scaling.cells import read_sweep
 from videojax.scaling.sealed import verify
 from videojax.sweeps.schedule import make_job, override
@@ -22,7 +23,7 @@ VARIANTS = {
   "lr_width": ("", "cpu", "smoke"), "tuning": ("", "cpu", "smoke"),
   "head_size": ("", "cpu", "smoke"),
   "patch_size": ("", "cpu", "smoke"), "data_size": ("", "cpu", "smoke"),
-  "architecture_matrix": ("", "cpu", "smoke"),
+  "architecture_matrix": ("", "cpu", "smoke"), "compression": ("smoke",),
 }  # fmt: skip
 
 
@@ -37,6 +38,7 @@ def test_every_sweep_is_looked_at():
   assert found == set(VARIANTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_cell_of_every_variant_can_run(name):
   traced = set()
@@ -75,6 +77,24 @@ def test_lr_width_has_each_learning_rate_with_and_without_mup_at_every_width_but
   assert {c: cells.count(c) for c in set(cells)} == {
     (32, 32): 6, (32, 64): 6, (32, 128): 6, (None, 64): 6, (None, 128): 6
   }  # fmt: skip
+
+
+def test_compressions_cost_the_same_with_their_codecs(tmp_path):
+  module = importlib.import_module("experiments.scaling.compression")
+  for name, flops in {"2x4": 7e12, "4x4": 6e12, "4x8": 5e12}.items():
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "result.json").write_text(json.dumps({"flops": {"total": flops}}))
+  base = module.get_config(str(tmp_path)).to_dict()
+  made = [make_job(base, cell) for cell in module.get_sweep(str(tmp_path))]
+  assert len(made) == 4 * 4
+  for job in made:
+    total = float(job.cell.name.split("_total")[1].split("_")[0])
+    e = job.experiment
+    spent = module.trained(tmp_path / job.cell.name.split("_")[0]) if e.codec.network else 0
+    step = e.batch_size * (Counts.of(e.task("worlds")).flops + e.task("worlds").encode_flops)
+    assert abs(spent + e.total_steps * step - total) <= step
+  with pytest.raises(ConfigError, match="no finished codec"):
+    module.get_sweep(str(tmp_path / "none"))
 
 
 def test_overrides_leave_the_base_as_it_was():

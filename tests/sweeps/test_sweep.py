@@ -24,6 +24,8 @@ from videojax.sweeps.schedule import (
 from videojax.sweeps.sweep import sweep
 from videojax.train import Preempted, train
 
+pytestmark = pytest.mark.slow
+
 ONE = jax.devices()[:1]
 BASE = tiny_dict(
   evaluate__coherence_clips=0, evaluate__clips=2, evaluate__reference_clips=4,

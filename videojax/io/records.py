@@ -97,6 +97,23 @@ class ReconstructionRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipRecord:
+  """What a clip costs, of the main data source.
+
+  Attributes:
+    seconds: of video.
+    encode_flops: of encoding it in a training step; 0 if the codec is free or latents are cached.
+    denoise_flops, decode_flops: of sampling one with the run's sampler and guidance, and of
+      decoding it.
+  """
+
+  seconds: float
+  encode_flops: int
+  denoise_flops: int
+  decode_flops: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
   """A finished run.
 
@@ -119,6 +136,7 @@ class Result:
       is not simulated.
     coherence_stderr: the same for standard errors over clips.
     coherence_per_example: measure -> split -> value of each sampled clip; null: undefined.
+    clip: costs beside those of training; None for an autoencoder and in older records.
   """
 
   schema: int
@@ -139,6 +157,7 @@ class Result:
   reconstruction_by_split: Mapping[str, ReconstructionRecord] = dataclasses.field(
     default_factory=dict
   )
+  clip: ClipRecord | None = None
 
   @property
   def loss(self) -> float:

@@ -18,7 +18,6 @@ from jaxtyping import Float
 from videojax import sample
 from videojax.config import Experiment, to_json
 from videojax.cost.tables import price_per_hour
-from videojax.diffusion import multidiffusion
 from videojax.errors import ConfigError
 from videojax.evaluate import check_finite, on_host
 from videojax.host import agreement
@@ -31,7 +30,6 @@ from videojax.modes.prompts import Row
 from videojax.runs import rundir, text_encoder
 from videojax.runs.resume import initial_weights
 from videojax.runs.run_state import restore_weights
-from videojax.scaling import flops
 from videojax.sharding import local_rows, make_mesh, put_batch, whole_batch
 from videojax.task import Task
 
@@ -80,7 +78,8 @@ def generate(experiment: Experiment, workdir: Path, rows: Sequence[Row], out: Pa
     manifest = Manifest(out / "manifest.jsonl") if jax.process_index() == 0 else None
     done = lambda clip: manifest is not None and manifest.has(clip.file, clip.settings)
     todo = [clip for clip in clips.values() if not agreement.first(done(clip))]
-    cost = {"flops": clip_flops(experiment, examples.task), "step": step}
+    made = sample.clip_flops(examples.task, experiment.sampler, experiment.guidance)
+    cost = {"flops": sum(made.values()), "step": step}
     for clip, video, seconds in _made(experiment, examples, params, mesh, todo):
       if manifest is not None:
         _write(manifest, clip, video, {**cost, **_price(seconds)})
@@ -129,18 +128,6 @@ def _clip(shared: dict[str, Any], row: Row, given: Given) -> Clip:
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
   words = re.sub(r"[^a-z0-9]+", "-", row.prompt.lower()).strip("-")[:40].strip("-")
   return Clip(row, given, settings, f"{words or 'clip'}_seed{row.seed}_{digest[:8]}.mp4")
-
-
-def clip_flops(e: Experiment, task: Task) -> int:
-  """Model FLOPs of sampling and decoding one clip, by the convention of scaling/flops.py.
-
-  Every network call counts as one of the whole clip, or of a window where it samples in windows.
-  """
-  s, windows = e.sampler, 1
-  if s.window:
-    windows = len(multidiffusion.starts(task.latent_shape[0], s.window, s.stride))
-  each = flops.forward(task.products(s.window or None))["total"]
-  return s.evaluations * e.guidance.calls * windows * each + e.codec.decode_flops(task.source.shape)
 
 
 def _price(seconds: float) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from videojax.controls import MADE
 from videojax.data import encode_caption, stack_examples
 from videojax.errors import ConfigError
 from videojax.modes.prompts import Row
-from videojax.plan.needs import fps
 from videojax.task import Task
 
 FIRST = "first"  # the volume that repeats the first frame on all frames
@@ -58,9 +57,9 @@ class Examples:
   """
 
   def __init__(self, task: Task):
-    self.task, self.fps = task, fps(task)
+    self.task, self.fps = task, task.fps
     self.embedded: Mapping[str, Mapping[str, np.ndarray]] = {}
-    self.omitted = _omitted(task, self.fps)
+    self.omitted = _omitted(task)
     self._given: dict[tuple[Path | None, ...], Given] = {}  # by the files that it is read from
 
   @functools.cached_property
@@ -191,7 +190,7 @@ def _words(lead: int, last: bool) -> str:
   return f"{frames} ({flag})" + " and the last (--last)" * last
 
 
-def _omitted(task: Task, fps: float) -> dict[str, np.ndarray]:
+def _omitted(task: Task) -> dict[str, np.ndarray]:
   """The conditions that rows cannot give, dropped, without the axis of rows; `fps` is the data's.
 
   Raises:
@@ -210,7 +209,7 @@ def _omitted(task: Task, fps: float) -> dict[str, np.ndarray]:
       f"the model takes {', '.join(absent)}, which a prompt does not give, and was never trained "
       "without (condition.drop=0)"
     )
-  out = {name: np.float32(np.nan) for name in scalars} | {"fps": np.float32(fps)}
+  out = {name: np.float32(np.nan) for name in scalars} | {"fps": np.float32(task.fps)}
   out |= {name: np.zeros((*task.latent_shape[:3], n), np.float32) for name, n in volumes}
   return {k: np.asarray(v) for k, v in out.items()} | (
     {"label": np.asarray(-1, np.int32)} if config.classes else {}

@@ -51,7 +51,7 @@ def needs(e: Experiment, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
     kinds[name] = {
       "clip_shape": list(task.source.shape),
       "tokens_per_clip": tokens,
-      "tokens_per_video_second": tokens * fps(task) / task.source.shape[0],
+      "tokens_per_video_second": tokens * task.fps / task.source.shape[0],
       "forward_flops_per_clip": forward,
       "step_flops_per_clip": flops.step(products),
       "encode_flops_per_clip": task.encode_flops,
@@ -84,14 +84,6 @@ def plan_mesh(config: MeshConfig) -> Mesh | AbstractMesh:
   if -1 in sizes:
     return make_mesh(config)
   return AbstractMesh(sizes, MESH_AXES)
-
-
-def fps(task: Task) -> float:
-  """Frames per second of a source's clips; of its first clip if they differ."""
-  carried = stack_examples(task.source, [0])
-  if "fps" in carried:
-    return float(carried["fps"][0])
-  return float(getattr(task.source, "config").fps)  # noqa: B009 (only some sources have it)
 
 
 def state_bytes(abstract: TrainState, shardings: TrainState) -> dict[str, int]:

@@ -28,7 +28,7 @@ class Target:
   Attributes:
     name: 'v5p:4x4x4' (see `topology.open_topology`) or 'h100:8' (see `topology.gpus`).
     slices: number of slices of this shape.
-    step: 'train' or 'sample'.
+    step: 'train', 'sample' or 'decode'.
     search: whether to search for the fastest mesh, batch size and remat policy.
   """
 
@@ -77,7 +77,29 @@ def compiled(experiment: Experiment, target: Target) -> dict[str, Any]:
   known = roofline.memory(kind) is not None
   if target.step == "train" and written["collectives"] is not None and known:
     written |= times(e, written, kind)
+  if target.step == "decode" and written["bytes_per_flop"] is not None and known:
+    written |= {"decoding": decoding(e, written, kind)}
   return written
+
+
+def decoding(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
+  """Bound, estimate and price of decoding one evaluation batch; see roofline.program."""
+  task, mesh = e.task(next(iter(e.data))), written["mesh"]
+  ways = mesh["data"] * mesh["fsdp"]
+  clips = -(-e.evaluate.batch_size // ways) * ways
+  each = e.codec.decode_flops(task.source.shape)
+  work = each * clips / written["devices"]
+  bound, parts = roofline.program(work, work * written["bytes_per_flop"], kind)
+  seconds, price = sum(parts.values()), price_per_hour(kind, written["devices"])
+  return {
+    "clips": clips,
+    "video_seconds": task.source.shape[0] / task.fps,
+    "flops_per_clip": each,
+    "bound_seconds": bound,
+    "estimate_seconds": seconds,
+    "estimate_by_part": parts,
+    "dollars_per_clip": None if price is None else price * seconds / 3600 / clips,
+  }
 
 
 def counted(experiment: Experiment, target: Target) -> dict[str, Any]:

@@ -100,6 +100,8 @@ def _show_topology(console: Console, written: dict[str, Any]) -> None:
     _show_collectives(console, written)
   if "bound_seconds" in written:
     _show_times(console, written)
+  if "decoding" in written:
+    _show_decoding(console, written["decoding"])
 
 
 def _show_too_large(console: Console, written: dict[str, Any]) -> None:
@@ -134,6 +136,18 @@ def _show_times(console: Console, written: dict[str, Any]) -> None:
   console.print(
     f"estimate: {written['estimate_seconds']:.3g} s per step ({parts}), MFU "
     f"{written['mfu_estimate']:.0%}; the run {clock_text(written['hours'] * 3600)}{money}"
+  )
+
+
+def _show_decoding(console: Console, made: dict[str, Any]) -> None:
+  parts = ", ".join(f"{k} {v:.3g}" for k, v in made["estimate_by_part"].items())
+  price = made["dollars_per_clip"]
+  money = "no list price known" if price is None else f"{price:.2g} dollars a clip"
+  clips = f"{made['clips']} clips" if made["clips"] > 1 else "a clip"
+  console.print(
+    f"decoding {clips} of {made['video_seconds']:.3g} s, {made['flops_per_clip'] / 1e12:.3g} TFLOP "
+    f"each: estimate {made['estimate_seconds']:.3g} s ({parts}), at least "
+    f"{max(made['bound_seconds'].values()):.3g} s; {money}"
   )
 
 

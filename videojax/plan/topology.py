@@ -169,8 +169,8 @@ def compile_for(e: Experiment, devices: list[jax.Device], step: str = "train") -
     devices: of a topology.
     step: 'train'; or 'sample', of an evaluation's batch, or 'decode', of its latents.
   Returns: for the data source with the largest peak, per device: fits, peak_bytes, argument_bytes,
-    temporary_bytes, over_bytes (bytes too many), moved_bytes (read and written), collectives; also
-    attention, step and XLA flags.
+    temporary_bytes, over_bytes (bytes too many), bytes_per_flop (read and written), collectives;
+    also attention, step and XLA flags.
   Raises: ConfigError if the codec has nothing to decode with.
   """
   if step == "decode" and e.codec.network is None:
@@ -206,7 +206,7 @@ def compiled(
     used, usable = _bytes_used(str(error))
     return {
       "fits": False, "peak_bytes": used, "over_bytes": used - usable, "argument_bytes": None,
-      "temporary_bytes": None, "moved_bytes": None, "collectives": None,
+      "temporary_bytes": None, "bytes_per_flop": None, "collectives": None,
       "reason": str(error).splitlines()[0][:300], "usable_bytes": usable,
       "memory_bytes": limit,
     }  # fmt: skip
@@ -220,16 +220,20 @@ def compiled(
     "memory_bytes": limit,
     "argument_bytes": int(memory.argument_size_in_bytes),
     "temporary_bytes": int(memory.temp_size_in_bytes),
-    "moved_bytes": _moved_bytes(made),
+    "bytes_per_flop": _bytes_per_flop(made),
     "collectives": hlo.table(hlo.collectives(made.as_text(), mesh.shape)),
   }
 
 
-def _moved_bytes(made: Any) -> float | None:
-  """Bytes that a pass of the program reads and writes, by XLA's count; None if it has none."""
+def _bytes_per_flop(made: Any) -> float | None:
+  """Bytes read and written per FLOP, by XLA's count of the program; None if it has none.
+
+  A ratio, because XLA counts the body of a loop once.
+  """
   costs = made.cost_analysis()
   costs = costs[0] if isinstance(costs, list) else costs or {}
-  return costs.get("bytes accessed")
+  found = costs.get("bytes accessed"), costs.get("flops")
+  return None if None in found or not found[1] else found[0] / found[1]
 
 
 def _bytes_used(message: str) -> tuple[float, float]:

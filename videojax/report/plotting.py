@@ -122,7 +122,7 @@ class Panels:
 
   def level(self, axes: Axes, kind: str, y: str, value: Number, **style: Any) -> None:
     """Draws a horizontal line across the axes."""
-    axes.axhline(value, color=GREY, **style)
+    axes.axhline(value, **{"color": GREY, **style})
     self._drawn.append((axes, {"marks": kind, y: value}))
 
   def legend(self, *, title: str | None = None, columns: int = 5) -> None:

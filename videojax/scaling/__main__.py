@@ -55,7 +55,6 @@ def experiment_rows(config: list[str]) -> list[Row]:
 
   from videojax.config import resolve
   from videojax.launch import parse
-  from videojax.plan.needs import fps
   from videojax.runs.program import Counts, parameters_by_part
 
   settings = parse(["cost", *config, "--workdir=unused"]).config
@@ -74,7 +73,7 @@ def experiment_rows(config: list[str]) -> list[Row]:
     rows.append(
       Row(
         name=f"{name} ({kind})", source=name, size=(frames, height, width),
-        fps=fps(task) if frames > 1 else None, tokens=Counts.of(task).tokens,
+        fps=task.fps if frames > 1 else None, tokens=Counts.of(task).tokens,
         products=products, image=task.products(frames=1),
         image_tokens=(h // patch[1]) * (w // patch[2]),
         steps=e.sampler.evaluations, branches=e.guidance.calls,

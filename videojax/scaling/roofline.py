@@ -129,7 +129,7 @@ def bound(work: Work, kind: str) -> dict[str, float]:
 def estimate(work: Work, kind: str) -> dict[str, float]:
   """Estimated seconds by part; the step takes their sum."""
   m, peak = _chip(kind)
-  rates = next(r for maker, r in RATES.items() if (flops.chip(kind) or "").startswith(maker))
+  rates = _rates(kind)
   nearest = min(rates.attention, key=lambda e: abs(math.log(e / work.head_dim)))
   rate = m.hbm_bytes_per_s * rates.memory
   network = work.ici_bytes / m.ici_bytes_per_s + work.dcn_bytes / m.dcn_bytes_per_s
@@ -140,6 +140,25 @@ def estimate(work: Work, kind: str) -> dict[str, float]:
     "state": work.state_bytes / rate,
     "communication": rates.exposed * network,
   }
+
+
+def program(work: float, moved: float, kind: str) -> tuple[dict[str, float], dict[str, float]]:
+  """(bound, estimate), as above, of a program of products and convolutions without attention.
+
+  Args:
+    work: FLOPs.
+    moved: bytes that it reads and writes.
+  """
+  m, peak = _chip(kind)
+  rates = _rates(kind)
+  parts = {"compute": work / peak, "hbm": moved / m.hbm_bytes_per_s}
+  return parts, {
+    "matmul": parts["compute"] / rates.matmul, "memory": parts["hbm"] / rates.memory
+  }  # fmt: skip
+
+
+def _rates(kind: str) -> Rates:
+  return next(r for maker, r in RATES.items() if (flops.chip(kind) or "").startswith(maker))
 
 
 def _chip(kind: str) -> tuple[Memory, float]:

@@ -1,0 +1,56 @@
+"""A video DiT on latents that `data_pipelines.encode` has made, with their captions.
+
+  python -m videojax.launch --config=experiments/from_latents.py:LATENTS --workdir=runs/text \\
+    --config.codec.weights=CODEC
+
+LATENTS is the directory of the latents, whose card says the codec, sizes and text encoder; CODEC is
+what encoded them, a run or published weights. Captions are read as bytes, unless their embeddings
+are there. A quarter of the clips is given nothing, the others their first latent frame, so that
+the model makes clips from prompts alone, from a picture, or from both.
+Expect, on docs/tutorial.md's worlds and films: docs/LOG.md, 2026-11-28.
+"""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from videojax.config import complete
+from videojax.errors import ConfigError
+
+CAPTION_BYTES = 128
+
+
+def get_config(arg: str = "runs/data/latents") -> ConfigDict:
+  """arg: directory of the latents."""
+  card = Path(arg) / "latents.json"
+  if not card.is_file():
+    raise ConfigError(f"{arg} holds no latents: make some with `python -m data_pipelines.encode`")
+  made = json.loads(card.read_text())
+  held_out = [split for split in made["splits"] if split != "train"]
+  if "train" not in made["splits"] or not held_out:
+    raise ConfigError(
+      f"{arg} has the splits {', '.join(made['splits'])}: one must be train, one not"
+    )
+  c = ConfigDict()
+  c.total_steps = 10_000
+  c.batch_size = 16
+  c.codec = {"name": made["codec"]["name"], **made["codec"]["config"]}
+  c.model = dict(
+    name="dit", width=128, depth=4, num_heads=2, patch=(1, 2, 2), channels=made["latent"][3],
+    known="last", rope_theta=100.0, text=made["text"]["width"] if made["text"] else "bytes",
+  )  # fmt: skip
+  c.data = dict(latents=dict(name="latents", path=arg, caption_bytes=CAPTION_BYTES))
+  c.condition = dict(known_frames=1, masks=("none", "one", "one", "one"))
+  c.denoiser = dict(prediction="data")
+  c.objective = dict(space="velocity", times="logit_normal", mean=0.8, std=1.2)
+  c.optim = dict(learning_rate=2e-3, schedule="wsd", warmup_steps=100, decay_fraction=0.5)
+  c.ema = (0.05,)
+  c.guidance = dict(scale=2.0)
+  c.sampler = dict(steps=30)
+  c.checkpoint = dict(save_every_steps=2000)
+  c.evaluate = dict(
+    splits={held_out[0]: dict(split=held_out[0])}, main=held_out[0], clips=64,
+    reference_clips=512, batch_size=32,
+  )  # fmt: skip
+  return complete(c)
