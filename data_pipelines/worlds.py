@@ -34,6 +34,7 @@ from data_pipelines.world_config import (
 )
 from data_pipelines.world_draws import Start, draw, draw_camera
 from data_pipelines.world_physics import DISCS
+from videojax import settings
 from videojax.data import caption_text
 
 
@@ -197,6 +198,15 @@ def _examples(config: Config, clips: int, batch: int = 64) -> Iterator[dict[str,
       yield {"video": video[row], "caption": words, "id": int(made["id"][row])}
 
 
+def _numbers(splits: str, clips: int) -> Iterator[tuple[str, int]]:
+  """(split, number of clips) from 'train:4000,id'."""
+  for part in splits.split(","):
+    name, _, number = part.partition(":")
+    if number and not (number.isdecimal() and 0 < int(number) <= settings.MOST):
+      raise ValueError(f"--split={splits}: {number} is not a number of clips")
+    yield name, int(number) if number else clips
+
+
 def main(arguments: list[str] | None = None) -> None:
   """The command: stores clips as a tfds dataset."""
   parser = argparse.ArgumentParser(
@@ -204,12 +214,15 @@ def main(arguments: list[str] | None = None) -> None:
     description="Stores clips of a simulated world as a tfds dataset.",
   )
   parser.add_argument("--out", type=Path, required=True, help="directory that does not exist yet")
-  parser.add_argument("--clips", type=int, required=True, help="clips per split")
+  parser.add_argument("--clips", type=int, default=1000, help="per split (default: %(default)s)")
   parser.add_argument("--size", type=int, required=True, help="height and width, pixels")
   parser.add_argument("--frames", type=int, required=True)
   parser.add_argument("--known", type=int, default=Config.known, help="frames a model is shown")
   parser.add_argument("--seed", type=int, default=Config.seed)
-  parser.add_argument("--split", default=Config.split, help=f"comma separated: {', '.join(SPLITS)}")
+  about = (
+    f"comma separated, each with its own number of clips if told, train:4000: {', '.join(SPLITS)}"
+  )
+  parser.add_argument("--split", default=Config.split, help=about)
   parser.add_argument(
     "--scenes", default=",".join(Config.scenes), help=f"comma separated: {', '.join(SCENES)}"
   )
@@ -220,10 +233,11 @@ def main(arguments: list[str] | None = None) -> None:
   same = {"size": flags.size, "frames": flags.frames, "known": flags.known, "seed": flags.seed}
   same["scenes"] = tuple(flags.scenes.split(","))
   try:
-    configs = {split: Config(split=split, **same) for split in flags.split.split(",")}
+    numbers = dict(_numbers(flags.split, flags.clips))
+    configs = {split: Config(split=split, **same) for split in numbers}
     counts = write_clips(
       flags.out,
-      {split: _examples(config, flags.clips) for split, config in configs.items()},
+      {split: _examples(config, numbers[split]) for split, config in configs.items()},
       frames=flags.frames,
       height=flags.size,
       width=flags.size,

@@ -235,6 +235,22 @@ def test_sampling_and_several_slices_are_compiled_too(tmp_path):
 
 @libtpu
 @pytest.mark.slow
+def test_decoding_is_planned_by_the_program_that_decodes(tmp_path, capsys):
+  codec = dict(name="vae_small", width=8, blocks=1, time=1, space=4, patch=2, channels=4)
+  small = {**SMALL, "model__patch": (1, 1, 1), "model__channels": 4, "codec": codec}
+  e = tiny(**small, condition__known_frames=2, evaluate__batch_size=3)
+  made = plan(e, tmp_path, Target("v5e:1x1", step="decode"))
+  found, said = made["decoding"], capsys.readouterr().out
+  assert made["fits"] and found["clips"] == 3 and found["video_seconds"] == 0.4
+  assert found["flops_per_clip"] == e.codec.decode_flops((4, 16, 16, 3))
+  assert 0 < max(found["bound_seconds"].values()) < found["estimate_seconds"]
+  assert "decoding 3 clips of 0.4 s" in said and "dollars a clip" in said
+  with pytest.raises(ValueError, match="'identity' has no network"):
+    plan(tiny(**SMALL), tmp_path, Target("v5e:1x1", step="decode"))
+
+
+@libtpu
+@pytest.mark.slow
 def test_search_tries_every_mesh_that_divides_and_takes_the_fastest_that_fits(tmp_path, capsys):
   e = tiny(**{**SMALL, "batch_size": 16})
   devices = topology.open_topology("v5e:2x2")
