@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from data_pipelines.clips import to_float
 from data_pipelines.latent_files import CodecCard
 from videojax import settings
+from videojax.codecs.autoencoder import in_use
 from videojax.codecs.cached import config_json
 from videojax.config import from_json
 from videojax.errors import ConfigError
@@ -61,7 +62,7 @@ def _of_run(run: Path, path: str | None) -> CodecSpec:
   if not e.learns_codec:
     raise ConfigError(f"--codec: {run} has trained {e.model.name}, which is no autoencoder")
   module = settings.module("videojax.codecs", e.model.name, "codec", ("Config", "Codec"))
-  return CodecSpec(e.model.name, module.Config(**vars(e.model.config), weights=str(run)))
+  return CodecSpec(e.model.name, module.Config(**vars(in_use(e.model.config)), weights=str(run)))
 
 
 class ClipEncoder:

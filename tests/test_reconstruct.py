@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import count_jaxpr, draw, tiny
+from tests.helpers import count_jaxpr, draw, relative_error, tiny
 from videojax.config import to_json
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
+from videojax.models.critic import hinge
 from videojax.modes.finished_run import evaluate
 from videojax.reconstruct import features
 from videojax.runs.program import Program
@@ -50,10 +51,17 @@ def latent_run(weights, **changes):
   return tiny(**{**base, **EVALUATE, **changes})
 
 
+# With a discriminator.
+JUDGED = dict(
+  model=dict(name="vae_small", **SIZES, critic=4),
+  reconstruct=dict(adversarial=0.05),
+)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("codec") / "run"
-  return workdir, train(codec_run(), workdir, devices=ONE)
+  return workdir, train(codec_run(**JUDGED), workdir, devices=ONE)
 
 
 def test_the_record_says_what_is_lost_and_what_the_latents_are_like(run):
@@ -93,6 +101,34 @@ def test_loss_is_the_sum_of_its_parts_and_kl_that_of_normals():
   ratio = normal.logpdf(x, mean[None], jnp.exp(log_var / 2)[None]) - normal.logpdf(x)
   sampled = ratio.mean(0).sum((1, 2, 3, 4)) / (5 * 16 * 16 * 3)
   np.testing.assert_allclose(parts["kl"], sampled, rtol=0.05)
+
+
+def test_discriminator_and_coder_each_learn_from_their_own_loss_alone():
+  """One gradient of one sum has the gradients of two players."""
+  e = codec_run(**JUDGED)
+  task, network = e.task("worlds"), e.model.network
+  rows, keys = stack_examples(task.source, [0, 1]), jax.random.split(jax.random.key(0), 2)
+  params = e.model.init(jax.random.key(1))
+  video = task.source.decode(rows)["video"]
+  part = lambda name: jax.jit(
+    jax.grad(lambda p: task.loss(p, rows, keys)[1][name].mean())
+  )  # fmt: skip
+  got = jax.jit(jax.grad(lambda p: task.loss(p, rows, keys)[0].mean()))(params)
+  judged, fooled = part("critic")(params), part("adversarial")(params)
+  assert relative_error(got["critic"], judged["critic"]) < 1e-6
+  assert all(not np.any(g) for g in jax.tree.leaves(fooled["critic"]))
+  assert all(not np.any(g) for g in jax.tree.leaves((judged["encoder"], judged["decoder"])))
+  assert all(np.any(g) for g in jax.tree.leaves(fooled["decoder"]))
+  real = network(params).critic(video)
+  np.testing.assert_allclose(
+    hinge(real, -real), jax.nn.relu(1 - real).mean((1, 2, 3, 4)), rtol=1e-5
+  )
+  assert not np.any(hinge(jnp.full((2, 3), 1.5), jnp.full((2, 3), -1.5)))
+
+
+def test_a_discriminator_without_its_weight_is_refused_in_words():
+  with pytest.raises(ConfigError, match="set both for a discriminator, or neither"):
+    codec_run(model=JUDGED["model"]).task("worlds")
 
 
 def test_traced_flops_are_those_of_the_jaxpr():
@@ -176,15 +212,15 @@ def test_modes_of_denoisers_refuse_an_autoencoder_in_words(mode):
 
 @pytest.mark.slow
 def test_an_interrupted_codec_run_ends_with_the_bits_of_a_whole_one(run, tmp_path):
-  train(codec_run(total_steps=4), tmp_path / "run", devices=ONE)
-  again = train(codec_run(), tmp_path / "run", devices=ONE)
+  train(codec_run(**JUDGED, total_steps=4), tmp_path / "run", devices=ONE)
+  again = train(codec_run(**JUDGED), tmp_path / "run", devices=ONE)
   assert again.params_sha256 == run[1].params_sha256
 
 
 @pytest.mark.slow
 def test_evaluating_a_codec_writes_its_rate_and_distortion_beside_classical_ones(run, tmp_path):
   workdir = shutil.copytree(run[0], tmp_path / "run")
-  evaluate(codec_run(), workdir)
+  evaluate(codec_run(**JUDGED), workdir)
   written = json.loads((workdir / "evaluation.json").read_text())
   assert written["reconstruction"]["error"] == pytest.approx(run[1].reconstruction.error, rel=1e-4)
   rows = written["rate_distortion"]

@@ -1,5 +1,6 @@
 """Measures of an autoencoder: what its reconstructions lose, and what its latents are like."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -57,6 +58,10 @@ class CodecEvaluator(Evaluator):
     """All measures of the final weights: fields of records.Result."""
     by_split = {split: self._record(weights, split) for split in self.tasks}
     main, coherence = by_split.pop(self.first), self.coherence(weights)
+    distance = self.fvd(weights)
+    if distance is not None:
+      found = {"fvd": distance.distance, "fvd_floor": distance.floor}
+      main = dataclasses.replace(main, **found)
     return {
       "frozen_loss": None, "frozen_loss_by_split": {},
       "coherence": coherence.mean, "coherence_stderr": coherence.stderr,
@@ -110,5 +115,6 @@ class CodecEvaluator(Evaluator):
     return [
       f"reconstruction: error {told.error:.4f} of the data's variance, PSNR {told.psnr_db:.2f} dB"
       + ("" if told.ssim is None else f", SSIM {told.ssim:.4f}")
+      + ("" if told.fvd is None else f", FVD {told.fvd:.4g} (true clips {told.fvd_floor:.4g})")
       + f"; {told.values_per_latent:.1f} values per latent value"
     ]

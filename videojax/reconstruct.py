@@ -3,10 +3,11 @@
 The seam is the one of denoising: the loop uses only `loss(params, rows, keys) -> [B]`.
 
   loss = pixels |x - y| + squares (x - y)^2 + features |f(x) - f(y)|
-         + kl KL(q(z|x) || N(0, 1)) / values of a clip
+         + kl KL(q(z|x) || N(0, 1)) / values of a clip - adversarial D(y)
 
-as for latent diffusion's autoencoder (Rombach et al. 2022, arXiv:2112.10752, appendix G), without
-its discriminator; discrete codes have the quantiser's loss in place of the divergence.
+as for latent diffusion's autoencoder (Rombach et al. 2022, arXiv:2112.10752, appendix G); discrete
+codes have the quantiser's loss in place of the divergence. A discriminator D learns beside, from
+its own loss (models/critic.py).
 
 Shapes: B batch, T frames, H W height width, C channels, Z of latents.
 """
@@ -23,6 +24,7 @@ from jaxtyping import Array, Float, Key
 
 from videojax import settings
 from videojax.codecs.autoencoder import drawn, latent_shape
+from videojax.models.critic import hinge
 from videojax.scaling import flops
 from videojax.scaling.flops import Product
 from videojax.settings import Range
@@ -45,12 +47,14 @@ class ReconstructConfig:
       edges and textures rather than values.
     kl: of the divergence of the latents from a standard normal, summed over a clip's latents and
       divided by its number of pixel values.
+    adversarial: of minus the discriminator's mean score; above 0, the model must have a `critic`.
   """
 
   pixels: Weight = 1.0
   squares: Weight = 1.0
   features: Weight = 0.0
   kl: Weight = 1e-4
+  adversarial: Weight = 0.0
 
   def __post_init__(self):
     settings.check(self)
@@ -64,6 +68,12 @@ class Reconstruction(Task):
 
   def __post_init__(self):
     self.latent_shape  # noqa: B018  # raises if the clip does not fit
+    critic = getattr(self.model.config, "critic", None)
+    if bool(critic) != bool(self.reconstruct.adversarial):
+      raise ValueError(
+        f"model.critic={critic} and reconstruct.adversarial={self.reconstruct.adversarial}: set "
+        "both for a discriminator, or neither"
+      )
 
   @property
   def given(self) -> np.ndarray:
@@ -92,7 +102,8 @@ class Reconstruction(Task):
     return self.model.abstract_params
 
   def products(self, frames: int | None = None) -> list[Product]:
-    """The matrix products of encoding and decoding one clip; those of `features` are not counted.
+    """The matrix products of encoding and decoding one clip; those of `features` and of a
+    discriminator are not counted.
 
     Args: frames: number of leading frames; None: all.
     """
@@ -135,6 +146,12 @@ class Reconstruction(Task):
         jnp.abs(a - b).mean(over) for a, b in zip(features(x), features(y))
       ) / len(FEATURES)
       loss += c.features * parts["features"]
+    if c.adversarial:
+      stopped = jax.tree.map(jax.lax.stop_gradient, params["critic"])
+      judge = self.model.network(params | {"critic": stopped}).critic
+      parts["adversarial"] = -judge(y).mean(over)
+      parts["critic"] = hinge(network.critic(x), network.critic(jax.lax.stop_gradient(y)))
+      loss += c.adversarial * parts["adversarial"] + parts["critic"]
     return loss, parts
 
 

@@ -143,6 +143,11 @@ def latent_shape(config: Any, shape: tuple[int, int, int, int]) -> tuple[int, in
   return 1 + (t - 1) // i, h // j, w // k, config.channels
 
 
+def in_use(config: Any) -> Any:
+  """The sizes of a trained network without its discriminator, which only its training uses."""
+  return dataclasses.replace(config, critic=None) if getattr(config, "critic", None) else config
+
+
 def drawn(
   mean: Float[Array, "B t h w Z"], log_var: Float[Array, "B t h w Z"], keys: Key[Array, " B"]
 ) -> Float[Array, "B t h w Z"]:

@@ -80,6 +80,8 @@ class ReconstructionRecord:
     latent_noise: mean deviation of the latents' distribution, per channel.
     codes: size of the codebook, or None; codes_used: share of it that occurs in these clips;
       perplexity: exp of the entropy of the codes, in codes.
+    fvd: distance of reconstructed clips from other true ones (measures/fvd.py), and fvd_floor, of
+      true clips, on the main split; None unless evaluate.fvd_clips asks for it.
   """
 
   error: float
@@ -94,6 +96,8 @@ class ReconstructionRecord:
   codes: int | None = None
   codes_used: float | None = None
   perplexity: float | None = None
+  fvd: float | None = None
+  fvd_floor: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

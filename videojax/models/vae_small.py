@@ -32,6 +32,7 @@ from videojax.models.causal import (
   in_chunks,
   unfold,
 )
+from videojax.models.critic import Critic
 from videojax.models.quantize import FSQ, LFQ
 from videojax.models.unet import in_order, numbered
 from videojax.models.unet_layers import Keys
@@ -41,9 +42,8 @@ from videojax.sharding import constrain
 
 norm = functools.partial(ChannelNorm, eps=1e-6)
 CERTAIN = -30.0  # the least log variance
-START = (
-  -4.0
-)  # log variance at first: with 0, noise hides the means, and decoders learn to ignore them
+# Log variance at first: with 0, noise hides the means, and decoders learn to ignore them.
+START = -4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Config:
     codes: 'none': latents are normal distributions; 'fsq': each latent is rounded to one of
       `levels`; 'lfq': to its sign (quantize.py).
     levels: of FSQ, one per channel.
+    critic: channels of the first layer of a discriminator, for the weight `adversarial` of the
+      training loss; None: there is none. Codecs do not have it.
     dtype: of convolutions; parameters stay fp32.
   """
 
@@ -70,6 +72,7 @@ class Config:
   channels: Width
   codes: str = "none"
   levels: tuple[Width, ...] = ()
+  critic: Width | None = None
   dtype: str = "float32"
 
   def __post_init__(self):
@@ -159,6 +162,8 @@ class Model(nnx.Module):
     self.encoder = Coder(cfg, pixels, out, down=True, rngs=rngs)
     self.decoder = Coder(cfg, cfg.channels, pixels, down=False, rngs=rngs)
     self.statistics = Statistics(cfg.channels, rngs=rngs)
+    if cfg.critic is not None:
+      self.critic = Critic(PIXELS, cfg.critic, rngs=rngs, dtype=jnp.dtype(cfg.dtype))
 
   def encode(
     self, video: Float[Array, "B T H W 3"], frames: int | None = None

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from videojax import optim
+from videojax.codecs.autoencoder import in_use
 from videojax.config import Experiment, from_json, program_of, to_json
 from videojax.data import Carried, stack_examples
 from videojax.errors import ConfigError
@@ -177,10 +178,11 @@ def _trained_codec(codec: CodecSpec, run: Path, abstract: dict, mesh: Mesh) -> d
   """The EMA weights of a finished run of an autoencoder, with the statistics of its latents."""
   other, own = from_json(rundir.read_config(run)), codec.network
   assert own is not None
-  sizes = {f.name: getattr(own.config, f.name) for f in dataclasses.fields(other.model.config)}
-  if other.model.name != own.name or sizes != vars(other.model.config):
+  trained = in_use(other.model.config)
+  sizes = {f.name: getattr(own.config, f.name) for f in dataclasses.fields(trained)}
+  if other.model.name != own.name or sizes != vars(trained):
     raise ConfigError(
-      f"codec.weights: {run} has trained {other.model.name} with {to_json(other.model.config)}: "
+      f"codec.weights: {run} has trained {other.model.name} with {to_json(trained)}: "
       "set the codec's name and sizes to these"
     )
   result = rundir.read_sound(run / "result.json", lambda value: isinstance(value, dict))
@@ -188,6 +190,7 @@ def _trained_codec(codec: CodecSpec, run: Path, abstract: dict, mesh: Mesh) -> d
     raise ConfigError(f"codec.weights: {run} has not finished (no result.json): run it to its end")
   told = result["reconstruction"]
   params = restore_weights(other, run, mesh)[0]
+  params.pop("critic", None)
   latents = {"mean": told["latent_mean"], "deviation": told["latent_deviation"]}
   params |= {"statistics": {k: np.asarray(v, np.float32) for k, v in latents.items()}}
   return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract)
