@@ -60,8 +60,7 @@ class CodecEvaluator(Evaluator):
     main, coherence = by_split.pop(self.first), self.coherence(weights)
     distance = self.fvd(weights)
     if distance is not None:
-      found = {"fvd": distance.distance, "fvd_floor": distance.floor}
-      main = dataclasses.replace(main, **found)
+      main = dataclasses.replace(main, fvd=distance.distance, fvd_floor=distance.floor)
     return {
       "frozen_loss": None, "frozen_loss_by_split": {},
       "coherence": coherence.mean, "coherence_stderr": coherence.stderr,

@@ -32,13 +32,8 @@ from videojax.io import log
 
 STOPPED = 143  # exit code of a process that SIGTERM ends: the job is not finished
 TOO_LARGE = 3  # exit code of plan if the run does not fit in memory
-MANY = (
-  "train",
-  "evaluate",
-  "sample",
-  "generate",
-  "bench",
-)  # modes that several processes can run together
+MANY = "train", "evaluate", "sample", "generate", "bench"  # several processes can run them together
+STEPS = "train", "sample", "decode"  # that plan compiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +87,8 @@ def generate(c: Command) -> None:
 
   given = {key: c.flags[key].value for key in KEYS if c.flags[key].value is not None}
   rows = rows_of(Path(c.flags.prompts) if c.flags.prompts else None, given)
-  generate(c.experiment.denoising("generate"), c.workdir, rows, c.written)
+  e, f = c.experiment.denoising("generate"), c.flags
+  generate(e, c.workdir, rows, c.written, f["frames"].value, f["size"].value)
 
 
 def effects(c: Command) -> None:
@@ -188,9 +184,11 @@ def generate_flags(define: dict[str, Any]) -> None:
   text("video", "film whose first frames are continued")
   text("last", "picture that is the last frame")
   text("out", "directory of the clips; default: WORKDIR/generated")
+  text("size", "height and width in pixels, 64 or 48x64; default: of the training clips")
   count = lambda name, about: flags.DEFINE_integer(name, None, f"generate: {about}", **define)
   count("num", "clips per prompt, with consecutive seeds; default: 1")
   count("seed", "of the noise; default: 0")
+  count("frames", "of the clips; default: of the training clips")
 
 
 def config_of_run(argv: list[str], values: flags.FlagValues) -> Any:
@@ -225,8 +223,7 @@ def parse(argv: list[str]) -> Command:
   flags.DEFINE_bool(
     "search", False, "plan: search for the fastest mesh, batch and remat policy", **define
   )
-  steps = ["train", "sample", "decode"]
-  flags.DEFINE_enum("step", "train", steps, "plan: the step to compile", **define)
+  flags.DEFINE_enum("step", "train", STEPS, "plan: the step to compile", **define)
   flags.DEFINE_bool("trace", False, "bench: write a profile to WORKDIR/trace", **define)
   flags.DEFINE_integer(
     "replicas", None, "bench: number of runs per step, with vmap", lower_bound=1, **define

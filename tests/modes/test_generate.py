@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import json
+import math
 
 import av
 import jax
@@ -17,6 +18,7 @@ from videojax.io import media
 from videojax.io.claim import claim
 from videojax.modes import generate as mode
 from videojax.modes.clip_manifest import Manifest
+from videojax.modes.other_size import at_size
 from videojax.modes.prompt_examples import Examples
 from videojax.modes.prompts import Row, rows_of
 from videojax.sample import clip_flops
@@ -171,6 +173,38 @@ def test_long_texts_are_cut_at_a_whole_character_and_counted(capsys):
   examples.check([Row(text, seed=0), Row(text, seed=1), Row("short")])
   assert f"1 of 2 texts are longer than the {examples.text_bytes} bytes" in capsys.readouterr().out
   assert bytes(examples.text([text])["caption"][0]) == text[:-1].encode() + b"\0"
+
+
+@pytest.mark.parametrize("frames,size,shape", [(8, None, (8, 16, 16)), (4, "8x12", (4, 8, 12))])
+def test_clips_have_the_size_that_is_asked_for_and_cost_what_it_costs(frames, size, shape):
+  e = tiny(**TEXT)
+  plain = e.task("worlds")
+  task = at_size(plain, frames, size)
+  assert at_size(plain, 4, "16") == plain or at_size(plain, 4, "16").source.shape == (4, 16, 16, 3)
+  examples, mesh = Examples(task), make_mesh(MeshConfig(), jax.devices()[:1])
+  clips = [mode._clip({}, row, examples.given(row)) for row in (Row(PROMPT), Row(OTHER))]
+  with jax.set_mesh(mesh):
+    made = [video for _, video, _ in mode._made(e, examples, drawn(), mesh, clips)]
+  assert all(video.shape == (*shape, 3) for video in made)
+  tokens = math.prod(n // p for n, p in zip(shape, (2, 4, 4)))
+  assert task.tokens == tokens != plain.tokens
+  cost = lambda task: clip_flops(task, e.sampler, e.guidance)["denoise"]
+  assert (cost(task) > cost(plain)) == (tokens > plain.tokens)
+
+
+@pytest.mark.parametrize(
+  "frames,size,words",
+  [
+    (None, "16x16x16", "must be a number of pixels, or HEIGHTxWIDTH"),
+    (None, "no", "must be a number"),
+    (3, None, "do not divide into patches of 2 x 4 x 4: use multiples of 4 x 4 pixels"),
+    (4, "18", "do not divide into patches"),
+    (10**6, "10000", "more than"),
+  ],
+)
+def test_sizes_that_the_model_does_not_take_are_said_in_words(frames, size, words):
+  with pytest.raises(ConfigError, match=words):
+    at_size(tiny(**TEXT).task("worlds"), frames, size)
 
 
 # --- the lines of a file ------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from videojax.io import media
 from videojax.io.integrity import params_sha256
 from videojax.io.log import phase
 from videojax.modes.clip_manifest import Manifest
+from videojax.modes.other_size import at_size
 from videojax.modes.prompt_examples import Examples, Given, texts_of
 from videojax.modes.prompts import Row
 from videojax.runs import rundir, text_encoder
@@ -45,7 +46,14 @@ class Clip(NamedTuple):
   file: str
 
 
-def generate(experiment: Experiment, workdir: Path, rows: Sequence[Row], out: Path) -> None:
+def generate(
+  experiment: Experiment,
+  workdir: Path,
+  rows: Sequence[Row],
+  out: Path,
+  frames: int | None = None,
+  size: str | None = None,
+) -> None:
   """Writes an mp4 of each row, manifest.jsonl, and a grid of the first ones.
 
   Clips whose file and line exist, made with the same settings and weights, are not made again.
@@ -54,6 +62,7 @@ def generate(experiment: Experiment, workdir: Path, rows: Sequence[Row], out: Pa
     experiment, workdir: of a run; or, where `workdir` holds none, an experiment with init_from.
     rows: what is asked for.
     out: directory of the files.
+    frames, size: of the clips; see `at_size`.
   Raises:
     ConfigError: the model does not take what a row gives, which is checked before anything else.
   """
@@ -63,7 +72,8 @@ def generate(experiment: Experiment, workdir: Path, rows: Sequence[Row], out: Pa
     rundir.check_same(workdir, rundir.read_config(workdir), to_json(experiment))
   if any(row.negative for row in rows) and not experiment.guidance.acts:
     raise ConfigError("a negative prompt acts through guidance: add --config.guidance.scale=3")
-  examples = Examples(experiment.task(next(iter(experiment.data))))
+  task = at_size(experiment.task(next(iter(experiment.data))), frames, size)
+  examples = Examples(task)
   examples.check(rows)
   given = [examples.given(row) for row in rows]
   examples.embedded, encoder = _embedded(experiment, examples.task, rows)
