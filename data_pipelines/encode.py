@@ -7,9 +7,10 @@
 CLIPS is a dataset of `clips`, LATENTS one for the data source `latents`. The work goes in pieces,
 each a file of the result, in OUT.partial; a killed command costs one piece, and the same command
 continues. --part=i/n does every n-th piece, for n processes that share a disk; the one that ends
-last writes the metadata. The result has the same bytes whatever was killed and however it was
-divided, if the device computes the same in every process, as CPUs do; its card `latents.json` says
-what made it.
+last writes the metadata. --beam encodes each piece on a worker of Apache Beam; SOURCE and OUT must
+then be directories that all workers see, and Beam's own options follow after --. The result has the
+same bytes whatever was killed and however it was divided, if the device computes the same in every
+process, as CPUs do; its card `latents.json` says what made it.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import re
 import sys
 from pathlib import Path
 
+from data_pipelines import beam_tools
 from data_pipelines.encode_build import Options, build
 from videojax.codecs.captions import ENCODERS, TextConfig
 
@@ -40,7 +42,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add("--batch", type=int, default=Options.batch, help="clips at a time (default: %(default)s)")
   add("--piece", type=int, default=Options.piece, help="clips per file (default: %(default)s)")
   add("--part", default="1/1", help="i/n: only every n-th piece, from the i-th")
-  flags = parser.parse_args(argv)
+  add("--beam", action="store_true", help="run on Apache Beam; arguments after -- are Beam's own")
+  argv = list(sys.argv[1:] if argv is None else argv)
+  end = argv.index("--") if "--" in argv else len(argv)
+  flags = parser.parse_args(argv[:end])
+  if argv[end:] and not flags.beam:
+    parser.error("arguments after -- are for Apache Beam: add --beam")
+  if flags.beam and "://" in f"{flags.source}{flags.out}":
+    parser.error("--beam: --source and --out must be directories that every worker sees, not URLs")
+  flags.beam = argv[end + 1 :] if flags.beam else None
   words = {name: getattr(flags, name) for name in ("text", "text_weights", "tokenizer", "length")}
   missing = [f"--{name.replace('_', '-')}" for name, value in words.items() if value is None]
   if 0 < len(missing) < len(words):
@@ -60,7 +70,9 @@ def main(argv: list[str] | None = None) -> int:
   sizes = {name: getattr(flags, name) for name in ("frames", "batch", "piece")}
   try:
     text = TextConfig(*flags.words) if flags.words else None
-    print(build(Options(**same, **sizes, text=text), Path(flags.out), flags.part))
+    if flags.beam is not None:
+      beam_tools.check(flags.source, flags.out, flags.beam)
+    print(build(Options(**same, **sizes, text=text), Path(flags.out), flags.part, flags.beam))
   except (ValueError, OSError) as error:
     print(f"encode: {error}", file=sys.stderr)
     return 2

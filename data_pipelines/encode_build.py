@@ -2,16 +2,17 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipelines import clips, data_card, encoders, latent_files, latents
+from data_pipelines import beam_tools, clips, data_card, encoders, latent_files, latents
 from data_pipelines.encoders import ClipEncoder
 from data_pipelines.latent_files import CARD, Card, Piece, SourceCard, Statistics
 from videojax import settings
@@ -163,13 +164,19 @@ class Tally:
     }  # fmt: skip
 
 
-def build(options: Options, out: Path, part: tuple[int, int] = (1, 1)) -> str:
+def build(
+  options: Options,
+  out: Path,
+  part: tuple[int, int] = (1, 1),
+  beam: Sequence[str] | None = None,
+) -> str:
   """Encodes the part of the dataset that is not yet encoded, and finishes it if all is.
 
   Args:
     options: what determines the dataset.
     out: the dataset; must not exist yet, unless it is the same one.
     part: (i, n): every n-th piece, from the i-th.
+    beam: Apache Beam's own options, to encode each piece on a worker; None: on this machine.
 
   Returns:
     A summary in words.
@@ -186,11 +193,28 @@ def build(options: Options, out: Path, part: tuple[int, int] = (1, 1)) -> str:
     _open(partial, job)
     pieces = latent_files.pieces(job)
     mine = [piece for piece in pieces[part[0] - 1 :: part[1]] if not _record(partial, piece)]
+    if beam is not None:
+      task = functools.partial(_encode_on_worker, options, partial)
+      numbers = [pieces.index(piece) for piece in mine]
+      beam_tools.map_all(task, numbers, str(partial / "beam"), beam)
+      return _finish(partial, out, job)
     with phase("encoding, clips", sum(piece.stop - piece.start for piece in mine)) as advance:
       for piece in mine:
         _encode_piece(encoding, piece, partial)
         advance(piece.stop - piece.start)
   return _finish(partial, out, job)
+
+
+def _encode_on_worker(options: Options, partial: Path, number: int) -> int:
+  """Encodes a piece in the directory that all workers see; a worker reads the weights once."""
+  encoding = _encoding(options)
+  if encoding.job != (job := files.read_json(partial / JOB)):
+    raise ConfigError(f"a worker differs: {_differences(job, encoding.job)}")
+  _encode_piece(encoding, latent_files.pieces(encoding.job)[number], partial)
+  return number
+
+
+_encoding = functools.lru_cache(maxsize=1)(Encoding)
 
 
 def _encode_piece(encoding: Encoding, piece: Piece, partial: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines import clips, data_card, encode, encode_build, latent_files, latents
+from data_pipelines import beam_tools, clips, data_card, encode, encode_build, latent_files, latents
 from tests.golden.make_tokenizer import DATA
 from tests.helpers import filled, tiny
 from videojax.codecs import vae_svd as codec_file
@@ -199,6 +200,32 @@ def test_clips_follow_prompts_that_the_encoder_reads(published, text, made):
   with jax.set_mesh(mesh):
     red, blue, none = (video for _, video, _ in mode._made(e, examples, params, mesh, clips))
   assert min(np.abs(a - b).max() for a, b in ((red, blue), (red, none), (blue, none))) > 1e-4
+
+
+def test_beam_makes_the_files_that_one_machine_makes(
+  source, published, text, made, tmp_path, monkeypatch
+):
+  """Each piece by a pickled function of a number, as Beam's workers call it."""
+
+  def map_all(function, items, place, arguments):
+    assert arguments == ["--runner=DirectRunner"]
+    return [pickle.loads(pickle.dumps(function))(json.loads(json.dumps(i))) for i in items]
+
+  monkeypatch.setattr(beam_tools, "map_all", map_all)
+  monkeypatch.setattr(beam_tools, "check", lambda *_: None)
+  flags = flags_of(source, published, tmp_path / "latents", *text[0], "--beam")
+  assert encode.main([*flags, "--", "--runner=DirectRunner"]) == 0
+  assert contents(tmp_path / "latents") == contents(made)
+
+
+@pytest.mark.parametrize(
+  "flags,words",
+  [(["--", "--runner=x"], "add --beam"), (["--beam", "--out=gs://b"], "directories that every")],
+)
+def test_flags_of_beam_that_cannot_work_are_refused(source, published, flags, words, capsys):
+  with pytest.raises(SystemExit):
+    encode.main([*flags_of(source, published, "out"), *flags])
+  assert words in capsys.readouterr().err
 
 
 def test_tfds_opens_it_without_our_code(made):
