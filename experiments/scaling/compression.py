@@ -25,7 +25,7 @@ from videojax.runs.program import Counts
 from videojax.scaling.cells import Cell
 from videojax.sweeps.schedule import override
 
-TOTALS = (1.6e13, 3.2e13)  # FLOP
+TOTALS = (3e13, 6e13)  # FLOP
 SEEDS = {TOTALS[0]: (0, 1, 2), TOTALS[1]: (0,)}
 # Name -> codec of experiments/codec.py, None for pixels; the DiT's patch in its latents.
 FORMS: dict[str, tuple[str | None, tuple[int, int, int]]] = {
