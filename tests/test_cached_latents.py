@@ -1,5 +1,6 @@
 """A model trains on cached latents as it does with the codec in the step, or not at all."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import clips, encode_build, latent_files, latents
+from experiments import codec as codec_experiment
+from experiments import from_latents
 from tests.helpers import draw, filled, relative_error, tiny
 from videojax.codecs import vae_svd as codec_file
+from videojax.config import resolve
 from videojax.data import stack_examples
 from videojax.errors import ConfigError
 from videojax.io.integrity import params_sha256
@@ -234,6 +238,19 @@ def test_a_trained_autoencoder_encodes_clips_for_runs_that_use_it(films, tmp_pat
   np.testing.assert_allclose(got[0], want[0], rtol=1e-3)
   card = latents.read_card(out)
   assert card["latent"] == [3, 4, 4, 4] and len(told.latent_mean) == 4
+  # The experiments that go on from a dataset read their sizes from it.
+  made = resolve(from_latents.get_config(str(out)).to_dict())
+  assert made.codec.config == dataclasses.replace(tiny(codec=codec).codec.config, weights=None)
+  assert made.task("latents").latent_shape == (3, 4, 4, 4) and made.model.config.text == "bytes"
+  trained = resolve(codec_experiment.get_config(f"2x4,{films}").to_dict())
+  assert list(trained.evaluate.splits) == ["validation"] and trained.learns_codec
+
+
+@pytest.mark.parametrize("module", [from_latents, codec_experiment])
+def test_experiments_on_a_dataset_that_is_not_there_say_how_to_make_it(module, tmp_path):
+  arg = str(tmp_path) if module is from_latents else f"4x8,{tmp_path}"
+  with pytest.raises(ConfigError, match="make some with `python -m data_pipelines"):
+    module.get_config(arg)
 
 
 def test_a_run_that_trained_no_autoencoder_and_weights_beside_a_run_are_refused(

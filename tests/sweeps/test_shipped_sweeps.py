@@ -102,7 +102,7 @@ def test_overrides_leave_the_base_as_it_was():
   assert override(base, {"a.b": 2}) == {"a": {"b": 2}} and base == {"a": {"b": 1}}
 
 
-@pytest.mark.timing
+@pytest.mark.slow
 def test_worlds_smoke_runs_from_cells_to_a_scored_prediction_in_six_minutes(tmp_path):
   """The machinery on two cores; so little compute makes no law of coherence."""
   workdir, clock = tmp_path / "sweep", time.perf_counter()
