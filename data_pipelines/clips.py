@@ -32,6 +32,7 @@ NAME = "clips"
 VERSION = "1.0.0"
 CHANNELS = 3
 SHARD_BYTES = 256 * 2**20
+LONGEST = 2**16  # bytes of a caption that `Source` reads at most
 EXAMPLES_PER_WRITE = 256  # each write also rewrites the dataset's metadata
 
 
@@ -185,7 +186,7 @@ class Config:
   split: str = "train"
   frames: Width | None = None
   size: Width | None = None
-  caption_bytes: Annotated[int, Range(0, 2**16)] = 64
+  caption_bytes: Annotated[int, Range(0, LONGEST)] = 64
 
   def __post_init__(self) -> None:
     settings.check(self)

@@ -28,7 +28,6 @@ from videojax.sharding import local_mesh
 JOB = "job.json"
 TOLD = 4  # differences that a message names
 PACKAGES = ("jax", "jaxlib", "flax", "tensorflow-datasets", "array-record")
-LONGEST = 2**16  # bytes of a caption that the source of clips reads at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Encoding:
     candidates, path = encoders.codecs(options.codec, options.weights), Path(options.source)
     splits = clips.open_clips(path).info.splits
     configs = {
-      split: clips.Config(options.source, split, options.frames, caption_bytes=LONGEST)
+      split: clips.Config(options.source, split, options.frames, caption_bytes=clips.LONGEST)
       for split in splits
     }
     self.sources = {split: clips.Source(config) for split, config in configs.items()}

@@ -27,8 +27,6 @@ from videojax.data import caption_text
 from videojax.errors import ConfigError
 from videojax.io.log import phase
 
-LONGEST = 2**16  # bytes of a caption that the source of clips reads at most
-
 
 def scaled(video: UInt8[np.ndarray, "T S S 3"], size: int) -> UInt8[np.ndarray, "T s s 3"]:
   """The frames, each pixel the mean of the area that it covers."""
@@ -49,7 +47,7 @@ def make(source: Path, out: Path, size: int, frames: int | None = None) -> dict[
   """
   info = clips.open_clips(source).info
   sources = {
-    split: clips.Source(clips.Config(str(source), split, frames, caption_bytes=LONGEST))
+    split: clips.Source(clips.Config(str(source), split, frames, caption_bytes=clips.LONGEST))
     for split in info.splits
   }
   length, height, width, _ = next(iter(sources.values())).shape
