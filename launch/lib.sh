@@ -101,7 +101,7 @@ check_flags() {
     case $name in
       config | config.* | workdir | mode | cells | list | max-seconds | topology | slices) ;;
       search | step | trace | replicas | after | coordinator | processes | process) ;;
-      prompts | prompt | negative | image | video | last | num | seed | out) ;;
+      prompts | prompt | negative | image | video | last | num | seed | out | frames | size) ;;
       wait-for-hosts | lost-after) ;;
       *) die "neither this script nor videojax.launch has a flag --$name" ;;
     esac

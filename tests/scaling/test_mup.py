@@ -120,10 +120,9 @@ def steepest(written, name):
 
 
 @pytest.mark.slow
-def test_activations_keep_their_size_from_width_64_to_512_under_mup_alone(tmp_path, monkeypatch):
-  monkeypatch.setattr("videojax.modes.coordinate_check.DOUBLINGS", 3)  # 1,024: 65 of 90 s
+def test_activations_keep_their_size_from_width_64_to_1024_under_mup_alone(tmp_path):
   written = coordinates(tiny(**CHECK), tmp_path / "check")
-  assert written["widths"] == [64, 128, 256, 512] and written["steps"] == [1, 3, 10]
+  assert written["widths"] == [64, 128, 256, 512, 1024] and written["steps"] == [1, 3, 10]
   assert steepest(written, "mup") < 0.25 and steepest(written, "standard") > 1.0
   assert (tmp_path / "check" / "coordinates.png").stat().st_size > 10_000
   assert json.loads((tmp_path / "check" / "coordinates.json").read_text()) == written
