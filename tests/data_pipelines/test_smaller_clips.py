@@ -30,7 +30,7 @@ def test_a_variant_has_the_same_clips_scaled_by_area(source, tmp_path, capsys):
     assert len(read) == len(wanted) and read.shape == (3, 6, 6, 3)
     for row, want in zip(map(read.__getitem__, range(len(read))), wanted):
       blocks = want["video"][:3].reshape(3, 6, 2, 6, 2, 3).mean((2, 4))
-      assert np.abs(row["video"] - blocks).max() <= 0.5
+      assert np.abs(row["video"] - blocks).max() <= 1  # Pillow rounds rows, then columns
       assert row["id"] == want["id"] and row["fps"] == want["fps"]
       assert bytes(row["caption"]).rstrip(b"\0").decode() == want["caption"]
 
