@@ -74,6 +74,7 @@ def test_unshuffled_latents_hold_the_pixels_of_their_square_and_lose_nothing():
     codec.latent_shape((3, 4, 7, 3))
 
 
+@pytest.mark.slow
 def test_a_run_in_latents_shows_and_measures_pixels(run):
   workdir, e, result = run
   [path] = (workdir / "samples").glob("*.npz")
@@ -85,6 +86,7 @@ def test_a_run_in_latents_shows_and_measures_pixels(run):
   assert 0 < result.frozen_loss.wiener < result.frozen_loss.zero_model
 
 
+@pytest.mark.slow
 def test_weights_of_the_codec_come_from_the_file_and_never_change(run, published):
   workdir, e, _ = run
   program = Program(e, make_mesh(MeshConfig(data=1), ONE))
@@ -112,6 +114,7 @@ def test_resumed_run_ends_with_the_bits_of_a_whole_one(run, published, tmp_path)
   assert again.params_sha256 == run[2].params_sha256
 
 
+@pytest.mark.slow
 def test_weights_taken_from_a_run_are_the_models_alone(run, published):
   workdir, e, _ = run
   other = latent(init_from=str(workdir))  # with a codec of its own

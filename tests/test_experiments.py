@@ -154,7 +154,7 @@ TRAINABLE = [n for n in experiments() if n not in NEEDS_DATA and not n.startswit
 SLOW = "papers/lumiere", "papers/make_a_video", "papers/videocrafter", "papers/video_ldm"
 
 
-QUICK = "quickstart", "papers/dit", "codec", "latent_worlds"
+QUICK = "quickstart", "codec"
 
 
 @pytest.mark.parametrize(

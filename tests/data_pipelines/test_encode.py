@@ -281,6 +281,7 @@ def test_a_damaged_record_of_a_piece_means_that_it_is_encoded_again(
   assert contents(out) == contents(made)
 
 
+@pytest.mark.slow
 def test_a_command_killed_three_times_makes_the_files_of_an_undisturbed_one(
   source, published, text, made, tmp_path, monkeypatch
 ):

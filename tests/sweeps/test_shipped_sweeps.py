@@ -79,6 +79,7 @@ def test_lr_width_has_each_learning_rate_with_and_without_mup_at_every_width_but
   }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_compressions_cost_the_same_with_their_codecs(tmp_path):
   module = importlib.import_module("experiments.scaling.compression")
   for name, flops in {"2x4": 7e12, "4x4": 6e12, "4x8": 5e12}.items():
