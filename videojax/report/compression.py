@@ -129,13 +129,14 @@ def draw(runs: Iterable[Runs]) -> plotting.Panels:
         fmt=plotting.MARKERS[place % len(plotting.MARKERS)] + "-", ms=5,
       )  # fmt: skip
       panels.level(
-        axes, f"floor of {name}", measure, own[0][f"{measure}_floor"], ls=":", lw=1.2, color=color
-      )
+        axes, f"floor of {name}", measure, own[0][f"{measure}_floor"], ls=":", lw=1.2, color=color,
+        label=None if place else "without a model: true or reconstructed clips",
+      )  # fmt: skip
     axes.set(xlabel=LABELS[x], ylabel=MEASURES[measure])
-    plotting.log_axis(axes, "x")
+    plotting.log_axis(axes, "x", plotting.POWER)
     if measure == "position_error_px":
       plotting.log_axis(axes, "y")
-  panels.legend(columns=4)
+  panels.legend(columns=5)
   return panels
 
 
