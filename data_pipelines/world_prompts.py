@@ -15,7 +15,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,6 @@ SMALLEST = 0.5  # of the area of the smallest disc; less is not a disc
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-  """What a caption says: the way that each disc moves, by its colour."""
-
-  ways: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
 class Found:
   """The discs of a clip.
 
@@ -56,12 +49,12 @@ class Found:
   ways: dict[str, str | None]
 
 
-def asked(caption: str) -> Asked:
-  """Raises ValueError if the caption is none of a world's."""
+def asked(caption: str) -> dict[str, str]:
+  """Colour -> way of the discs of a caption; raises ValueError if it is none of a world's."""
   discs = DISC.findall(caption)
   if not discs:
     raise ValueError(f"{caption!r} is no caption of a world, such as 'large red disc moves up'")
-  return Asked({color: way for _, color, way in discs})
+  return {color: way for _, color, way in discs}
 
 
 def found(
@@ -112,13 +105,13 @@ def _way(frames: Sequence[Sequence[tuple[float, float]]]) -> str | None:
   return "down" if y > 0 else "up"
 
 
-def obeyed(ask: Asked, clip: Found) -> dict[str, float]:
+def obeyed(ways: Mapping[str, str], clip: Found) -> dict[str, float]:
   """Whether the clip has the number of discs and exactly the colours that are asked for, and the
   share of the discs asked for that move as asked; a disc that is not there does not."""
-  right = [clip.ways.get(color) == way for color, way in ask.ways.items()]
+  right = [clip.ways.get(color) == way for color, way in ways.items()]
   return {
-    "number": float(clip.number == len(ask.ways)),
-    "color": float(set(clip.ways) == set(ask.ways)),
+    "number": float(clip.number == len(ways)),
+    "color": float(set(clip.ways) == set(ways)),
     "direction": float(np.mean(right)),
   }
 

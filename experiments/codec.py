@@ -36,15 +36,15 @@ def sizes(arg: str) -> dict[str, Any]:
   return sizes | (dict(codes="fsq", levels=(5,) * 8) if codes else {})
 
 
-def held_out(clips: Path) -> str:
+def held_out(dataset: Path) -> str:
   """The first split of a dataset that is not for training."""
-  info = clips / "dataset_info.json"
+  info = dataset / "dataset_info.json"
   if not info.is_file():
-    raise ConfigError(f"{clips} holds no clips: make some with `python -m data_pipelines.worlds`")
+    raise ConfigError(f"{dataset} holds no clips: make some with `python -m data_pipelines.worlds`")
   names = [split["name"] for split in json.loads(info.read_text())["splits"]]
   found = [name for name in names if name != "train"]
-  if not found:
-    raise ConfigError(f"{clips} has only training clips; one more split is needed")
+  if "train" not in names or not found:
+    raise ConfigError(f"{dataset} has the splits {', '.join(names)}: one must be train, one not")
   return found[0]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from experiments import codec
 from videojax.config import complete
 from videojax.errors import ConfigError
 
@@ -27,11 +28,7 @@ def get_config(arg: str = "runs/data/latents") -> ConfigDict:
   if not card.is_file():
     raise ConfigError(f"{arg} holds no latents: make some with `python -m data_pipelines.encode`")
   made = json.loads(card.read_text())
-  held_out = [split for split in made["splits"] if split != "train"]
-  if "train" not in made["splits"] or not held_out:
-    raise ConfigError(
-      f"{arg} has the splits {', '.join(made['splits'])}: one must be train, one not"
-    )
+  main = codec.held_out(Path(arg))
   c = ConfigDict()
   c.total_steps = 10_000
   c.batch_size = 16
@@ -50,7 +47,7 @@ def get_config(arg: str = "runs/data/latents") -> ConfigDict:
   c.sampler = dict(steps=30)
   c.checkpoint = dict(save_every_steps=2000)
   c.evaluate = dict(
-    splits={held_out[0]: dict(split=held_out[0])}, main=held_out[0], clips=64,
+    splits={main: dict(split=main)}, main=main, clips=64,
     reference_clips=512, batch_size=32,
   )  # fmt: skip
   return complete(c)

@@ -18,7 +18,7 @@ from videojax.plan.needs import needs, plan_mesh
 from videojax.plan.search import search
 from videojax.plan.step_work import Clip, Sent, step_work
 from videojax.scaling import flops, roofline
-from videojax.sharding import MESH_AXES, make_mesh, mesh_sizes
+from videojax.sharding import MESH_AXES, make_mesh, mesh_sizes, whole_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,22 +71,22 @@ def compiled(experiment: Experiment, target: Target) -> dict[str, Any]:
   if target.search:
     e, tried = search(e, devices)
   topology.check_mesh(e, len(devices), target.slices)
-  written = needs(e, make_mesh(e.mesh, devices))
+  mesh = make_mesh(e.mesh, devices)
+  written = needs(e, mesh)
   written |= {"topology": target.name, "slices": target.slices, "search": tried}
   written |= topology.compile_for(e, devices, target.step)
   known = roofline.memory(kind) is not None
   if target.step == "train" and written["collectives"] is not None and known:
     written |= times(e, written, kind)
   if target.step == "decode" and written["bytes_per_flop"] is not None and known:
-    written |= {"decoding": decoding(e, written, kind)}
+    clips = whole_batch(e.evaluate.batch_size, mesh)
+    written |= {"decoding": decoding(e, clips, written, kind)}
   return written
 
 
-def decoding(e: Experiment, written: dict[str, Any], kind: str) -> dict[str, Any]:
-  """Bound, estimate and price of decoding one evaluation batch; see roofline.program."""
-  task, mesh = e.task(next(iter(e.data))), written["mesh"]
-  ways = mesh["data"] * mesh["fsdp"]
-  clips = -(-e.evaluate.batch_size // ways) * ways
+def decoding(e: Experiment, clips: int, written: dict[str, Any], kind: str) -> dict[str, Any]:
+  """Bound, estimate and price of decoding these clips together; see roofline.program."""
+  task = e.task(next(iter(e.data)))
   each = e.codec.decode_flops(task.source.shape)
   work = each * clips / written["devices"]
   bound, parts = roofline.program(work, work * written["bytes_per_flop"], kind)

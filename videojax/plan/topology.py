@@ -41,7 +41,7 @@ FORMS = (
 )
 # Compile time of a step on two cores (docs/LOG.md: 15 to 60 s for a loop); several times as long on
 # a busy machine.
-MINUTES = {"loop": "1 minute", "unrolled": "5 minutes"}
+MINUTES = {"loop": "1 minute", "unrolled": "5 minutes", "decoder": "3 minutes"}
 MOST = 2**14  # chips per slice, more than any slice has
 
 
@@ -180,7 +180,8 @@ def compile_for(e: Experiment, devices: list[jax.Device], step: str = "train") -
     program = Program(e, mesh)
     attention = e.model.module.describe(e.model.config, mesh)
     make = STEPS[step]
-    minutes = MINUTES["loop" if e.model.scan else "unrolled"]
+    model = "loop" if e.model.scan else "unrolled"
+    minutes = MINUTES["decoder" if step == "decode" else model]
     found = []
     for name, task in program.tasks.items():
       print(f"{name}: compiling the {step} step, about {minutes}", flush=True)
